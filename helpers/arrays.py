@@ -1,0 +1,35 @@
+"""NumPy in, NumPy out; torch in, torch out: the two lines every public function needs."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def is_tensor(x):
+    """True for a torch tensor; does not import torch for a NumPy user."""
+    return type(x).__module__.partition(".")[0] == "torch"
+
+
+def to_tensor(x, device=None, dtype=None):
+    """Give `x` as a torch tensor; a NumPy array is copied only if it must be.
+
+    Integers become float32. A tensor stays on its device unless `device` is given.
+    """
+    import torch
+
+    if not is_tensor(x):
+        x = np.asarray(x)
+        x = torch.as_tensor(x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("=")))
+    if dtype is None and not x.is_floating_point():
+        dtype = torch.float32
+    return x.to(device=device, dtype=dtype)
+
+
+def to_numpy(x):
+    """Give `x` as a NumPy array, moved from its device if needed."""
+    return x.detach().cpu().numpy() if is_tensor(x) else np.asarray(x)
+
+
+def like(result, example):
+    """Give the tensor `result` in the kind of `example`: NumPy for NumPy, torch for torch."""
+    return result if is_tensor(example) else to_numpy(result)
