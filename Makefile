@@ -1,0 +1,48 @@
+# One command builds the book, one tests it. Both work on a machine with only python3, make and git.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+SITE := _build/html
+PAGES ?= helpers tests book
+
+.PHONY: help setup book test test-book lint lab check bench clean
+
+help: ## say what can be made
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /|/' | awk -F'|' '{printf "make %-10s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## make .venv and install everything at the tested versions
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else \
+	  f"this is Python {v[0]}.{v[1]}; the book needs 3.11 to 3.13: make PYTHON=python3.12 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[book,test]"
+	touch $(STAMP)
+
+book: $(STAMP) ## build the book: every page runs, a warning is an error
+	$(BIN)/jupyter-book build . -n -W --keep-going
+	HELPERS_REQUIRE_BOOK=1 $(BIN)/python -m pytest -q tests/book/test_pages.py
+	@echo "The book is built: open $(SITE)/index.html"
+
+test: $(STAMP) ## run the tests and every page, cell by cell (PAGES=book/start runs a part)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/book $(PAGES)
+
+test-book: $(STAMP) ## test the built pages, in the browser too
+	HELPERS_REQUIRE_BOOK=1 $(BIN)/python -m pytest tests/book
+
+lint: $(STAMP) ## check the style of the code
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+lab: $(STAMP) ## open the pages as notebooks in JupyterLab
+	$(BIN)/jupyter lab --config=book/_ext/jupyter_lab_config.py
+
+check: lint test book test-book ## all that the continuous integration runs
+
+bench: $(STAMP) ## time the solvers beside their peers
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
+	$(BIN)/python -m tests.benchmarks
+
+clean: ## remove what was built; .venv stays
+	rm -rf _build .pytest_cache .ruff_cache .hypothesis
+	find helpers tests book -name __pycache__ -type d -prune -exec rm -rf {} +
