@@ -1,0 +1,73 @@
+"""A picture as pixels and bytes: what the sliders put on a page."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+
+CSS_DPI = 100  # a figure 7.2 in wide fills the 720 px text column
+
+
+def to_image(picture, density):
+    """Turn a matplotlib Figure or an image array into a PIL image.
+
+    Parameters
+    ----------
+    picture : matplotlib.figure.Figure or array
+        A figure, which is closed; or (H, W) or (H, W, 3), uint8 or within [0, 1].
+    density : float
+        Device pixels per CSS pixel for a figure; an array is drawn pixel by pixel.
+
+    Returns
+    -------
+    image : PIL.Image.Image
+        RGB, on white.
+    density : float
+        Device pixels per CSS pixel of `image`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Something that is not a picture, or values outside [0, 1].
+
+    Examples
+    --------
+    >>> image, density = to_image(np.zeros((240, 480)), density=2.0)
+    >>> image.size, density
+    ((480, 240), 1.0)
+    """
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    if isinstance(picture, Figure):
+        from matplotlib import pyplot as plt
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+        plt.close(picture)  # or the notebook would show it once more below the slider
+        picture.dpi = CSS_DPI * density
+        canvas = FigureCanvasAgg(picture)
+        canvas.draw()
+        frame = Image.fromarray(np.asarray(canvas.buffer_rgba()))
+        white = Image.new("RGBA", frame.size, "white")
+        return Image.alpha_composite(white, frame).convert("RGB"), density
+    pixels = np.asarray(picture)
+    if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] != 3):
+        raise TypeError(
+            f"render() gave {type(picture).__name__} of shape {pixels.shape}: "
+            "return a matplotlib Figure or an (H, W) or (H, W, 3) array"
+        )
+    if pixels.dtype != np.uint8:
+        if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= 1):
+            raise ValueError("render() gave an array outside [0, 1]: scale it, or return uint8")
+        pixels = np.round(255 * pixels.astype(float)).astype(np.uint8)
+    zoom = max(1, 480 // pixels.shape[1])  # a tiny array is shown as large, sharp pixels
+    frame = Image.fromarray(pixels).convert("RGB")
+    return frame.resize((frame.width * zoom, frame.height * zoom), Image.Resampling.NEAREST), 1.0
+
+
+def to_webp(frame, quality):
+    """Encode a PIL image as WebP bytes; `quality` goes from 0 to 100."""
+    buffer = io.BytesIO()
+    frame.save(buffer, "WEBP", quality=quality, method=2)
+    return buffer.getvalue()
