@@ -1,0 +1,69 @@
+"""The built pages as Chromium shows them, on a desk and on a phone, opened as files."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.book_files import toc_pages
+
+WIDTHS = {"desktop": 1400, "phone": 390}
+LOCAL = ("file:", "data:", "blob:", "about:", "chrome:")
+TYPESET = """
+const done = arguments[0];
+const promise = window.MathJax ? MathJax.startup.promise : Promise.resolve();
+promise.then(() => done(true), error => done(String(error)));
+"""
+OVERFLOW = """
+const width = document.documentElement.clientWidth;
+return document.documentElement.scrollWidth > width ? Array.from(
+    document.querySelectorAll('article *'))
+  .filter(e => e.getBoundingClientRect().right > width + 1 && !e.closest('.cell_output'))
+  .slice(0, 5).map(e => e.tagName + '.' + e.className) .concat('page') : [];
+"""
+
+
+@pytest.fixture(params=WIDTHS)
+def width(request):
+    return WIDTHS[request.param]
+
+
+@pytest.fixture(params=toc_pages())
+def opened(request, site, browser, width):
+    """One page, opened at one width, its mathematics set; the logs hold this page only."""
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500},
+    )
+    for log in ("browser", "performance"):
+        browser.get_log(log)
+    browser.get((site / f"{request.param}.html").as_uri())
+    assert browser.execute_async_script(TYPESET) is True
+    return browser
+
+
+def requests(browser):
+    """The addresses that the page asked for."""
+    for entry in browser.get_log("performance"):
+        message = json.loads(entry["message"])["message"]
+        if message["method"] == "Network.requestWillBeSent":
+            yield message["params"]["request"]["url"]
+
+
+def test_the_page_is_whole(opened):
+    """One test, so that each page is opened once a width: the browser is the slow part."""
+    outside = [address for address in requests(opened) if not address.startswith(LOCAL)]
+    assert outside == []
+    errors = [
+        entry["message"] for entry in opened.get_log("browser") if entry["level"] == "SEVERE"
+    ]
+    assert errors == []
+    counts = (
+        "return ['.math', '.math mjx-container', 'mjx-merror, [data-mjx-error]'].map("
+        "s => document.querySelectorAll(s).length)"
+    )
+    formulas, typeset, failed = opened.execute_script(counts)
+    assert typeset >= formulas
+    assert failed == 0
+    assert opened.execute_script(OVERFLOW) == []

@@ -1,0 +1,144 @@
+"""The built pages, read as HTML: complete, executed, whole without a network, light."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import nbformat
+import pytest
+from bs4 import BeautifulSoup
+
+from tests.book_files import code_cells, toc_pages
+
+MB = 1e6
+PAGES = toc_pages()
+# Elements that make a browser load something, and the attribute that says what.
+LOADS = {
+    "script": "src",
+    "img": "src",
+    "iframe": "src",
+    "source": "src",
+    "video": "src",
+    "audio": "src",
+    "embed": "src",
+    "object": "data",
+    "link": "href",
+}
+
+
+@cache
+def parse(path):
+    return BeautifulSoup(Path(path).read_text(encoding="utf-8"), "html.parser")
+
+
+@pytest.fixture(params=PAGES)
+def page(request, site):
+    """One page of the table of contents: its name, its file and its parsed HTML."""
+    path = site / f"{request.param}.html"
+    assert path.exists(), f"{request.param} is in _toc.yml but was not built"
+    return request.param, path, parse(path)
+
+
+def loaded(html):
+    """What a browser fetches for the page, except the links that only name other pages."""
+    for element in html.find_all(list(LOADS)):
+        address = element.get(LOADS[element.name])
+        navigation = {"index", "search", "prev", "next", "canonical"} & set(element.get("rel", []))
+        if address and not navigation:
+            yield address
+
+
+def test_every_cell_is_there_and_none_failed(page):
+    name, _, html = page
+    cells = code_cells(name)
+    hidden = [cell for cell in cells if "remove-cell" in cell.metadata.get("tags", [])]
+    expected = [cell for cell in cells if "raises-exception" in cell.metadata.get("tags", [])]
+    assert len(html.select("div.cell")) == len(cells) - len(hidden)
+    if cells:
+        assert html.select("div.cell_output"), f"{name} has code but no output: it did not run"
+    assert len(html.select("div.output.traceback")) <= len(expected)
+
+
+def test_nothing_is_loaded_from_outside(page):
+    _, _, html = page
+    outside = [address for address in loaded(html) if re.match(r"(https?:)?//", address)]
+    assert outside == []
+
+
+def test_stylesheets_load_nothing_from_outside(site):
+    pattern = re.compile(r"(?:url\(|@import)\s*['\"]?\s*((?:https?:)?//[^)'\"\s]+)")
+    outside = {}
+    for path in site.rglob("*.css"):
+        if found := pattern.findall(path.read_text(encoding="utf-8")):
+            outside[path.name] = found
+    assert outside == {}
+
+
+def test_internal_links_and_anchors_resolve(page):
+    _, path, html = page
+    broken = []
+    addresses = [a["href"] for a in html.find_all("a", href=True)] + list(loaded(html))
+    for address in addresses:
+        parts = urlsplit(address)
+        if parts.scheme or parts.netloc:
+            continue
+        target = path
+        if parts.path:
+            target = Path(path.parent, unquote(parts.path)).resolve()
+        if not target.is_file():
+            broken.append(address)
+        elif parts.fragment and target.suffix == ".html":
+            anchor = unquote(parts.fragment)
+            if not parse(target).find(attrs={"id": anchor}):
+                broken.append(address)
+    assert broken == []
+
+
+def test_every_image_says_what_it_shows(page):
+    _, _, html = page
+    silent = []
+    for image in html.find_all("img"):
+        alt = image.get("alt", "").strip()
+        if not alt or re.search(r"_images/|\.(png|jpe?g|webp|svg|gif)$", alt):
+            silent.append((image.get("src", "")[:80], alt))
+    assert silent == []
+
+
+def test_no_markup_is_left_unread(page):
+    """A role or directive that nothing understood shows as raw text; so does a missing glue."""
+    _, _, html = page
+    article = BeautifulSoup(str(html.find("article")), "html.parser")
+    for code in article.find_all(["pre", "code", "script", "style"]):
+        code.decompose()
+    text = article.get_text()
+    assert re.findall(r"\{[\w:-]+\}`|^:::.*|\[\[.*?\]\]", text, re.MULTILINE) == []
+    assert not article.select(".problematic, .system-message")
+
+
+def test_the_page_is_light(page):
+    _, path, html = page
+    images = {address for address in loaded(html) if "_images/" in address}
+    sizes = [(path.parent / unquote(address)).stat().st_size for address in images]
+    assert path.stat().st_size + sum(sizes) <= 2 * MB
+
+
+def test_the_site_is_light(site):
+    assert sum(path.stat().st_size for path in site.rglob("*") if path.is_file()) <= 40 * MB
+
+
+@pytest.mark.parametrize("suffix", [".md", ".ipynb"])
+def test_the_page_can_be_downloaded(page, site, suffix):
+    name, path, html = page
+    target = site / "_sources" / f"{name}{suffix}"
+    linked = [Path(path.parent, a["href"]).resolve() for a in html.select("a.dropdown-item[href]")]
+    assert target.resolve() in linked
+    if suffix == ".md":
+        assert target.read_bytes() == Path(f"{name}.md").read_bytes()
+    else:
+        notebook = nbformat.read(target, as_version=4)
+        nbformat.validate(notebook)
+        cells = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+        assert cells == [cell.source for cell in code_cells(name)]
