@@ -1,0 +1,34 @@
+"""Every page is in the table of contents, and every module of the package in the reference."""
+
+from __future__ import annotations
+
+import re
+
+from tests.book_files import ROOT, source, toc_pages
+
+
+def test_the_contents_and_the_folder_agree():
+    on_disk = {
+        path.relative_to(ROOT).with_suffix("").as_posix()
+        for path in (ROOT / "book").rglob("*.md")
+        if not {"_static", "_ext"} & set(path.parts) and ".ipynb_checkpoints" not in path.parts
+    }
+    pages = toc_pages()
+    assert len(pages) == len(set(pages))
+    assert set(pages) == on_disk
+
+
+def test_no_page_is_an_ipynb():
+    assert list((ROOT / "book").rglob("*.ipynb")) == []
+
+
+def test_every_public_module_is_in_the_reference():
+    """A package counts as one: its page shows what its `__init__` exports."""
+    folder = ROOT / "helpers"
+    public = {path.stem for path in folder.glob("[!_]*.py")}
+    public |= {path.parent.name for path in folder.glob("*/__init__.py")}
+    shown = set()
+    for page in toc_pages():
+        if page.startswith("book/api/"):
+            shown |= set(re.findall(r"automodule:: helpers\.(\w+)$", source(page), re.MULTILINE))
+    assert shown == public
