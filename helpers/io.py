@@ -357,7 +357,7 @@ def _leaf(value, name):
         array = np.empty(0, dtype=object)
     if array.dtype.kind not in "biufc":
         raise TypeError(
-            f"{name} is of type {type(value).__name__}: give an array, number, string, dict or None"
+            f"{name} is of type {type(value).__name__}: give an array, number, string or dict"
         )
     return array
 
