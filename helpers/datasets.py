@@ -1,0 +1,286 @@
+"""Measured data by name, checked to the last bit; their simulated twins when there is no network.
+
+`load` looks in ``HELPERS_DATA_DIR``, then in the cache, then downloads. Only a missing network
+leads to the twin, and the data set says so. A damaged file is an error, never a twin.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import pkgutil
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+from .io import load_h5, load_tif
+
+TIMEOUT = (5, 30)  # seconds to connect, and between two pieces of a file
+
+
+class NoNetwork(ConnectionError):
+    """The data are not on this machine and cannot be reached."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Arrays with what is known about them, and where they come from.
+
+    Parameters
+    ----------
+    name : str
+        Name in the registry.
+    arrays : dict of str -> numpy.ndarray
+        The data; ``dataset["HAADF"]`` is short for ``dataset.arrays["HAADF"]``.
+    card : dict
+        Facts: citation, licence, source, atomic numbers, `pixel_size` and `unit` (None and "px"
+        where the pixel size is not known), acquisition.
+    origin : "local", "cache", "download" or "twin"
+        Where the arrays come from; "twin" is a simulation.
+
+    Examples
+    --------
+    >>> twin = Dataset("a", {"HAADF": np.ones((2, 3))}, {"title": "A crystal"}, "twin")
+    >>> twin["HAADF"].shape
+    (2, 3)
+    >>> print(twin.note)
+    simulated twin, not the measurement: set HELPERS_DATA_DIR or allow the download
+    """
+
+    name: str
+    arrays: dict = field(repr=False)
+    card: dict = field(repr=False)
+    origin: str
+
+    def __getitem__(self, key):
+        if key not in self.arrays:
+            raise KeyError(f"{key!r} is not in {self.name!r}, which has {', '.join(self.arrays)}")
+        return self.arrays[key]
+
+    @property
+    def is_twin(self):
+        """True for a simulation that stands in for the measurement."""
+        return self.origin == "twin"
+
+    @property
+    def note(self):
+        """What a page must say about these data."""
+        if self.is_twin:
+            return (
+                "simulated twin, not the measurement: set HELPERS_DATA_DIR or allow the download"
+            )
+        return f"measured data ({self.origin}); {self.card['source']}; {self.card['licence']}"
+
+    def __repr__(self):
+        shapes = ", ".join(f"{key} {value.shape}" for key, value in self.arrays.items())
+        return f"{self.name}: {shapes}\n{self.note}"
+
+    def _repr_html_(self):
+        title, note = html.escape(self.card.get("title", self.name)), html.escape(self.note)
+        if not self.is_twin:
+            return f"<p><b>{title}</b>: {note}</p>"
+        return (
+            '<div class="admonition warning" style="border-left:.3rem solid #d97706">'
+            f'<p class="admonition-title"><b>{title}</b></p>'
+            f"<p>{note[0].upper()}{note[1:]}.</p></div>"
+        )
+
+
+def names():
+    """List the names that `load` knows.
+
+    Examples
+    --------
+    >>> names()
+    ['core_shell', 'dysco3']
+    """
+    return sorted(registry())
+
+
+def describe(name):
+    """Give the card of a data set: what it is, its licence and how to cite it.
+
+    Examples
+    --------
+    >>> describe("dysco3")["atomic_numbers"]
+    {'Sc': 21, 'Dy': 66, 'O': 8}
+    """
+    if name not in registry():
+        raise ValueError(f"no data set is called {name!r}: use one of {', '.join(names())}")
+    return dict(registry()[name])
+
+
+def load(name):
+    """Load a data set: from ``HELPERS_DATA_DIR``, the cache or a download, else its twin.
+
+    Parameters
+    ----------
+    name : str
+        One of `names`.
+
+    Returns
+    -------
+    Dataset
+
+    Raises
+    ------
+    ValueError
+        The name is unknown, or a file is not the published one: both checksums are given.
+    FileNotFoundError
+        ``HELPERS_DATA_DIR`` is not a folder.
+    OSError
+        The server answered with an error, or broke off twice.
+
+    Notes
+    -----
+    ``HELPERS_OFFLINE=1`` forbids the download, ``HELPERS_CACHE_DIR`` moves the cache.
+    """
+    card = describe(name)
+    try:
+        path, origin = fetch(name)
+    except NoNetwork:
+        return Dataset(name, pkgutil.resolve_name(card["twin"])(), card, "twin")
+    return Dataset(name, _read(path), card, origin)
+
+
+def fetch(name):
+    """Give the checked file of a data set, downloaded to the cache if it must be.
+
+    Parameters
+    ----------
+    name : str
+        One of `names`.
+
+    Returns
+    -------
+    path : Path
+    origin : "local", "cache" or "download"
+
+    Raises
+    ------
+    NoNetwork
+        The file is not here and cannot be reached, or ``HELPERS_OFFLINE=1``.
+    ValueError, FileNotFoundError, OSError
+        As for `load`.
+    """
+    found = find(name)
+    if found:
+        return found
+    card = describe(name)
+    if _is_set("HELPERS_OFFLINE"):
+        raise NoNetwork(f"{card['file']} is not on this machine and HELPERS_OFFLINE is set")
+    return _download(card), "download"
+
+
+def find(name):
+    """Look for the file of a data set on this machine.
+
+    Returns
+    -------
+    (path, "local" or "cache") or None
+        The file, its checksum verified.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        The file is not the published one, or ``HELPERS_DATA_DIR`` is not a folder.
+    """
+    card = describe(name)
+    folders = {"local": os.environ.get("HELPERS_DATA_DIR"), "cache": cache_folder()}
+    if folders["local"] and not Path(folders["local"]).is_dir():
+        raise FileNotFoundError(
+            f"HELPERS_DATA_DIR is {folders['local']!r}, which is not a folder: correct or unset it"
+        )
+    for origin, folder in folders.items():
+        path = Path(folder) / card["file"] if folder else None
+        if path and path.exists():
+            _verify(path, card)
+            return path, origin
+    return None
+
+
+def cache_folder():
+    """Give the folder that keeps downloads: ``HELPERS_CACHE_DIR`` or the system's place for it."""
+    import pooch
+
+    chosen = os.environ.get("HELPERS_CACHE_DIR")
+    return Path(chosen or pooch.os_cache("computational-microscopy-book"))
+
+
+def data_folder():
+    """Give the folder `data` of the book: in the source tree, or as installed with the package."""
+    source = Path(__file__).parents[1]
+    if (source / "pyproject.toml").exists():
+        return source / "data"
+    for file in metadata.files("computational-microscopy-helpers") or ():
+        if file.name == "registry.json":
+            return Path(file.locate()).resolve().parent
+    raise FileNotFoundError("data/registry.json was not installed: install the package again")
+
+
+@cache
+def registry():
+    """Read ``data/registry.json``: the card of every data set by name."""
+    return json.loads((data_folder() / "registry.json").read_text("utf-8"))
+
+
+def _is_set(flag):
+    return os.environ.get(flag, "0") not in ("", "0")
+
+
+def _download(card):
+    import pooch
+    import requests
+
+    book = pooch.create(
+        cache_folder(),
+        base_url="",
+        registry={card["file"]: f"sha256:{card['sha256']}"},
+        urls={card["file"]: card["url"]},
+        retry_if_failed=1,
+    )
+    # a built page must stay free of bars and of pooch's log, which would be warnings there
+    pooch.get_logger().setLevel("WARNING")
+    http = pooch.HTTPDownloader(progressbar=not _is_set("HELPERS_STATIC"), timeout=TIMEOUT)
+    try:
+        return Path(book.fetch(card["file"], downloader=http))
+    except (requests.ConnectionError, requests.Timeout) as error:
+        raise NoNetwork(f"{card['url']} cannot be reached: {error}") from error
+    except requests.RequestException as error:
+        raise OSError(
+            f"the download of {card['url']} failed ({error}): try again later, fetch the file by "
+            f"hand into a folder named by HELPERS_DATA_DIR, or set HELPERS_OFFLINE=1 for the twin"
+        ) from error
+    except ValueError as error:  # pooch found another checksum, and kept no file
+        raise ValueError(
+            f"{card['url']} gave another file, expected sha256 {card['sha256']} ({error}): "
+            "a proxy may have answered; fetch it by hand into a folder named by HELPERS_DATA_DIR"
+        ) from error
+
+
+def _verify(path, card):
+    import pooch
+
+    got = pooch.file_hash(str(path))
+    if got != card["sha256"]:
+        size = path.stat().st_size
+        raise ValueError(
+            f"{path} is not the published file: expected sha256 {card['sha256']} "
+            f"({card['bytes']} bytes), got {got} ({size} bytes): delete it and load again"
+        )
+
+
+def _read(path):
+    """Read every array of a file by its kind."""
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    if path.suffix in (".h5", ".hdf5"):
+        return load_h5(path)[0]
+    if path.suffix in (".tif", ".tiff"):
+        return {"image": load_tif(path).image}
+    raise ValueError(f"{path.name}: use .npz, .h5 or .tif in the registry")
