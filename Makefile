@@ -10,13 +10,15 @@ PAGES ?= helpers tests book
 help: ## say what can be made
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /|/' | awk -F'|' '{printf "make %-10s %s\n", $$1, $$2}'
 
-setup: $(STAMP) ## make .venv and install everything at the tested versions
+setup: $(STAMP) ## make .venv: everything at the tested versions, pages opening as notebooks
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else \
 	  f"this is Python {v[0]}.{v[1]}; the book needs 3.11 to 3.13: make PYTHON=python3.12 ...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[book,test]"
+	$(BIN)/jupytext-config --settings-file .venv/etc/jupyter/labconfig/default_setting_overrides.json \
+	  set-default-viewer markdown myst
 	touch $(STAMP)
 
 book: $(STAMP) ## build the book: every page runs, a warning is an error
@@ -35,7 +37,7 @@ lint: $(STAMP) ## check the style of the code
 	$(BIN)/ruff format --check .
 
 lab: $(STAMP) ## open the pages as notebooks in JupyterLab
-	$(BIN)/jupyter lab --config=book/_ext/jupyter_lab_config.py
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/book
 
 check: lint test book test-book ## all that the continuous integration runs
 
