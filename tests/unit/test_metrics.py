@@ -1,0 +1,116 @@
+"""Metrics against closed forms."""
+
+import numpy as np
+import pytest
+import torch
+
+from helpers.metrics import FRC, affine_fit, frc, nrmse, psnr, snr_gain, ssim
+
+RNG = np.random.default_rng(0)
+TRUTH = RNG.normal(2.0, 3.0, (200, 200))
+NOISE = RNG.normal(0.0, 1.0, (200, 200))
+
+
+def test_affine_fit_undoes_scale_and_offset():
+    scale, offset = affine_fit((TRUTH - 7) / 4, TRUTH)
+    assert (scale, offset) == (pytest.approx(4), pytest.approx(7))
+    assert affine_fit(np.ones(3), np.array([1.0, 2.0, 6.0])) == (0, 3)
+
+
+def test_affine_fit_is_the_least_squares_answer():
+    estimate = TRUTH + NOISE
+    columns = np.stack([estimate.ravel(), np.ones(estimate.size)], axis=1)
+    expected = np.linalg.lstsq(columns, TRUTH.ravel(), rcond=None)[0]
+    np.testing.assert_allclose(affine_fit(estimate, TRUTH), expected, rtol=1e-9)
+
+
+def test_nrmse_is_error_over_spread():
+    assert nrmse(TRUTH, TRUTH) == 0
+    assert nrmse(np.full_like(TRUTH, TRUTH.mean()), TRUTH) == pytest.approx(1)
+    assert nrmse(TRUTH + NOISE, TRUTH) == pytest.approx(1 / 3, rel=0.02)
+    assert nrmse(5 * TRUTH - 2, TRUTH) > 1
+    assert nrmse(5 * TRUTH - 2, TRUTH, affine=True) == pytest.approx(0, abs=1e-12)
+
+
+def test_snr_gain_is_a_ratio_of_errors():
+    assert snr_gain(TRUTH + 3 * NOISE, TRUTH + NOISE, TRUTH) == pytest.approx(3)
+    assert snr_gain(TRUTH + NOISE, TRUTH + 3 * NOISE, TRUTH) == pytest.approx(1 / 3)
+
+
+def test_psnr_of_a_known_error():
+    truth = np.array([[0.0, 4.0]])
+    assert psnr(truth + 0.4, truth) == pytest.approx(20)
+    assert psnr(truth + 0.4, truth, data_range=40) == pytest.approx(40)
+
+
+def test_ssim_falls_with_noise_and_has_its_closed_form():
+    assert ssim(TRUTH, TRUTH) == pytest.approx(1)
+    assert 0 < ssim(TRUTH + 2 * NOISE, TRUTH) < ssim(TRUTH + NOISE, TRUTH) < 1
+    dark, bright, c1 = np.full((32, 32), 0.2), np.full((32, 32), 0.6), 0.01**2
+    expected = (2 * 0.2 * 0.6 + c1) / (0.2**2 + 0.6**2 + c1)
+    assert ssim(dark, bright, data_range=1) == pytest.approx(expected)
+
+
+def test_frc_of_a_copy_is_one_and_of_noise_is_nothing():
+    assert frc(TRUTH, 2 * TRUTH - 5).correlation == pytest.approx(np.ones(100))
+    assert frc(TRUTH, -TRUTH).correlation == pytest.approx(-np.ones(100))
+    noise = frc(TRUTH, NOISE)
+    scatter = noise.correlation * np.sqrt(noise.n_samples)
+    assert scatter[3:].std() == pytest.approx(1, rel=0.2)
+
+
+def test_frc_measures_the_signal_to_noise_of_each_ring():
+    rng = np.random.default_rng(3)
+    signal, s = rng.normal(size=(256, 256)), 4.0
+    a, b = (signal + rng.normal(size=signal.shape) / np.sqrt(s) for _ in range(2))
+    curve = frc(a, b)
+    mean = np.average(curve.correlation, weights=curve.n_samples)
+    assert mean == pytest.approx(s / (s + 1), abs=0.01)
+
+
+def test_frc_rings_are_frequencies_also_when_not_square():
+    y, x = np.mgrid[:96, :64]
+    wave = np.cos(2 * np.pi * x / 8)
+    rng = np.random.default_rng(0)
+    curve = frc(*(wave + 0.1 * rng.normal(size=wave.shape) for _ in range(2)))
+    assert curve.frequency[np.argmax(curve.correlation)] == pytest.approx(1 / 8, abs=0.01)
+    assert curve.frequency[-1] <= 0.5 and len(curve.frequency) == 32
+    radius = np.hypot(*np.meshgrid(np.fft.fftfreq(96), np.fft.fftfreq(64), indexing="ij"))
+    assert curve.n_samples.sum() == (radius[radius * 64 >= 0.5] <= 0.5).sum()
+
+
+def test_resolution_is_where_the_curve_crosses():
+    frequency = np.array([0.1, 0.2, 0.3, 0.4])
+    curve = FRC(frequency, np.array([1.0, 0.6, 0.2, 0.5]), np.ones(4, int))
+    assert curve.resolution(0.4, pixel_size=2.0) == pytest.approx(2 / 0.25)
+    assert curve.resolution(0.1) == 2
+    assert curve.resolution(1.1) == np.inf
+
+
+def test_tensors_give_the_same_floats():
+    estimate = TRUTH + NOISE
+    for metric in (nrmse, psnr, ssim):
+        value = metric(torch.tensor(estimate), torch.tensor(TRUTH))
+        assert type(value) is float and value == metric(estimate, TRUTH)
+
+
+@pytest.mark.parametrize("metric", [nrmse, psnr, ssim, affine_fit, frc])
+def test_shapes_and_gaps_are_checked(metric):
+    with pytest.raises(ValueError, match=r"shapes are \(20, 20\) and \(20, 21\)"):
+        metric(np.ones((20, 20)), np.ones((20, 21)))
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        metric(np.full((20, 20), np.nan), TRUTH[:20, :20])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: nrmse(NOISE, np.ones_like(NOISE)), "truth is constant"),
+        (lambda: psnr(NOISE, np.ones_like(NOISE)), "data_range is 0"),
+        (lambda: ssim(np.ones((8, 20)), np.eye(8, 20)), "needs 11 px"),
+        (lambda: frc(np.ones(20), np.ones(20)), "give two 2D images"),
+    ],
+)
+def test_meaningless_questions_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
