@@ -1,0 +1,119 @@
+"""The command line: ``python -m helpers doctor | data | export-notebooks``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from . import __version__, datasets, devices
+
+LIBRARIES = "numpy scipy torch numba matplotlib ipywidgets scikit-image jupyter-book".split()
+
+
+def doctor():
+    """Print what this machine gives the book: versions, device, threads, memory, data."""
+    import psutil
+    import torch
+
+    memory = psutil.virtual_memory()
+    print(f"helpers {__version__} in {Path(__file__).parent}")
+    print(f"python {platform.python_version()} on {platform.platform()}")
+    for library in LIBRARIES:
+        print(f"  {library} {_version(library)}")
+    print(devices.describe())
+    print(f"threads: {torch.get_num_threads()} of {os.cpu_count()} cores")
+    print(f"memory: {memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB are free")
+    if memory.available < 6 * 2**30:
+        print("  below 6 GiB: close other programs before building the whole book")
+    return data_verify(datasets.names(), must_be_here=False)
+
+
+def data_list(names):
+    """Print what each data set is."""
+    for name in names:
+        card = datasets.describe(name)
+        print(f"{name}: {card['title']}\n  {card['file']}, {card['licence']}\n  {card['source']}")
+    return 0
+
+
+def data_fetch(names):
+    """Download what is not here yet."""
+    for name in names:
+        path, origin = datasets.fetch(name)
+        print(f"{name}: {path} ({origin})")
+    return 0
+
+
+def data_verify(names, must_be_here=True):
+    """Check the files on this machine against their published checksums."""
+    failed = False
+    for name in names:
+        try:
+            found = datasets.find(name)
+        except (ValueError, OSError) as error:
+            print(f"{name}: {error}")
+            failed = True
+            continue
+        failed |= must_be_here and found is None
+        absent = "not on this machine: pages download it, or show its simulated twin"
+        print(f"{name}: {f'{found[0]} ({found[1]}), checksum as published' if found else absent}")
+    return int(failed)
+
+
+def export_notebooks(out, book):
+    """Write every page of the book with code as a Jupyter notebook."""
+    try:
+        import jupytext
+    except ImportError as error:
+        raise OSError("jupytext is not installed: pip install -e '.[book]'") from error
+    pages = [p for p in sorted(book.rglob("*.md")) if "format_name: myst" in p.read_text("utf-8")]
+    if not pages:
+        raise FileNotFoundError(f"no notebook pages in {book}: name the book's folder by --book")
+    for page in pages:
+        target = out / page.relative_to(book).with_suffix(".ipynb")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        jupytext.write(jupytext.read(page, fmt="md:myst"), target, fmt="ipynb")
+    print(f"{len(pages)} notebooks in {out}")
+    return 0
+
+
+def main(arguments=None):
+    """Run one command; gives its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m helpers", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("doctor", help=doctor.__doc__)
+    data = commands.add_parser("data", help="list, fetch or verify the measured data")
+    data.add_argument("action", choices=["list", "fetch", "verify"])
+    data.add_argument(
+        "names", nargs="*", help=f"of {', '.join(datasets.names())}; all if left out"
+    )
+    export = commands.add_parser("export-notebooks", help=export_notebooks.__doc__)
+    export.add_argument("out", type=Path, help="folder for the notebooks")
+    source = Path(__file__).parents[1] / "book"
+    export.add_argument("--book", type=Path, default=source, help="folder of the pages")
+    chosen = parser.parse_args(arguments)
+    try:
+        if chosen.command == "doctor":
+            return doctor()
+        if chosen.command == "export-notebooks":
+            return export_notebooks(chosen.out, chosen.book)
+        action = {"list": data_list, "fetch": data_fetch, "verify": data_verify}[chosen.action]
+        return action(chosen.names or datasets.names())
+    except (ValueError, OSError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+
+
+def _version(library):
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return "is not installed"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

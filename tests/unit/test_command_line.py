@@ -1,0 +1,100 @@
+"""The command line: what it prints and how it exits."""
+
+import hashlib
+import re
+
+import jupytext
+import pytest
+
+from helpers import datasets
+from helpers.__main__ import main
+
+PAGE = """---
+jupytext:
+  text_representation:
+    extension: .md
+    format_name: myst
+kernelspec:
+  display_name: Python 3
+  language: python
+  name: python3
+---
+
+# A page
+
+```{code-cell} ipython3
+1 + 1
+```
+"""
+
+
+@pytest.fixture(autouse=True)
+def bare_machine(tmp_path, monkeypatch):
+    monkeypatch.setenv("HELPERS_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("HELPERS_OFFLINE", "1")
+    monkeypatch.delenv("HELPERS_DATA_DIR", raising=False)
+
+
+def test_doctor_says_what_is_here(capsys):
+    assert main(["doctor"]) == 0
+    said = capsys.readouterr().out
+    for part in ("helpers ", "torch 2.", "device ", "threads: ", "GiB are free", "dysco3: not on"):
+        assert part in said
+
+
+def test_data_list_names_the_licence(capsys):
+    assert main(["data", "list"]) == 0
+    said = capsys.readouterr().out
+    assert "core_shell: " in said and said.count("MIT, (c) 2023") == 2
+
+
+def test_verify_fails_on_what_is_absent_or_damaged(capsys, tmp_path, monkeypatch):
+    assert main(["data", "verify", "dysco3"]) == 1
+    monkeypatch.setenv("HELPERS_DATA_DIR", str(tmp_path))
+    (tmp_path / "PTO_Trilayer_dataset.npz").write_bytes(b"half")
+    assert main(["data", "verify"]) == 1
+    said = capsys.readouterr().out
+    assert "dysco3: not on" in said and "is not the published file" in said
+
+
+def test_verify_and_fetch_find_a_whole_file(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("HELPERS_DATA_DIR", str(tmp_path))
+    (tmp_path / "a.npz").write_bytes(b"whole")
+    card = {"file": "a.npz", "sha256": hashlib.sha256(b"whole").hexdigest(), "bytes": 5}
+    monkeypatch.setattr(datasets, "registry", lambda: {"a": card})
+    assert main(["data", "verify"]) == 0 and main(["data", "fetch", "a"]) == 0
+    said = capsys.readouterr().out
+    assert "(local), checksum as published" in said and "a.npz (local)" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["data", "fetch", "dysco3"], "NoNetwork: .*HELPERS_OFFLINE is set"),
+        (["data", "list", "quartz"], "no data set is called 'quartz'"),
+        (["export-notebooks", "out", "--book", "nowhere"], "no notebook pages in nowhere"),
+    ],
+)
+def test_errors_are_one_line_and_exit_1(capsys, arguments, message):
+    assert main(arguments) == 1
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1
+    assert re.search(message, captured.err)
+
+
+def test_unknown_commands_exit_2():
+    with pytest.raises(SystemExit) as caught:
+        main(["data", "burn"])
+    assert caught.value.code == 2
+
+
+def test_notebooks_are_exported_with_their_cells(tmp_path, capsys):
+    book = tmp_path / "book"
+    (book / "part").mkdir(parents=True)
+    (book / "part" / "page.md").write_text(PAGE)
+    (book / "prose.md").write_text("# Prose\n")
+    assert main(["export-notebooks", str(tmp_path / "out"), "--book", str(book)]) == 0
+    written = [p.relative_to(tmp_path / "out") for p in (tmp_path / "out").rglob("*.ipynb")]
+    assert [str(p) for p in written] == ["part/page.ipynb"]
+    notebook = jupytext.read(tmp_path / "out" / "part" / "page.ipynb")
+    assert [c.source for c in notebook.cells if c.cell_type == "code"] == ["1 + 1"]
