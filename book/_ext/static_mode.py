@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 
 SOURCES = ("helpers/**/*.py", "helpers/**/*.mplstyle", "data/**/*", "constraints.txt")
-VARIABLES = ("HELPERS_PROFILE", "HELPERS_DEVICE")
+NO_EFFECT = ("HELPERS_STATIC", "HELPERS_REQUIRE_BOOK", "HELPERS_REQUIRE_BROWSER")
 
 
 def fingerprint(root, environ=os.environ):
@@ -23,7 +23,8 @@ def fingerprint(root, environ=os.environ):
     root : pathlib.Path
         The repository's root.
     environ : mapping, optional
-        Environment variables; of ``HELPERS_DATA_DIR`` the files' names and sizes count.
+        Environment variables: all ``HELPERS_...`` count, and of the folder ``HELPERS_DATA_DIR``
+        the files' names and sizes.
 
     Returns
     -------
@@ -37,8 +38,9 @@ def fingerprint(root, environ=os.environ):
             continue
         digest.update(f"{path.relative_to(root).as_posix()}\n".encode())
         digest.update(hashlib.sha256(path.read_bytes()).digest())
-    for name in VARIABLES:
-        digest.update(f"{name}={environ.get(name, '')}\n".encode())
+    for name in sorted(environ):
+        if name.startswith("HELPERS_") and name not in NO_EFFECT:
+            digest.update(f"{name}={environ[name]}\n".encode())
     data = Path(environ.get("HELPERS_DATA_DIR") or root / "no data folder")
     for path in sorted(data.glob("*")):
         digest.update(f"{path.name} {path.stat().st_size}\n".encode())

@@ -49,7 +49,7 @@ def test_what_no_page_reads_does_not_change_it(fingerprint, book):
     cached = book / "helpers" / "__pycache__" / "solver.py"
     cached.parent.mkdir()
     cached.write_text("bytes", encoding="utf-8")
-    assert fingerprint(book, {"HOME": "/"}) == before
+    assert fingerprint(book, {"HOME": "/", "HELPERS_STATIC": "1"}) == before
 
 
 def test_the_settings_change_it(fingerprint, book, tmp_path):
@@ -61,5 +61,13 @@ def test_the_settings_change_it(fingerprint, book, tmp_path):
         {"HELPERS_PROFILE": "full"},
         {"HELPERS_DEVICE": "cpu"},
         {"HELPERS_DATA_DIR": str(data)},
+        {"HELPERS_DATA_DIR": str(tmp_path)},
     ]
     assert len({fingerprint(book, environ) for environ in settings}) == len(settings)
+
+
+def test_the_data_change_it(fingerprint, book, tmp_path):
+    environ = {"HELPERS_DATA_DIR": str(tmp_path)}
+    before = fingerprint(book, environ)
+    (tmp_path / "maps.npz").write_bytes(b"1234")
+    assert fingerprint(book, environ) != before
