@@ -1,12 +1,14 @@
-"""A picture as pixels and bytes: what the sliders put on a page."""
+"""Pictures as bytes: how a page and its sliders carry a figure."""
 
 from __future__ import annotations
 
 import io
+from importlib import import_module
 
 import numpy as np
 
 CSS_DPI = 100  # a figure 7.2 in wide fills the 720 px text column
+MAX_PNG = 150_000  # bytes; maps full of noise exceed it several times
 
 
 def to_image(picture, density):
@@ -71,3 +73,37 @@ def to_webp(frame, quality):
     buffer = io.BytesIO()
     frame.save(buffer, "WEBP", quality=quality, method=2)
     return buffer.getvalue()
+
+
+def light_png(fig):
+    """Encode a figure as PNG at twice its size, or give None if that is too heavy for a page."""
+    data, size = _encode(fig, "png", density=2.0)
+    return (data, size) if len(data) <= MAX_PNG else None
+
+
+def light_jpeg(fig):
+    """Encode a figure as JPEG where `light_png` gives None."""
+    return None if light_png(fig) else _encode(fig, "jpeg", density=1.5, quality=85)
+
+
+def notebook_shell():
+    """Give the shell of a notebook, ready to show figures, or None outside of one."""
+    from IPython import get_ipython
+
+    shell = get_ipython()
+    if getattr(shell, "kernel", None) is None:
+        return None
+    # once loaded it tells the notebook how to show a Figure; later it would undo our formatters
+    import_module("matplotlib_inline.backend_inline")
+    return shell
+
+
+def _encode(fig, fmt, density, **pil_options):
+    """Encode a figure; gives the bytes and the size in CSS pixels a notebook shows it at."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    dpi = fig.get_dpi() * density
+    fig.savefig(buffer, format=fmt, dpi=dpi, bbox_inches="tight", pil_kwargs=pil_options)
+    width, height = Image.open(buffer).size
+    return buffer.getvalue(), {"width": round(width / density), "height": round(height / density)}

@@ -1,22 +1,22 @@
 """Figures of the book: images with their scale and limits, curves with their units.
 
-Every function returns the Figure and leaves showing it to the notebook.
+Every function returns a Figure that pyplot does not know: a notebook shows it once, where it is
+the last value of a cell.
 """
 
 from __future__ import annotations
 
-import io
 import math
 from pathlib import Path
 
 import numpy as np
 
 from .arrays import to_numpy
+from .frames import light_jpeg, light_png, notebook_shell
 
 WIDTH = 7.2  # inches: the text column
 DIVERGING = "RdBu_r"
 MARKERS = "osD^vPX"
-MAX_PNG = 150_000  # bytes; maps full of noise exceed it several times
 LARGER = {"pm": "nm", "nm": "µm", "µm": "mm", "um": "mm"}
 
 
@@ -32,27 +32,15 @@ def use_style():
     >>> matplotlib.rcParams["figure.figsize"]
     [7.2, 3.0]
     """
-    from IPython import get_ipython
-    from matplotlib import pyplot as plt
+    import matplotlib.style
     from matplotlib.figure import Figure
 
-    plt.style.use(Path(__file__).with_name("house.mplstyle"))
-    shell = get_ipython()
-    if getattr(shell, "kernel", None) is not None:
+    matplotlib.style.use(Path(__file__).with_name("house.mplstyle"))
+    shell = notebook_shell()
+    if shell:
         formatters = shell.display_formatter.formatters
         formatters["image/png"].for_type(Figure, light_png)
         formatters["image/jpeg"].for_type(Figure, light_jpeg)
-
-
-def light_png(fig):
-    """Encode a figure as PNG at twice its size, or give None if that is too heavy for a page."""
-    data, size = _encode(fig, "png", density=2.0)
-    return (data, size) if len(data) <= MAX_PNG else None
-
-
-def light_jpeg(fig):
-    """Encode a figure as JPEG where `light_png` gives None."""
-    return None if light_png(fig) else _encode(fig, "jpeg", density=1.5, quality=85)
 
 
 def nice_length(pixels, pixel_size=None, unit="nm"):
@@ -193,8 +181,6 @@ def show_images(
     >>> [ax.get_title() for ax in fig.axes[:3]]
     ['Fused', 'Truth', 'Error']
     """
-    from matplotlib import pyplot as plt
-
     signed = {signed} if isinstance(signed, str) else set(signed)
     arrays = _checked_images(images, crop)
     for kind, titles in (("signed", signed), ("cmap", _titles(cmap))):
@@ -210,9 +196,8 @@ def show_images(
     beside = 0.6 * min(n_bars, columns) if colorbar and place == "right" else 0.0
     below = 0.5 if colorbar and place == "bottom" else 0.0
     height = rows * ((WIDTH - beside) / columns * aspect + 0.3 + below)
-    fig, axes = plt.subplots(
-        rows, columns, figsize=(WIDTH, min(height, 9.0)), layout="compressed", squeeze=False
-    )
+    fig = _figure(min(height, 9.0), "compressed")
+    axes = fig.subplots(rows, columns, squeeze=False)
     for ax in axes.flat[len(arrays) :]:
         ax.remove()
     groups = {}
@@ -278,12 +263,11 @@ def show_curves(
     >>> fig.axes[0].get_yscale()
     'log'
     """
-    from matplotlib import pyplot as plt
-
     if legend not in ("inside", "direct", None):
         raise ValueError(f"legend is {legend!r}: use 'inside', 'direct' or None")
     pairs = {name: _xy(name, curve, x) for name, curve in curves.items()}
-    fig, ax = plt.subplots(figsize=(WIDTH, height), layout="constrained")
+    fig = _figure(height, "constrained")
+    ax = fig.subplots()
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.set_xscale("log" if xlog else "linear")
     ax.set_yscale("log" if ylog else "linear")
@@ -298,15 +282,11 @@ def show_curves(
     return fig
 
 
-def _encode(fig, fmt, density, **pil_options):
-    """Encode a figure; gives the bytes and the size in CSS pixels a notebook shows it at."""
-    from PIL import Image
+def _figure(height, layout):
+    from matplotlib.figure import Figure
 
-    buffer = io.BytesIO()
-    dpi = fig.get_dpi() * density
-    fig.savefig(buffer, format=fmt, dpi=dpi, bbox_inches="tight", pil_kwargs=pil_options)
-    width, height = Image.open(buffer).size
-    return buffer.getvalue(), {"width": round(width / density), "height": round(height / density)}
+    notebook_shell()
+    return Figure(figsize=(WIDTH, height), layout=layout)
 
 
 def _checked_images(images, crop):
@@ -381,6 +361,7 @@ def _xy(name, curve, x):
 def _label_ends(ax):
     """Write each curve's name beside its last point, pushed apart where they would overlap."""
     ends = [(line, line.get_xdata()[-1], line.get_ydata()[-1]) for line in ax.get_lines()]
+    ax.figure.draw_without_rendering()  # the layout decides how far apart the ends are
     points = [
         (ax.transData.transform((x, y))[1] * 72 / ax.figure.dpi, n)
         for n, (_, x, y) in enumerate(ends)

@@ -19,7 +19,7 @@ from numbers import Integral, Real
 
 import numpy as np
 
-from .frames import to_image, to_webp
+from .frames import notebook_shell, to_image, to_webp
 
 QUALITIES = (85, 70, 55, 40)  # WebP qualities to try until the frames fit
 
@@ -390,9 +390,7 @@ def _format_value(value, digits):
 def _no_live_kernel():
     if os.environ.get("HELPERS_STATIC", "0") not in ("", "0"):
         return True
-    from IPython import get_ipython
-
-    return getattr(get_ipython(), "kernel", None) is None
+    return notebook_shell() is None
 
 
 def _range_input(parameter):

@@ -10,16 +10,8 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from PIL import Image
 
-from helpers.plots import (
-    MAX_PNG,
-    add_scale_bar,
-    light_jpeg,
-    light_png,
-    nice_length,
-    show_curves,
-    show_images,
-    use_style,
-)
+from helpers.frames import MAX_PNG, light_jpeg, light_png
+from helpers.plots import add_scale_bar, nice_length, show_curves, show_images, use_style
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +19,6 @@ def clean():
     with matplotlib.rc_context():
         use_style()
         yield
-    plt.close("all")
 
 
 def ramp(low, high, shape=(24, 32)):
@@ -109,7 +100,7 @@ def test_bars_do_not_lie_over_images():
     images = {name: ramp(0, 1) for name in "abc"} | {"error": ramp(-1, 1)}
     for options in ({"columns": 2, "signed": "error"}, {"limits": "each"}, {"signed": "error"}):
         fig = show_images(images, **options)
-        fig.canvas.draw()
+        fig.draw_without_rendering()
         boxes = [ax.get_window_extent() for ax in fig.axes]
         for n, box in enumerate(boxes):
             for other in boxes[n + 1 :]:
@@ -154,7 +145,11 @@ def test_the_callers_array_and_gaps_are_left_alone():
 def test_bad_images_fail_before_drawing(images, options, message):
     with pytest.raises(ValueError, match=message):
         show_images(images, **options)
-    assert plt.get_fignums() == []
+
+
+def test_pyplot_does_not_know_the_figures():
+    show_images({"a": ramp(0, 1)}), show_curves({"a": [1, 2]})
+    assert plt.get_fignums() == [], "or a notebook would show them twice"
 
 
 def test_curves_differ_by_more_than_colour():
@@ -169,7 +164,7 @@ def test_curves_differ_by_more_than_colour():
 def test_direct_labels_do_not_overlap():
     curves = {name: np.array([1.0, 0.1 + 1e-4 * n]) for n, name in enumerate("abcd")}
     fig = show_curves(curves, legend="direct", ylog=True)
-    fig.canvas.draw()
+    fig.draw_without_rendering()
     boxes = sorted((t.get_window_extent() for t in fig.axes[0].texts), key=lambda b: b.y0)
     assert len(boxes) == 4 and fig.axes[0].get_legend() is None
     assert all(low.y1 <= high.y0 + 1 for low, high in zip(boxes, boxes[1:], strict=False))

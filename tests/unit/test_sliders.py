@@ -6,10 +6,12 @@ import json
 import re
 
 import ipywidgets
+import nbformat
 import numpy as np
 import pytest
 from bs4 import BeautifulSoup
 from matplotlib import pyplot as plt
+from nbclient import NotebookClient
 from PIL import Image
 
 from helpers.sliders import FrameGrid, FrameSlider, Parameter, format_values
@@ -205,3 +207,31 @@ def test_bad_parameters_fail_before_any_rendering(make, message):
 def test_bad_frames_are_named(render, error, message):
     with pytest.raises(error, match=message):
         slider(render)._repr_html_()
+
+
+PAGE = """
+import numpy as np
+from helpers.plots import show_curves, show_images, use_style
+from helpers.sliders import FrameSlider
+use_style()
+noise = np.random.default_rng(0).random((3, 300, 300))
+"""
+CELLS = (
+    "FrameSlider(lambda v: noise[v], [0, 1], label='frame', alt='noise')",
+    "show_curves({'a': [1, 2, 3]})",
+    "show_images({'a': noise[0], 'b': noise[1], 'c': noise[2]})",
+)
+
+
+@pytest.mark.parametrize("static", ["0", "1"])
+def test_a_real_kernel_shows_sliders_and_light_figures(monkeypatch, static):
+    monkeypatch.setenv("HELPERS_STATIC", static)
+    cells = [nbformat.v4.new_code_cell(source) for source in (PAGE, *CELLS)]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    slider, curve, images = ([o.data for o in cell.outputs] for cell in notebook.cells[1:])
+    widget = "application/vnd.jupyter.widget-view+json"
+    assert [widget in data for data in slider] == [static == "0"]
+    assert ("<input" in slider[0]["text/html"]) == (static == "1")
+    assert [sorted(data) for data in curve] == [["image/png", "text/plain"]]
+    assert [sorted(data) for data in images] == [["image/jpeg", "text/plain"]]
