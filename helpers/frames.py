@@ -8,7 +8,7 @@ from importlib import import_module
 import numpy as np
 
 CSS_DPI = 100  # a figure 7.2 in wide fills the 720 px text column
-MAX_PNG = 150_000  # bytes; maps full of noise exceed it several times
+LIGHT = 60_000  # bytes of a PNG at single density; maps full of noise exceed it several times
 
 
 def to_image(picture, density):
@@ -77,13 +77,12 @@ def to_webp(frame, quality):
 
 def light_png(fig):
     """Encode a figure as PNG at twice its size, or give None if that is too heavy for a page."""
-    data, size = _encode(fig, "png", density=2.0)
-    return (data, size) if len(data) <= MAX_PNG else None
+    return None if _is_heavy(fig) else _encode(fig, "png", density=2.0)
 
 
 def light_jpeg(fig):
     """Encode a figure as JPEG where `light_png` gives None."""
-    return None if light_png(fig) else _encode(fig, "jpeg", density=1.5, quality=85)
+    return _encode(fig, "jpeg", density=1.5, quality=85) if _is_heavy(fig) else None
 
 
 def notebook_shell():
@@ -96,6 +95,10 @@ def notebook_shell():
     # once loaded it tells the notebook how to show a Figure; later it would undo our formatters
     import_module("matplotlib_inline.backend_inline")
     return shell
+
+
+def _is_heavy(fig):
+    return len(_encode(fig, "png", density=1.0)[0]) > LIGHT
 
 
 def _encode(fig, fmt, density, **pil_options):
