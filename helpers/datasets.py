@@ -84,7 +84,7 @@ class Dataset:
         if not self.is_twin:
             return f"<p><b>{title}</b>: {note}</p>"
         return (
-            '<div class="admonition warning" style="border-left:.3rem solid #d97706">'
+            '<div class="admonition warning twin" style="border-left:.3rem solid #d55e00">'
             f'<p class="admonition-title"><b>{title}</b></p>'
             f"<p>{note[0].upper()}{note[1:]}.</p></div>"
         )

@@ -102,11 +102,11 @@ def _is_heavy(fig):
 
 
 def _encode(fig, fmt, density, **pil_options):
-    """Encode a figure; gives the bytes and the size in CSS pixels a notebook shows it at."""
+    """Encode a figure; gives the bytes and the CSS width at which a page shows it."""
     from PIL import Image
 
     buffer = io.BytesIO()
     dpi = fig.get_dpi() * density
     fig.savefig(buffer, format=fmt, dpi=dpi, bbox_inches="tight", pil_kwargs=pil_options)
-    width, height = Image.open(buffer).size
-    return buffer.getvalue(), {"width": round(width / density), "height": round(height / density)}
+    # without a height the picture keeps its shape where a phone makes it narrower
+    return buffer.getvalue(), {"width": round(Image.open(buffer).width / density)}

@@ -25,7 +25,8 @@ QUALITIES = (85, 70, 55, 40)  # WebP qualities to try until the frames fit
 
 STYLE = """
 .frames{margin:1.5em 0;max-width:100%}
-.frames img{display:block;max-width:100%;height:auto;background:#fff;border-radius:4px}
+.frames img{display:block;max-width:100%;height:auto;border-radius:4px;
+background:#fff!important;padding:0!important}
 .frames .knobs{max-width:45rem}
 .frames label{display:flex;flex-wrap:wrap;align-items:center;gap:0 .8em;margin:.2em 0}
 .frames input{flex:1 1 12rem;min-width:0;height:44px;margin:0;accent-color:#2a8fd0;cursor:pointer}
