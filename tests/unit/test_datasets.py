@@ -9,6 +9,7 @@ import types
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
+import pooch
 import pytest
 import tifffile
 
@@ -92,11 +93,12 @@ def test_a_good_download_is_kept_and_used_again(crystal, server, tmp_path):
     assert not first.is_twin and first.note.startswith("measured data (download); a test; CC0")
 
 
-def test_a_built_page_gets_no_chatter(crystal, server, monkeypatch, capfd):
+def test_a_built_page_gets_no_chatter(crystal, server, monkeypatch, capfd, caplog):
+    pooch.get_logger().setLevel("INFO")
     server.answer = send(crystal.data)
     monkeypatch.setenv("HELPERS_STATIC", "1")
     datasets.load("crystal")
-    assert capfd.readouterr() == ("", "")
+    assert capfd.readouterr() == ("", "") and caplog.records == []
 
 
 def test_an_altered_download_is_an_error_and_is_not_kept(crystal, server, tmp_path):

@@ -24,6 +24,15 @@ def test_a_new_file_appears_and_nothing_else(tmp_path):
     assert (tmp_path / "a.txt").read_text() == "new" and files(tmp_path) == ["a.txt"]
 
 
+def test_a_reader_in_the_middle_keeps_the_old_file(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with path.open() as reader:
+        with atomic_path(path) as temporary:
+            temporary.write_text("new")
+        assert reader.read() == "old" and path.read_text() == "new"
+
+
 @pytest.mark.parametrize("trouble", [ValueError, KeyboardInterrupt])
 def test_a_failure_leaves_the_old_file_whole(tmp_path, trouble):
     path = tmp_path / "a.txt"

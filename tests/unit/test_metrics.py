@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 
 from helpers.metrics import FRC, affine_fit, frc, nrmse, psnr, snr_gain, ssim
 
@@ -49,6 +50,17 @@ def test_ssim_falls_with_noise_and_has_its_closed_form():
     dark, bright, c1 = np.full((32, 32), 0.2), np.full((32, 32), 0.6), 0.01**2
     expected = (2 * 0.2 * 0.6 + c1) / (0.2**2 + 0.6**2 + c1)
     assert ssim(dark, bright, data_range=1) == pytest.approx(expected)
+
+
+def test_ssim_is_that_of_its_authors():
+    def mean(x):
+        return gaussian_filter(x, 1.5, truncate=3.5)[5:-5, 5:-5]
+
+    x, y, c1, c2 = TRUTH, TRUTH + NOISE, (0.01 * np.ptp(TRUTH)) ** 2, (0.03 * np.ptp(TRUTH)) ** 2
+    mx, my = mean(x), mean(y)
+    vx, vy, vxy = mean(x * x) - mx**2, mean(y * y) - my**2, mean(x * y) - mx * my
+    each = (2 * mx * my + c1) * (2 * vxy + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
+    assert ssim(y, x) == pytest.approx(each.mean(), rel=1e-9)
 
 
 def test_frc_of_a_copy_is_one_and_of_noise_is_nothing():
