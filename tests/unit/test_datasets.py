@@ -94,6 +94,7 @@ def test_a_good_download_is_kept_and_used_again(crystal, server, tmp_path):
 
 
 def test_a_built_page_gets_no_chatter(crystal, server, monkeypatch, capfd, caplog):
+    monkeypatch.setattr(pooch.get_logger(), "handlers", [caplog.handler])
     pooch.get_logger().setLevel("INFO")
     server.answer = send(crystal.data)
     monkeypatch.setenv("HELPERS_STATIC", "1")
