@@ -211,13 +211,14 @@ def test_the_published_cards_are_complete(name):
 
 @pytest.mark.parametrize("name", sorted(ORIGINAL))
 def test_the_twins_look_like_the_measurements(name, monkeypatch, tmp_path):
-    pytest.importorskip("helpers.fusion.phantoms")
     monkeypatch.delenv("HELPERS_DATA_DIR", raising=False)
     monkeypatch.setenv("HELPERS_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("HELPERS_OFFLINE", "1")
     twin = datasets.load(name)
     shapes = {key: list(value.shape) for key, value in twin.arrays.items()}
     assert twin.is_twin and shapes == ORIGINAL[name]["arrays"]
+    assert {str(value.dtype) for value in twin.arrays.values()} == {ORIGINAL[name]["dtype"]}
+    assert all(value.min() >= 0 and value.std() > 0 for value in twin.arrays.values())
 
 
 @pytest.mark.skipif("HELPERS_DATA_DIR" not in os.environ, reason="HELPERS_DATA_DIR is not set")
