@@ -14,7 +14,7 @@ import json
 import math
 import os
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from numbers import Integral, Real
 
 import numpy as np
@@ -155,10 +155,6 @@ class FrameGrid:
     ValueError
         Empty or repeated values, a default that is not among them, or too many frames.
 
-    Notes
-    -----
-    `controls` holds the live ipywidgets by name; setting ``.value`` on one renders again.
-
     Examples
     --------
     >>> import numpy as np
@@ -197,55 +193,53 @@ class FrameGrid:
         self.render = render
         self.alt = alt if callable(alt) else lambda *values: alt
         self.caption = caption
-        self.static = _no_live_kernel() if static is None else static
+        asked = os.environ.get("HELPERS_STATIC", "0") not in ("", "0")
+        self.static = (asked or notebook_shell() is None) if static is None else static
         self.animate = animate
         self.max_bytes = max_bytes
-        self._live = None
         self._live_frame = lru_cache(maxsize=128)(self._encode_live)
 
-    @property
+    @cached_property
     def controls(self):
-        """The live ipywidgets controls by name."""
-        self._start()
-        return self._controls
+        """The live ipywidgets controls by name; setting ``.value`` on one renders again."""
+        controls = {name: p.control() for name, p in self.parameters.items()}
+        for control in controls.values():
+            control.layout = {"width": "auto", "max_width": "720px"}
+            control.observe(self._on_move, names="value")
+        return controls
 
-    @property
+    @cached_property
     def image(self):
         """The ipywidgets Image that shows the current frame."""
-        self._start()
-        return self._image
+        import ipywidgets as widgets
 
-    @property
+        data, width = self._current_frame()
+        layout = {"max_width": "100%"}
+        return widgets.Image(value=data, format="webp", width=str(width), layout=layout)
+
+    @cached_property
     def widget(self):
         """The whole live figure as one ipywidgets box."""
-        return self._start()
+        import ipywidgets as widgets
 
-    def _start(self):
-        if self._live is None:
-            import ipywidgets as widgets
+        caption = widgets.HTML(html.escape(self.caption))
+        return widgets.VBox([self.image, self._message, *self.controls.values(), caption])
 
-            self._controls = {name: p.control() for name, p in self.parameters.items()}
-            self._image = widgets.Image(format="webp", layout={"max_width": "100%"})
-            self._message = widgets.HTML()
-            self._refresh()
-            for control in self._controls.values():
-                control.layout = widgets.Layout(width="auto", max_width="720px")
-                control.observe(self._on_move, names="value")
-            caption = widgets.HTML(html.escape(self.caption))
-            parts = [self._image, self._message, *self._controls.values(), caption]
-            self._live = widgets.VBox(parts)
-        return self._live
+    @cached_property
+    def _message(self):
+        import ipywidgets as widgets
 
-    def _refresh(self):
-        data, width = self._live_frame(*(c.value for c in self._controls.values()))
-        self._image.value, self._image.width = data, str(width)
+        return widgets.HTML()
 
     def _on_move(self, change):
         try:
-            self._refresh()
+            self.image.value = self._current_frame()[0]
             self._message.value = ""
         except Exception as error:  # a reader must see it: front ends swallow callback errors
             self._message.value = f"<b>{type(error).__name__}</b>: {html.escape(str(error))}"
+
+    def _current_frame(self):
+        return self._live_frame(*(control.value for control in self.controls.values()))
 
     def _encode_live(self, *values):
         frame, density = to_image(self.render(*values), density=1.5)
@@ -386,12 +380,6 @@ def _format_value(value, digits):
     if rounded == 0 or 1e-4 <= abs(rounded) < 1e6:
         return np.format_float_positional(rounded, trim="-")
     return np.format_float_scientific(rounded, trim="-", exp_digits=1)
-
-
-def _no_live_kernel():
-    if os.environ.get("HELPERS_STATIC", "0") not in ("", "0"):
-        return True
-    return notebook_shell() is None
 
 
 def _range_input(parameter):
