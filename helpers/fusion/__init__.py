@@ -4,12 +4,15 @@ from .model import calibrate_weights, element_weights, haadf_from_maps, normaliz
 from .phantoms import Simulation, simulate
 from .result import Cost, Fusion
 from .solver import fuse
+from .tune import LambdaChoice, choose_lambda
 
 __all__ = [
     "Cost",
     "Fusion",
+    "LambdaChoice",
     "Simulation",
     "calibrate_weights",
+    "choose_lambda",
     "element_weights",
     "fuse",
     "haadf_from_maps",
