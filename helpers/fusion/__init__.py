@@ -1,5 +1,7 @@
 """Fused multi-modal electron microscopy: elemental maps and a HAADF image, explained together."""
 
+from .background import subtract_power_law, subtract_vacuum
+from .explore import explore
 from .model import calibrate_weights, element_weights, haadf_from_maps, normalize
 from .phantoms import Simulation, simulate
 from .result import Cost, Fusion
@@ -14,8 +16,11 @@ __all__ = [
     "calibrate_weights",
     "choose_lambda",
     "element_weights",
+    "explore",
     "fuse",
     "haadf_from_maps",
     "normalize",
     "simulate",
+    "subtract_power_law",
+    "subtract_vacuum",
 ]

@@ -172,8 +172,7 @@ def normalize(maps, haadf):
 
 
 def _unit_range(image, name):
-    if not is_tensor(image):
-        image = np.asarray(image, dtype=float)
+    image = to_tensor(image) if is_tensor(image) else np.asarray(image, dtype=float)
     low, high = image.min(), image.max()
     if not np.isfinite(float(high - low)):
         raise ValueError(f"{name} has NaN or infinite values: mask or fill them first")
@@ -216,10 +215,11 @@ def calibrate_weights(haadf, maps, *, gamma=1.6, smooth=2.0):
 
     Notes
     -----
-    .. math:: \min_{w \ge 0,\,c}\ \Big\| h - c - \sum_e w_e x_e^\gamma \Big\|^2
+    .. math:: \min_{w \ge 0,\,c \ge 0}\ \Big\| h - c - \sum_e w_e x_e^\gamma \Big\|^2
 
-    by the active-set method of Lawson and Hanson :cite:p:`lawson1974`, the constant being fitted
-    as a difference of two non-negative numbers. Derived in :doc:`/book/fusion/01_model`.
+    by the active-set method of Lawson and Hanson :cite:p:`lawson1974`. The constant, a dark level
+    or a film, is not negative either: maps that add up to the same value in every pixel could
+    trade a negative one for larger weights without end. Derived in :doc:`/book/fusion/01_model`.
 
     Examples
     --------
@@ -232,16 +232,15 @@ def calibrate_weights(haadf, maps, *, gamma=1.6, smooth=2.0):
     from scipy.optimize import nnls
 
     x, h, _ = check_images(maps, haadf)
+    if x.ndim != 3:
+        raise ValueError(f"maps have shape {tuple(x.shape)}: expected (E, H, W), not a batch")
     x, h = to_numpy(x).astype(float), to_numpy(h).astype(float)
     if smooth > 0:
         x = np.stack([gaussian_filter(m, smooth) for m in x])
         h = gaussian_filter(h, smooth)
     columns = [m.ravel() ** gamma for m in x]
-    one = np.ones(h.size)
-    solution, misfit = nnls(np.stack([*columns, one, -one], axis=1), h.ravel())
-    return Calibration(
-        solution[:-2], float(solution[-2] - solution[-1]), float(misfit / np.sqrt(h.size))
-    )
+    solution, misfit = nnls(np.stack([*columns, np.ones(h.size)], axis=1), h.ravel())
+    return Calibration(solution[:-1], float(solution[-1]), float(misfit / np.sqrt(h.size)))
 
 
 def check_images(maps, haadf):
@@ -250,7 +249,7 @@ def check_images(maps, haadf):
     Raises
     ------
     ValueError
-        Shapes that do not fit, NaN or infinite values, negative maps.
+        Shapes that do not fit, no pixels, NaN or infinite values, negative maps.
     """
     import torch
 
@@ -274,6 +273,8 @@ def check_images(maps, haadf):
         )
     if h.ndim == 3 and h.shape[0] != x.shape[0]:
         raise ValueError(f"{h.shape[0]} HAADF images for {x.shape[0]} sets of maps: give one or all")
+    if x.numel() == 0:
+        raise ValueError(f"maps are {_size(x)}: there are no pixels in them")
     if not h.isfinite().all():
         raise ValueError("haadf has NaN or infinite values: mask or fill them first")
     for e in range(x.shape[-3]):

@@ -139,8 +139,8 @@ def fuse(
     if weights is None:
         weights = element_weights(numbers, gamma)
     w = to_tensor(weights)
-    if tuple(w.shape) != (n_elements,) or not bool((w >= 0).all()):
-        raise ValueError(f"weights are {weights}: give {n_elements} numbers that are not negative")
+    if tuple(w.shape) != (n_elements,) or not bool((w >= 0).all() and w.isfinite().all()):
+        raise ValueError(f"weights are {weights}: give {n_elements} finite numbers, none negative")
     x0 = b if start is None else _start(start, keys, b)
 
     import torch
@@ -154,7 +154,7 @@ def fuse(
     steps_class = WavefrontSteps if backend == "wavefront" else TorchSteps
 
     def work(t):
-        return t.to(device=device, dtype=dtype).contiguous()
+        return t.detach().to(device=device, dtype=dtype).contiguous()
 
     runs = []
     batched = b.ndim == 4
@@ -186,7 +186,7 @@ def fuse(
         "kind": kind,
         "solver": solver,
         "start": "maps" if start is None else "given",
-        "tol": tol,
+        "tol": None if tol is None else float(tol),
         "dtype": str(dtype).removeprefix("torch."),
         "device": str(device),
         "backend": backend,
@@ -319,7 +319,7 @@ def _check_settings(gamma, background, n_iter, n_iter_tv, solver, backend, dtype
     if not 0 < background < math.inf:
         raise ValueError(f"background is {background}: it must be above 0, inside a logarithm")
     for name, value in {"n_iter": n_iter, "n_iter_tv": n_iter_tv}.items():
-        if value != int(value) or value < 1:
+        if not 1 <= value < math.inf or value != int(value):
             raise ValueError(f"{name} is {value}: it must be a whole number, at least 1")
     if solver not in SOLVERS:
         raise ValueError(f"solver is {solver!r}: use 'accelerated' or 'tutorial'")

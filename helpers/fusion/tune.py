@@ -14,7 +14,7 @@ from ..arrays import to_numpy
 from ..metrics import affine_fit
 from ..noise import Poisson, thin
 from .model import check_images
-from .solver import fuse
+from .solver import _atomic_numbers, fuse
 
 RULES = ("thinning", "pure", "discrepancy", "l_curve")
 
@@ -124,8 +124,7 @@ def choose_lambda(
     y, h = to_numpy(y).astype(float), to_numpy(h)
     if (y != np.round(y)).any():
         raise ValueError("counts are not whole numbers: give the counts, and the scale apart")
-    if isinstance(atomic_numbers, dict) and keys is not None:
-        atomic_numbers = [atomic_numbers[key] for key in keys]
+    atomic_numbers = _atomic_numbers(atomic_numbers, keys, len(y))
     lambdas = np.sort(np.geomspace(0.03, 10, 10) * lambda_chem if lambdas is None else lambdas)
     if lambdas.size < 3:
         raise ValueError(f"{lambdas.size} lambdas: give at least three to choose from")

@@ -33,7 +33,7 @@ _ZERO, _ONE, _HALF, _TINY = _F(0), _F(1), _F(0.5), _F(1e-30)
 
 @_inline
 def _log2(x):
-    """Base-2 logarithm of a float32; about -127 at zero. Vectorises, unlike the library's."""
+    """Base-2 logarithm of a float32 above zero. Vectorises, unlike the library's."""
     bits = np.float32(x).view(np.int32)
     exponent = np.int32((bits - _SQRT_HALF) >> np.int32(23))
     m = np.int32(bits - (exponent << np.int32(23))).view(np.float32)
@@ -57,7 +57,7 @@ def _exp2(t):
 def _model_row(x, weight, exponent, power, residual):
     """Put ``x ** exponent`` in `power` and add the element's share of the HAADF to `residual`."""
     for c in range(x.size):
-        p = _exp2(exponent * _log2(x[c]))
+        p = _exp2(exponent * _log2(max(x[c], _TINY)))
         power[c] = p
         residual[c] += weight * x[c] * p
 
