@@ -19,7 +19,12 @@ def to_tensor(x, device=None, dtype=None):
 
     if not is_tensor(x):
         x = np.asarray(x)
-        x = torch.as_tensor(x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("=")))
+        if not x.dtype.isnative:
+            x = x.astype(x.dtype.newbyteorder("="))
+        # torch knows neither memory that must not be written nor steps backwards
+        if not x.flags.writeable or min(x.strides, default=0) < 0:
+            x = x.copy()
+        x = torch.as_tensor(x)
     if dtype is None and not x.is_floating_point():
         dtype = torch.float32
     return x.to(device=device, dtype=dtype)

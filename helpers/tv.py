@@ -68,8 +68,8 @@ class ProxTV:
     dual : array or tensor, (spatial_dims, *x.shape)
         Dual field, in the unit ball; give it back as ``warm_start``.
     gap : float, or array of the batch's shape
-        Duality gap: a bound on how far the objective is above its minimum, and twice a bound on
-        the squared distance to the exact proximal point.
+        Duality gap: a bound on how far the objective is above its minimum, and on the squared
+        distance to the exact proximal point.
     n_iter : int
         Sweeps made.
     converged : bool
@@ -130,8 +130,8 @@ def prox_tv(
     Raises
     ------
     ValueError
-        NaN or infinite values, a negative weight, an empty box, an unknown name, or a warm start
-        of another shape.
+        NaN or infinite values, no pixels, a negative weight, an empty box, an unknown name, or a
+        warm start of another shape.
 
     Notes
     -----
@@ -154,9 +154,12 @@ def prox_tv(
     _check_kind(kind)
     if method not in ("fgp", "gp"):
         raise ValueError(f"method is {method!r}: use 'fgp' or 'gp'")
-    if lower is not None and upper is not None and lower > upper:
+    if n_iter != int(n_iter) or n_iter < 0:
+        raise ValueError(f"n_iter is {n_iter}: it must be a whole number, at least 0")
+    low = -math.inf if lower is None else lower
+    if not low <= (math.inf if upper is None else upper):  # also NaN
         raise ValueError(f"the box is empty: lower is {lower} and upper is {upper}")
-    t = _image(y, spatial_dims)
+    t = _image(y, spatial_dims).detach()
     if not t.isfinite().all():
         raise ValueError("y has NaN or infinite values: mask or fill them first")
     batch = t.shape[: t.ndim - spatial_dims]
@@ -277,6 +280,8 @@ def _image(x, spatial_dims):
     t = to_tensor(x)
     if t.ndim < spatial_dims:
         raise ValueError(f"x has shape {tuple(t.shape)}, but spatial_dims is {spatial_dims}")
+    if t.numel() == 0:
+        raise ValueError(f"x has shape {tuple(t.shape)}: there are no pixels in it")
     return t
 
 
@@ -299,6 +304,8 @@ def _start(warm_start, t, spatial_dims):
     dual = to_tensor(getattr(warm_start, "dual", warm_start)).to(device=t.device, dtype=t.dtype)
     if tuple(dual.shape) != shape:
         raise ValueError(f"warm_start has shape {tuple(dual.shape)}, expected {shape}")
+    if not dual.isfinite().all():
+        raise ValueError("warm_start has NaN or infinite values: leave it out to start at zero")
     dual = dual.clone()
     # A dual value beyond the last row or column belongs to no difference and must stay zero.
     for d in range(spatial_dims):
