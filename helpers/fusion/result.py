@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,8 +67,8 @@ class Fusion:
         Parameters
         ----------
         folder : path
-            Made if it is not there. Files of the same names are replaced, each only when its
-            successor is whole on disk.
+            Made if it is not there. Files of the same names are replaced, and not before all
+            their successors are whole on disk.
         pixel_size : float, optional
             Edge of a pixel, in `unit`.
         unit : str
@@ -105,11 +106,15 @@ class Fusion:
         attributes = {"settings": json.dumps(self.settings), "elements": json.dumps(names)}
         if pixel_size is not None:
             attributes |= {"pixel_size": float(pixel_size), "unit": unit}
-        path = folder / "fusion.h5"
-        io.save_h5(path, tree, attributes)
-        for name, image in {**maps, "haadf": to_numpy(self.haadf)}.items():
-            io.save_tif(folder / f"{name}.tif", image, pixel_size=pixel_size, unit=unit)
-        return path
+        with ExitStack() as together:
+
+            def place(name):
+                return together.enter_context(io.atomic_path(folder / name))
+
+            for name, image in {**maps, "haadf": tree["haadf"]}.items():
+                io.save_tif(place(f"{name}.tif"), image, pixel_size=pixel_size, unit=unit)
+            io.save_h5(place("fusion.h5"), tree, attributes)
+        return folder / "fusion.h5"
 
     @classmethod
     def load(cls, path):
@@ -135,8 +140,8 @@ class Fusion:
         path = Path(path)
         path = path / "fusion.h5" if path.is_dir() else path
         tree, attributes = io.load_h5(path)
-        missing = {"maps", "haadf", "cost"} - set(tree)
-        if missing or "settings" not in attributes:
+        missing = {"maps", "haadf", "cost", "settings", "elements"} - set(tree) - set(attributes)
+        if missing:
             raise ValueError(f"{path} holds no fusion: it has no {', '.join(sorted(missing))}")
         settings = json.loads(attributes["settings"])
         names = json.loads(attributes["elements"])
