@@ -158,6 +158,7 @@ def fuse(
 
     runs = []
     batched = b.ndim == 4
+    allowed = n_iter
     for i in range(len(b)) if batched else [...]:
         steps = steps_class(
             work(b[i]), work(h[i] if h.ndim == 3 else h), work(w), gamma, lambda_haadf,
@@ -167,7 +168,9 @@ def fuse(
         iterations = {"accelerated": _accelerated, "tutorial": _tutorial}[solver](
             steps, work(x0[i]).clone(), n_iter_tv
         )
-        runs.append(_run(iterations, n_iter, tol, callback, progress))
+        runs.append(_run(iterations, allowed, tol, callback, progress))
+        if runs[-1][3] < n_iter and not runs[-1][2]:
+            allowed = 0  # interrupted: the other images of the batch stay as they started
 
     x = torch.stack([r[0] for r in runs]) if batched else runs[0][0]
     fused_haadf = haadf_from_maps(x, w.to(x), gamma)
