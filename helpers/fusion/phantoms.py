@@ -100,23 +100,20 @@ def simulate(kind="dysco3", *, counts=2.0, seed=0, size=192, pixel_size=None, pe
     if kind == "dysco3":
         pixel_size = pixel_size or 0.016
         amounts, matter = _perovskite(size, pixel_size)
-        yields = {"Sc": 0.8, "Dy": 1.0, "O": 0.4}
         background = _bremsstrahlung(amounts, 0.05)
         where = np.ones((size, size), bool)
     else:
         pixel_size = pixel_size or 0.25
         amounts, matter = _particles(size, pixel_size, rng)
-        yields = {"Co": 1.0, "Mn": 1.0, "O": 1.4}
-        # What a power law leaves under an edge: a floor everywhere, and more where there is matter.
+        # What a power law leaves under an edge: a floor everywhere, more where there is matter.
         where = sum(amounts.values()) > 0
         inside = np.mean(list(amounts.values()), axis=0)
         background = 0.1 * inside / inside[where].mean() + 0.02
     truth, measured = {}, {}
     for element, amount in amounts.items():
-        signal = yields[element] * amount
-        expected = signal + background * signal[where].mean()
+        expected = amount + background * amount[where].mean()
         scale = counts / expected[where].mean()
-        truth[element] = scale * signal
+        truth[element] = scale * amount
         measured[element] = rng.poisson(scale * expected)
     haadf = rng.poisson(peak * matter / matter.max()).astype(float)
     numbers = {element: atomic_number(element) for element in amounts}
