@@ -255,9 +255,14 @@ class Sweeps:
 
 
 def _tv_of_gradient(g, kind, spatial_dims):
-    import torch
-
-    length = torch.linalg.vector_norm(g, ord=2 if kind == "isotropic" else 1, dim=0)
+    # torch.linalg.vector_norm gives the same, and takes a hundred times longer on a CPU.
+    if kind == "anisotropic":
+        length = g.abs().sum(dim=0)
+    else:
+        square = g.square().sum(dim=0)
+        # Where the image is flat the root has no slope: the length is zero, and so its derivative.
+        flat = square == 0
+        length = square.masked_fill(flat, 1).sqrt().masked_fill(flat, 0)
     return length.sum(dim=tuple(range(-spatial_dims, 0)))
 
 
