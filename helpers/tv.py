@@ -255,14 +255,15 @@ class Sweeps:
 
 
 def _tv_of_gradient(g, kind, spatial_dims):
+    import torch
+
     # torch.linalg.vector_norm gives the same, and takes a hundred times longer on a CPU.
     if kind == "anisotropic":
         length = g.abs().sum(dim=0)
     else:
-        square = g.square().sum(dim=0)
-        # Where the image is flat the root has no slope: the length is zero, and so its derivative.
-        flat = square == 0
-        length = square.masked_fill(flat, 1).sqrt().masked_fill(flat, 0)
+        # The floor, taken away again, gives a flat place the slope zero, where a root has none.
+        floor = torch.finfo(g.dtype).tiny
+        length = g.square().sum(dim=0).clamp_min(floor).sqrt() - math.sqrt(floor)
     return length.sum(dim=tuple(range(-spatial_dims, 0)))
 
 
