@@ -19,7 +19,7 @@ class Edge(NamedTuple):
     background: np.ndarray
 
 
-def subtract_power_law(spectra, energies, fit_window, signal_window):
+def subtract_power_law(spectra, energies, fit_window, signal_window, *, shared_slope=False):
     r"""Counts of an energy-loss edge above a power law fitted in front of it.
 
     Parameters
@@ -30,6 +30,10 @@ def subtract_power_law(spectra, energies, fit_window, signal_window):
         Energy loss of the channels in eV, rising and above 0.
     fit_window, signal_window : (low, high)
         Energies, in eV, between which the background is fitted, and the counts are summed.
+    shared_slope : bool
+        Take the exponent from the sum of all spectra, and only the height from each. Where a
+        pixel has few counts in front of the edge its own exponent is so uncertain that the
+        extrapolation is too high on average.
 
     Returns
     -------
@@ -81,11 +85,11 @@ def subtract_power_law(spectra, energies, fit_window, signal_window):
             f"from {energies[0]:g} to {energies[-1]:g} eV"
         )
     first, second = (spectra[..., half].sum(axis=-1) for half in halves)
+    total = 2 * np.log(max(first.sum(), 1) / max(second.sum(), 1)) / np.log(high / low)
     with np.errstate(divide="ignore", invalid="ignore"):
         r = 2 * np.log(first / second) / np.log(high / low)
-    # A pixel with an empty half has no slope of its own: give it that of all pixels together.
-    total = 2 * np.log(max(first.sum(), 1) / max(second.sum(), 1)) / np.log(high / low)
-    r = np.where(np.isfinite(r), r, total)
+    # A pixel with an empty half has no slope of its own.
+    r = np.where(np.isfinite(r) & (not shared_slope), r, total)
     fit = halves[0] | halves[1]
 
     def area(mask):
