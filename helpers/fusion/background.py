@@ -130,6 +130,8 @@ def subtract_vacuum(image, region, *, clip=True):
     image = to_numpy(image).astype(float)
     empty = image[region]
     if empty.size == 0:
-        raise ValueError("the vacuum region holds no pixel: give a part of the image with no specimen")
+        raise ValueError(
+            "the vacuum region holds no pixel: give a part of the image with no specimen"
+        )
     image = image - empty.mean()
     return np.maximum(image, 0) if clip else image

@@ -16,7 +16,7 @@ def tail(r=3.0, height=1e4):
 
 
 def test_an_edge_on_a_power_law_comes_back():
-    edge = np.where((ENERGIES >= 640) & (ENERGIES < 660), 50.0, 0.0)
+    edge = np.where((ENERGIES >= 640) & (ENERGIES < 660), 5e3, 0.0)
     found = subtract_power_law(tail() + edge, ENERGIES, FIT, SIGNAL)
     assert found.signal == pytest.approx(edge.sum(), rel=0.03)
     under = tail()[(ENERGIES >= 640) & (ENERGIES < 700)].sum()
