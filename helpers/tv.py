@@ -187,9 +187,9 @@ def prox_tv(
 class Sweeps:
     """The inner loop of `prox_tv`, kept apart for solvers that call it thousands of times.
 
-    Works on the dual scaled by the weight, ``q = weight * p``: then the weight is only the radius of
-    a ball, and appears nowhere else. `dual` is ``q``, (spatial_dims, *y.shape), feasible after every
-    `run`; the momentum goes on from one `run` to the next.
+    Works on the dual scaled by the weight, ``q = weight * p``: then the weight is only the radius
+    of a ball, and appears nowhere else. `dual` is ``q``, (spatial_dims, *y.shape), feasible after
+    every `run`; the momentum goes on from one `run` to the next.
     """
 
     def __init__(self, y, weight, dual, kind, lower, upper, *, momentum=True):
@@ -197,9 +197,15 @@ class Sweeps:
 
         self.y, self.radius, self.dual = y, weight, dual
         self.kind, self.lower, self.upper = kind, lower, upper
-        self.moved = dual.clone() if momentum else dual  # the dual moved on by the momentum
-        self.t = 1.0
+        self.moved = torch.empty_like(dual) if momentum else dual  # moved on by the momentum
         self.x, self.buffer = torch.empty_like(y), torch.empty_like(y)
+        self.restart()
+
+    def restart(self):
+        """Forget the momentum; `y`, `radius` and `dual` may have been changed in place."""
+        if self.moved is not self.dual:
+            self.moved.copy_(self.dual)
+        self.t = 1.0
 
     def primal(self, q, out=None):
         """``P(y - D* q)``: the image that belongs to the scaled dual `q`."""
@@ -213,6 +219,7 @@ class Sweeps:
 
     @property
     def boxed(self):
+        """Whether either side of the box is closed."""
         return self.lower is not None or self.upper is not None
 
     def run(self, n_iter):
@@ -263,7 +270,10 @@ def _tv_of_gradient(g, kind, spatial_dims):
     else:
         # The floor, taken away again, gives a flat place the slope zero, where a root has none.
         floor = torch.finfo(g.dtype).tiny
-        length = g.square().sum(dim=0).clamp_min(floor).sqrt() - math.sqrt(floor)
+        square = g[0].square()
+        for component in g[1:]:
+            square.addcmul_(component, component)
+        length = square.clamp_min_(floor).sqrt_() - math.sqrt(floor)
     return length.sum(dim=tuple(range(-spatial_dims, 0)))
 
 

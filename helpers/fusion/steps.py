@@ -4,8 +4,8 @@ r"""The two operations a fusion solver is made of: a proximal gradient step, and
 faster, by `helpers.fusion.wavefront`. Both work on tensors (E, H, W) and have
 
 ``prox_gradient(z, step, n_sweeps, warm) -> x, square, along``
-    the gradient step from `z` and `n_sweeps` sweeps of TV projection, from the last dual field when
-    `warm`; with the sums of :math:`(x-z)^2` and of :math:`(x-z)\,\nabla f(z)`;
+    the gradient step from `z` and `n_sweeps` sweeps of TV projection, from the last dual field
+    when `warm`; with the sums of :math:`(x-z)^2` and of :math:`(x-z)\,\nabla f(z)`;
 ``evaluate(x, z) -> terms, along``
     the three terms of the cost at `x`, and the sum of :math:`(x-z)\,\nabla f(x)`.
 
@@ -38,8 +38,6 @@ class Steps:
     background: float
     kind: str
 
-    dual = None  # in the unit ball; kept from one warm step to the next
-
     def curvature_bound(self, x):
         """Bound on the positive curvature of the two data terms at `x`."""
         haadf = self.weights.square().sum() * x.max() ** (2 * self.gamma - 2)
@@ -56,43 +54,68 @@ class Steps:
 
 
 class TorchSteps(Steps):
-    """Both operations in torch, on the device of the maps."""
+    """Both operations in torch, on the device of the maps, in images that are made once."""
+
+    _at = _there = None  # the last maps whose gradient was asked for, and what it was
 
     def prox_gradient(self, z, step, n_sweeps, warm):
+        """One proximal gradient step from `z`."""
+        import torch
+
         gradient = self._gradient(z)[0]
-        y = z - step * gradient
-        radius = y.new_tensor(step * self.lambda_tv)
-        if warm and self.dual is not None:
-            dual = self.dual.mul_(radius)
-        else:
-            dual = y.new_zeros(2, *y.shape)
-        sweeps = Sweeps(y, radius, dual, self.kind, 0.0, None)
+        sweeps = self._sweeps
+        torch.sub(z, gradient, alpha=step, out=sweeps.y)
+        radius = sweeps.radius.fill_(step * self.lambda_tv)
+        sweeps.dual = sweeps.dual.mul_(radius) if warm else sweeps.dual.zero_()
+        sweeps.restart()
         sweeps.run(n_sweeps)
         x = sweeps.primal(sweeps.dual)
-        if warm:
-            self.dual = sweeps.dual.div_(radius) if radius > 0 else sweeps.dual
-        moved = x - z
-        return x, self._sum(moved.square()), self._sum(moved.mul_(gradient))
+        if radius > 0:
+            sweeps.dual.div_(radius)
+        moved = torch.sub(x, z, out=sweeps.x)
+        square = self._sum(torch.mul(moved, moved, out=sweeps.buffer))
+        return x, square, self._sum(moved.mul_(gradient))
 
     def evaluate(self, x, z):
+        """Cost of `x`, and its slope from `z`."""
+        import torch
+
         gradient, residual = self._gradient(x)
-        chem = x - self.maps * (x + self.background).log_()
-        roughness = self._sum(tv(x, self.kind))
-        terms = self.terms(self._sum(residual.square()) / 2, self._sum(chem), roughness)
-        return terms, self._sum(gradient.mul_(x - z)) if x is not z else 0.0
+        scratch = self._sweeps.buffer
+        logarithm = torch.add(x, self.background, out=scratch).log_()
+        chem = self._sum(x) - self._sum(logarithm.mul_(self.maps))
+        terms = self.terms(self._sum(residual.square()) / 2, chem, self._sum(tv(x, self.kind)))
+        along = self._sum(torch.sub(x, z, out=scratch).mul_(gradient)) if x is not z else 0.0
+        return terms, along
+
+    @cached_property
+    def _sweeps(self):
+        """The projection. From one step to the next, its dual field is in the unit ball."""
+        dual = self.maps.new_zeros(2, *self.maps.shape)
+        return Sweeps(self.maps.clone(), self.maps.new_zeros(()), dual, self.kind, 0.0, None)
 
     @cached_property
     def _column(self):
         return self.weights[:, None, None]
 
     def _gradient(self, x):
-        """Gradient of the two data terms, and the HAADF residual."""
-        # x^gamma = x x^(gamma-1), so one power does; exp2 and log2 are the fast ones on a CPU.
-        power = x.clamp_min(1e-30).log2_().mul_(self.gamma - 1).exp2_()
-        residual = (self._column * x).mul_(power).sum(dim=0).sub_(self.haadf)
-        gradient = power.mul_(residual).mul_(self.lambda_haadf * self.gamma * self._column)
-        chem = (x + self.background).reciprocal_().mul_(self.maps)
-        return gradient.add_(self.lambda_chem).sub_(chem, alpha=self.lambda_chem), residual
+        """Gradient of the two data terms, and the HAADF residual.
+
+        Kept, because a step without momentum starts where the cost was taken last.
+        """
+        import torch
+
+        if x is not self._at:
+            image, scratch = self._there[0] if self._there else x.clone(), self._sweeps.x
+            # x^gamma = x x^(gamma-1), so one power does; exp2 and log2 are the fast ones on a CPU.
+            power = torch.clamp_min(x, 1e-30, out=image).log2_().mul_(self.gamma - 1).exp2_()
+            model = torch.mul(self._column, x, out=scratch).mul_(power).sum(dim=0)
+            residual = model.sub_(self.haadf)
+            gradient = power.mul_(residual).mul_(self.lambda_haadf * self.gamma * self._column)
+            chem = torch.add(x, self.background, out=scratch).reciprocal_().mul_(self.maps)
+            gradient.add_(self.lambda_chem).sub_(chem, alpha=self.lambda_chem)
+            self._at, self._there = x, (gradient, residual)
+        return self._there
 
     def _sum(self, values):
         """Sum in double precision where the device has it (Apple's does not)."""
@@ -103,9 +126,12 @@ class TorchSteps(Steps):
 
 
 class WavefrontSteps(Steps):
-    """Both operations in one pass over the rows, float32 on the CPU, by bands of rows in threads."""
+    """Both operations in one pass over the rows, float32 on the CPU, threads taking bands."""
+
+    dual = None  # in the unit ball; kept from one warm step to the next
 
     def prox_gradient(self, z, step, n_sweeps, warm):
+        """One proximal gradient step from `z`."""
         import torch
 
         from .wavefront import prox_gradient
@@ -128,6 +154,7 @@ class WavefrontSteps(Steps):
         return x, *sums
 
     def evaluate(self, x, z):
+        """Cost of `x`, and its slope from `z`."""
         from .wavefront import evaluate
 
         *sums, along = self._bands(
@@ -156,9 +183,14 @@ class WavefrontSteps(Steps):
         edges = [rows * k // n for k in range(n + 1)]
         if n == 1:
             return work(0, rows)
-        with ThreadPoolExecutor(n) as pool:
-            results = list(pool.map(work, edges[:-1], edges[1:]))
+        results = list(self._pool.map(work, edges[:-1], edges[1:]))
         return tuple(map(sum, zip(*results, strict=True)))
+
+    @cached_property
+    def _pool(self):
+        import torch
+
+        return ThreadPoolExecutor(torch.get_num_threads())
 
 
 def momentum(n_sweeps):

@@ -1,12 +1,13 @@
 r"""One fused iteration on the CPU: gradient step, TV sweeps and cost in one pass over the rows.
 
-Sweep ``k`` of the projection needs rows ``j-1 .. j+1`` of sweep ``k-1``, no more. So the sweeps run
-as a wave: when the gradient step has reached row ``i``, sweep ``k`` has reached row ``i - k``. Each
-stage keeps two rows, and everything stays in the cache however large the image is. The image is
-read once and written once an iteration, where separate passes would move it some forty times.
+Sweep ``k`` of the projection needs rows ``j-1 .. j+1`` of sweep ``k-1``, no more. So the sweeps
+run as a wave: when the gradient step has reached row ``i``, sweep ``k`` has reached row ``i - k``.
+Each stage keeps two rows, and everything stays in the cache however large the image is. The image
+is read once and written once an iteration, where separate passes would move it some forty times.
 
-Threads take bands of rows. A band starts `n_sweeps + 1` rows early and ends as late, because a wrong
-dual value at its edge travels one row a sweep; so bands share nothing and give the same result.
+Threads take bands of rows. A band starts `n_sweeps + 1` rows early and ends as late, because a
+wrong dual value at its edge travels one row a sweep; so bands share nothing and give the same
+result.
 
 Same mathematics as `helpers.fusion.steps`, checked against it; float32 only. The page
 :doc:`/book/fusion/02_total_variation` explains the wave with a picture.
@@ -72,40 +73,45 @@ def _step_row(x, b, power, residual, slope, chem, background, step, y):
 
 @_jit
 def _primal_row(y, v, v_above, h, u):
-    """``u = max(y - D* q, 0)`` for one row of the scaled dual ``q = (v, h)``."""
-    u[0] = max(y[0] + v[0] - v_above[0] + h[0], _ZERO)
-    for c in range(1, y.size):
-        u[c] = max(y[c] + v[c] - v_above[c] + h[c] - h[c - 1], _ZERO)
+    """``u = max(y - D* q, 0)`` for one row of the scaled dual ``q = (v, h)``.
+
+    Rows have a column more at an end, so that no loop ends early: `h` begins with a zero, and `u`
+    ends with its last value twice, whose difference keeps the last column of `h` at zero.
+    """
+    for c in range(y.size):
+        u[c] = max(y[c] + v[c] - v_above[c] + h[c + 1] - h[c], _ZERO)
+    u[y.size] = u[y.size - 1]
 
 
 @_jit
-def _dual_row(u, u_below, v, h, v_old, h_old, radius, tau, beta, isotropic, v_new, h_new, v_r, h_r):
-    """One projected step of a dual row, and the row moved on by the momentum."""
-    last = u.size - 1
+def _dual_row(u, u_below, v, h, radius, tau, isotropic, v_new, h_new):
+    """One projected step of a dual row, from ``(v, h)``."""
     if isotropic:
-        for c in range(last):
+        for c in range(v.size):
             a = v[c] + tau * (u_below[c] - u[c])
-            b = h[c] + tau * (u[c + 1] - u[c])
+            b = h[c + 1] + tau * (u[c + 1] - u[c])
             shrink = min(_ONE, radius / math.sqrt(a * a + b * b + _TINY))
             v_new[c] = a * shrink
-            h_new[c] = b * shrink
+            h_new[c + 1] = b * shrink
     else:
-        for c in range(last):
+        for c in range(v.size):
             v_new[c] = min(max(v[c] + tau * (u_below[c] - u[c]), -radius), radius)
-            h_new[c] = min(max(h[c] + tau * (u[c + 1] - u[c]), -radius), radius)
-    v_new[last] = min(max(v[last] + tau * (u_below[last] - u[last]), -radius), radius)
-    h_new[last] = _ZERO
-    for c in range(last + 1):
-        v_r[c] = v_new[c] + beta * (v_new[c] - v_old[c])
-        h_r[c] = h_new[c] + beta * (h_new[c] - h_old[c])
+            h_new[c + 1] = min(max(h[c + 1] + tau * (u[c + 1] - u[c]), -radius), radius)
 
 
 @_jit
-def _moved(x, z, y):
-    """Sums of (x - z)^2 and of (x - z)(z - y) over one row."""
+def _momentum_row(new, old, beta, moved):
+    for c in range(new.size):
+        moved[c] = new[c] + beta * (new[c] - old[c])
+
+
+@_jit
+def _finish_row(u, z, y, x):
+    """Copy a finished row to `x`; sums of (x - z)^2 and of (x - z)(z - y)."""
     square, along = _ZERO, _ZERO
     for c in range(x.size):
-        d = x[c] - z[c]
+        x[c] = u[c]
+        d = u[c] - z[c]
         square += d * d
         along += d * (z[c] - y[c])
     return square, along
@@ -118,10 +124,10 @@ def prox_gradient(
 ):  # fmt: skip
     """One proximal gradient step from `z`, rows `first` to `last`, written to `x`.
 
-    All images are (E, H, W) float32. When `warm`, the sweeps start from `dual` (E, 2, H, W), in the
-    unit ball, and their result goes to `dual_out`: another array, because bands overlap. Else they
-    start at zero and neither is touched. `betas` holds the momentum of each sweep. Returns the sums
-    of ``(x - z)^2`` and of ``(x - z) * gradient`` over the band.
+    All images are (E, H, W) float32. When `warm`, the sweeps start from `dual` (E, 2, H, W), in
+    the unit ball, and their result goes to `dual_out`: another array, because bands overlap. Else
+    they start at zero and neither is touched. `betas` holds the momentum after each sweep; the
+    first is zero. Returns the sums of ``(x - z)^2`` and of ``(x - z) * gradient`` over the band.
     """
     n_elements, n_rows, n_columns = z.shape
     n = betas.size
@@ -132,14 +138,15 @@ def prox_gradient(
     residual = np.empty(n_columns, np.float32)
     power = np.empty((n_elements, n_columns), np.float32)
     y = np.empty((n_elements, n + 2, n_columns), np.float32)
-    # Per element and stage: the primal row, and vertical and horizontal dual, each for two rows.
-    u = np.zeros((n_elements, n + 1, 2, n_columns), np.float32)
+    # Per element and stage, for two rows: the primal row; the vertical and the horizontal dual;
+    # and both moved on by the momentum.
+    u = np.zeros((n_elements, n + 1, 2, n_columns + 1), np.float32)
     v = np.zeros((n_elements, n + 2, 2, n_columns), np.float32)
-    h = np.zeros((n_elements, n + 2, 2, n_columns), np.float32)
+    h = np.zeros((n_elements, n + 2, 2, n_columns + 1), np.float32)
     v_r = np.zeros((n_elements, n + 2, 2, n_columns), np.float32)
-    h_r = np.zeros((n_elements, n + 2, 2, n_columns), np.float32)
+    h_r = np.zeros((n_elements, n + 2, 2, n_columns + 1), np.float32)
     nothing = np.zeros(n_columns, np.float32)
-    result = np.empty(n_columns, np.float32)
+    result = np.empty(n_columns + 1, np.float32)
     inverse = _ONE / radius if radius > _ZERO else _ZERO
     square, along = 0.0, 0.0
 
@@ -157,33 +164,36 @@ def prox_gradient(
                 if warm:
                     for c in range(n_columns):
                         v[e, 1, i % 2, c] = radius * dual[e, 0, i, c]
-                        h[e, 1, i % 2, c] = radius * dual[e, 1, i, c]
-                    v_r[e, 1, i % 2] = v[e, 1, i % 2]
-                    h_r[e, 1, i % 2] = h[e, 1, i % 2]
+                        h[e, 1, i % 2, c + 1] = radius * dual[e, 1, i, c]
             for k in range(1, n + 1):
+                # The first factor of the momentum is zero: until then nothing has moved.
+                v_from, h_from = (v, h) if k <= 2 else (v_r, h_r)
                 new, j = i - k + 1, i - k
                 if start <= new < stop:
-                    above = v_r[e, k, (new + 1) % 2] if new > start else nothing
-                    _primal_row(y[e, new % (n + 2)], v_r[e, k, new % 2], above, h_r[e, k, new % 2],
-                                u[e, k, new % 2])  # fmt: skip
+                    above = v_from[e, k, (new + 1) % 2] if new > start else nothing
+                    _primal_row(y[e, new % (n + 2)], v_from[e, k, new % 2], above,
+                                h_from[e, k, new % 2], u[e, k, new % 2])  # fmt: skip
                 if start <= j < stop:
                     at = j % 2
                     below = u[e, k, (j + 1) % 2] if j + 1 < stop else u[e, k, at]
-                    _dual_row(u[e, k, at], below, v_r[e, k, at], h_r[e, k, at], v[e, k, at],
-                              h[e, k, at], radius, tau, betas[k - 1], isotropic, v[e, k + 1, at],
-                              h[e, k + 1, at], v_r[e, k + 1, at], h_r[e, k + 1, at])  # fmt: skip
+                    _dual_row(u[e, k, at], below, v_from[e, k, at], h_from[e, k, at], radius, tau,
+                              isotropic, v[e, k + 1, at], h[e, k + 1, at])  # fmt: skip
+                    if 1 < k < n:
+                        beta = betas[k - 1]
+                        _momentum_row(v[e, k + 1, at], v[e, k, at], beta, v_r[e, k + 1, at])
+                        _momentum_row(h[e, k + 1, at], h[e, k, at], beta, h_r[e, k + 1, at])
             j = i - n
             if first <= j < last:
                 above = v[e, n + 1, (j + 1) % 2] if j > start else nothing
-                _primal_row(y[e, j % (n + 2)], v[e, n + 1, j % 2], above, h[e, n + 1, j % 2], result)
-                x[e, j] = result
-                s, a = _moved(result, z[e, j], y[e, j % (n + 2)])
+                at, y_row = j % 2, y[e, j % (n + 2)]
+                _primal_row(y_row, v[e, n + 1, at], above, h[e, n + 1, at], result)
+                s, a = _finish_row(result, z[e, j], y_row, x[e, j])
                 square += s
                 along += a
                 if warm:
                     for c in range(n_columns):
-                        dual_out[e, 0, j, c] = inverse * v[e, n + 1, j % 2, c]
-                        dual_out[e, 1, j, c] = inverse * h[e, n + 1, j % 2, c]
+                        dual_out[e, 0, j, c] = inverse * v[e, n + 1, at, c]
+                        dual_out[e, 1, j, c] = inverse * h[e, n + 1, at, c + 1]
     return square, along / step
 
 
@@ -221,12 +231,13 @@ def _tv_row(x, x_below, isotropic):
 
 @_jit
 def evaluate(
-    x, z, maps, haadf, weights, gamma, lambda_haadf, lambda_chem, background, isotropic, first, last
-):
-    """Cost sums of `x` over rows `first` to `last`, without their lambdas, and the slope towards `z`.
+    x, z, maps, haadf, weights, gamma, lambda_haadf, lambda_chem, background, isotropic,
+    first, last,
+):  # fmt: skip
+    """Cost sums of `x` over rows `first` to `last`, and the slope towards `z`.
 
-    Returns half the squared HAADF residual, the Poisson term, the total variation, and the sum of
-    ``gradient(x) * (x - z)``.
+    Returns half the squared HAADF residual, the Poisson term and the total variation, without
+    their lambdas, and the sum of ``gradient(x) * (x - z)``.
     """
     n_elements, n_rows, n_columns = x.shape
     exponent = gamma - _ONE
