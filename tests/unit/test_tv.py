@@ -174,6 +174,9 @@ def test_a_warm_start_beyond_the_edge_does_no_harm():
     dual = np.ones((2, *y.shape))
     exact = prox_tv(y, 0.1, n_iter=3000).x
     assert abs(prox_tv(y, 0.1, n_iter=3000, warm_start=dual).x - exact).max() < 1e-6
+    for n_iter in (0, 3):
+        v, h = prox_tv(y, 0.1, n_iter=n_iter, warm_start=dual).dual
+        assert not v[-1].any() and not h[:, -1].any()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -246,6 +246,21 @@ def test_an_interrupt_gives_the_estimate_so_far():
     np.testing.assert_allclose(batch.maps[2], maps, rtol=1e-6)
 
 
+@pytest.mark.parametrize("backend", ["wavefront", "torch"])
+def test_an_interrupt_of_the_first_step_gives_a_copy_of_the_start(monkeypatch, backend):
+    haadf, maps = (a.astype("float32") for a in scene())
+
+    def stop(*args, **kw):
+        raise KeyboardInterrupt
+
+    for steps_class in (TorchSteps, WavefrontSteps):
+        monkeypatch.setattr(steps_class, "prox_gradient", stop)
+    result = fuse(haadf, maps, NUMBERS[:3], backend=backend)
+    assert result.n_iter == 0 and len(result.cost.total) == 1
+    np.testing.assert_array_equal(result.maps, maps)
+    assert not np.shares_memory(result.maps, maps)
+
+
 def test_an_error_in_the_callback_is_not_swallowed():
     haadf, maps = scene()
     with pytest.raises(ZeroDivisionError):
@@ -266,6 +281,15 @@ def test_a_tolerance_ends_the_run(crystal):
         crystal.haadf, crystal.maps, crystal.numbers, n_iter=3, tol=1e-2, **crystal.settings
     )
     assert not short.converged and short.n_iter == 3
+    again = fuse(
+        crystal.haadf,
+        crystal.maps,
+        crystal.numbers,
+        start=tight.maps,
+        tol=1e-2,
+        **crystal.settings,
+    )
+    assert again.converged and again.n_iter == 10, "ten iterations are looked at, even from there"
 
 
 def test_a_step_that_is_too_long_is_an_error_and_not_a_nan():

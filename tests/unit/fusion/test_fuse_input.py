@@ -21,6 +21,10 @@ def test_the_order_of_a_dict_does_not_matter():
         )
         assert list(a.maps) == ["Sc", "Dy", "O"] and list(b.maps) == ["O", "Sc", "Dy"]
         assert a.settings["atomic_numbers"] == [21, 66, 8] and b.settings["elements"][0] == "O"
+        start = {e: given[e] * 0.5 for e in ("Dy", "O", "Sc")}
+        one = fuse(haadf, given, numbers, solver=solver, n_iter=2, start=start)
+        two = fuse(haadf, maps, [21, 66, 8], solver=solver, n_iter=2, start=maps * 0.5)
+        np.testing.assert_array_equal(array(one.maps), two.maps)
         for e, element in enumerate(given):
             np.testing.assert_allclose(a.maps[element], b.maps[element], atol=1e-5)
             np.testing.assert_array_equal(a.maps[element], c.maps[e])

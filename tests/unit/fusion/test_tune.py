@@ -143,7 +143,7 @@ def test_a_dict_and_an_array_give_the_same_choice(small):
 
 
 def test_pure_estimates_the_true_error():
-    """On average the estimate is the squared error that only the truth can tell (to first order)."""
+    """On average, and to first order, it is the squared error that only the truth can tell."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:48, :48]
     mean = 3 + 2.5 * np.sin(x / 5) * np.cos(y / 7)
