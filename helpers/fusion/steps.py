@@ -178,8 +178,10 @@ class WavefrontSteps(Steps):
         import torch
 
         rows = self.haadf.shape[0]
-        # Rows beyond a band's edge are computed twice: no band should be mostly edge.
-        n = max(1, min(torch.get_num_threads(), rows // (4 * (n_sweeps + 2))))
+        # Rows beyond a band's edge are computed twice: no band should be mostly edge. And a band
+        # of less than half a millisecond's work is not worth waking a thread for.
+        most = min(rows // (4 * (n_sweeps + 2)), self.maps.numel() // 2**16)
+        n = max(1, min(torch.get_num_threads(), most))
         edges = [rows * k // n for k in range(n + 1)]
         if n == 1:
             return work(0, rows)
