@@ -54,7 +54,7 @@ def test_both_backends_on_a_crystal_for_the_guides_thirty_iterations(crystal, so
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("shape", [(130, 40), (37, 50), (3, 8)])
+@pytest.mark.parametrize("shape", [(280, 500), (37, 50), (3, 8)])
 def test_the_number_of_threads_does_not_change_the_maps(kind, shape):
     haadf, maps = scene(2, shape)
     before, results = torch.get_num_threads(), {}
@@ -77,7 +77,7 @@ def test_the_number_of_threads_does_not_change_the_maps(kind, shape):
 
 def test_bands_really_run_beside_each_other(monkeypatch):
     calls = []
-    steps = WavefrontSteps(*[torch.zeros(1, 130, 8), torch.zeros(130, 8)], *[None] * 7)
+    steps = WavefrontSteps(*[torch.zeros(1, 130, 2100), torch.zeros(130, 2100)], *[None] * 7)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     steps._bands(3, lambda first, last: calls.append((first, last)) or (1.0,))
     assert sorted(calls) == [(0, 32), (32, 65), (65, 97), (97, 130)]
