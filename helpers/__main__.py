@@ -88,9 +88,7 @@ def main(arguments=None):
     commands.add_parser("doctor", help=doctor.__doc__)
     data = commands.add_parser("data", help="list, fetch or verify the measured data")
     data.add_argument("action", choices=["list", "fetch", "verify"])
-    data.add_argument(
-        "names", nargs="*", help=f"of {', '.join(datasets.names())}; all if left out"
-    )
+    data.add_argument("names", nargs="*", help=f"of {', '.join(datasets.names())}; all if left out")
     export = commands.add_parser("export-notebooks", help=export_notebooks.__doc__)
     export.add_argument("out", type=Path, help="folder for the notebooks")
     source = Path(__file__).parents[1] / "book"

@@ -114,9 +114,7 @@ def _read(path):
 
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is not a file: check the name, or train and save it first"
-        )
+        raise FileNotFoundError(f"{path} is not a file: check the name, or train and save it first")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

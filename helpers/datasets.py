@@ -70,9 +70,7 @@ class Dataset:
     def note(self):
         """What a page must say about these data."""
         if self.is_twin:
-            return (
-                "simulated twin, not the measurement: set HELPERS_DATA_DIR or allow the download"
-            )
+            return "simulated twin, not the measurement: set HELPERS_DATA_DIR or allow the download"
         return f"measured data ({self.origin}); {self.card['source']}; {self.card['licence']}"
 
     def __repr__(self):

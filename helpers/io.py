@@ -67,9 +67,7 @@ def atomic_path(path):
     try:
         temporary.open("xb").close()
     except PermissionError as error:
-        raise PermissionError(
-            f"no permission to write in {path.parent}: choose another"
-        ) from error
+        raise PermissionError(f"no permission to write in {path.parent}: choose another") from error
     try:
         yield temporary
         with temporary.open("rb+") as written:
@@ -122,14 +120,8 @@ def save_tif(path, image, *, pixel_size=None, unit="nm", axes=None):
     unit = SPELLINGS.get(unit, unit)
     _check_tif(image, pixel_size, unit)
     axes = AXES[-image.ndim :] if axes is None else axes
-    if (
-        len(axes) != image.ndim
-        or list(axes) != [a for a in AXES if a in axes]
-        or axes[-2:] != "YX"
-    ):
-        raise ValueError(
-            f"axes {axes!r} of a {image.ndim}D image: use letters of {AXES}, in order"
-        )
+    if len(axes) != image.ndim or list(axes) != [a for a in AXES if a in axes] or axes[-2:] != "YX":
+        raise ValueError(f"axes {axes!r} of a {image.ndim}D image: use letters of {AXES}, in order")
     imagej = image.dtype.name in IMAGEJ_TYPES
     options = {}
     if imagej:

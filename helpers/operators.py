@@ -94,6 +94,7 @@ class Gradient:
         self.norm_squared_bound = 4.0 * spatial_dims
 
     def __call__(self, x):
+        """Forward differences of `x`."""
         t = to_tensor(x)
         out = t.new_zeros(self.out_shape)
         for d in range(self.spatial_dims):
@@ -102,6 +103,7 @@ class Gradient:
         return like(out, x)
 
     def adjoint(self, y):
+        """Minus the divergence of `y`."""
         t = to_tensor(y)
         out = t.new_zeros(self.in_shape)
         for d in range(self.spatial_dims):

@@ -318,9 +318,7 @@ def _ranges(arrays, limits, signed):
     elif isinstance(limits, tuple):
         ranges = dict.fromkeys(arrays, limits)
     elif limits == "shared":
-        ranges = dict.fromkeys(
-            arrays, _extremes([a for t, a in arrays.items() if t not in signed])
-        )
+        ranges = dict.fromkeys(arrays, _extremes([a for t, a in arrays.items() if t not in signed]))
     elif limits == "each":
         ranges = own
     else:

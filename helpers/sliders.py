@@ -346,9 +346,7 @@ class FrameSlider(FrameGrid):
     FrameSlider(gray: 3 values)
     """
 
-    def __init__(
-        self, render, values, *, label, unit="", default=None, live_range=None, **options
-    ):
+    def __init__(self, render, values, *, label, unit="", default=None, live_range=None, **options):
         parameter = Parameter(tuple(values), label, unit, default, live_range)
         super().__init__(render, {label: parameter}, **options)
 

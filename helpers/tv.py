@@ -65,7 +65,7 @@ class ProxTV:
     ----------
     x : array or tensor
         The estimate, of the shape and kind of the input.
-    dual : array or tensor, (spatial_dims, *x.shape)
+    dual : array or tensor, ``(spatial_dims, *x.shape)``
         Dual field, in the unit ball; give it back as ``warm_start``.
     gap : float, or array of the batch's shape
         Duality gap: a bound on how far the objective is above its minimum, and on the squared
@@ -188,8 +188,9 @@ class Sweeps:
     """The inner loop of `prox_tv`, kept apart for solvers that call it thousands of times.
 
     Works on the dual scaled by the weight, ``q = weight * p``: then the weight is only the radius
-    of a ball, and appears nowhere else. `dual` is ``q``, (spatial_dims, *y.shape), feasible after
-    every `run`; the momentum goes on from one `run` to the next.
+    of a ball, and appears nowhere else. `dual` is ``q``, of shape
+    ``(spatial_dims, *y.shape)``, feasible after every `run`; the momentum goes on from one `run`
+    to the next.
     """
 
     def __init__(self, y, weight, dual, kind, lower, upper, *, momentum=True):

@@ -27,8 +27,8 @@ def explore(
 ):
     """Give sliders for `lambda_chem`, `lambda_tv` and the two iteration numbers.
 
-    With a kernel all four sliders are live, and every move is a new fusion. On a built page there is
-    one frame for each pair of the given weights.
+    With a kernel all four sliders are live, and every move is a new fusion. On a built page there
+    is one frame for each pair of the given weights.
 
     Parameters
     ----------
@@ -80,8 +80,8 @@ def explore(
             "n_iter_tv": Parameter((n_iter_tv,), "TV iterations", live=(1, max(15, n_iter_tv))),
         },
         alt=lambda chem, tv, iterations, sweeps: (
-            f"Fused maps of {', '.join(names)} and the three cost curves for lambda_chem {chem:.3g} "
-            f"and lambda_tv {tv:.3g}"
+            f"Fused maps of {', '.join(names)} and the three cost curves for "
+            f"lambda_chem {chem:.3g} and lambda_tv {tv:.3g}"
         ),
         caption=(
             "Top: the HAADF image that the fused maps predict, and the fused maps, each on its own "

@@ -12,10 +12,10 @@ import numpy as np
 from ..arrays import is_tensor, like, to_numpy, to_tensor
 
 SYMBOLS = tuple(
-    "H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br "
-    "Kr Rb Sr Y Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho "
-    "Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf Es "
-    "Fm Md No Lr Rf Db Sg Bh Hs Mt Ds Rg Cn Nh Fl Mc Lv Ts Og".split()
+    "H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As "
+    "Se Br Kr Rb Sr Y Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd "
+    "Tb Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am "
+    "Cm Bk Cf Es Fm Md No Lr Rf Db Sg Bh Hs Mt Ds Rg Cn Nh Fl Mc Lv Ts Og".split()
 )
 SCHEMES = ("equal", "z_over_mean", "zg_over_mean", "z_over_sum", "zg_over_sum")
 
@@ -34,7 +34,7 @@ def atomic_number(element):
         return SYMBOLS.index(element) + 1
     number = float(element)
     if not number.is_integer() or not 1 <= number <= len(SYMBOLS):
-        raise ValueError(f"atomic number {element!r} is not a whole number from 1 to {len(SYMBOLS)}")
+        raise ValueError(f"atomic number {element!r}: use a whole number from 1 to {len(SYMBOLS)}")
     return int(number)
 
 
@@ -272,7 +272,7 @@ def check_images(maps, haadf):
             f"haadf is {_size(h)} but maps are {_size(x)}: crop both to the same field of view"
         )
     if h.ndim == 3 and h.shape[0] != x.shape[0]:
-        raise ValueError(f"{h.shape[0]} HAADF images for {x.shape[0]} sets of maps: give one or all")
+        raise ValueError(f"{h.shape[0]} HAADF images for {x.shape[0]} map sets: give one or all")
     if x.numel() == 0:
         raise ValueError(f"maps are {_size(x)}: there are no pixels in them")
     if not h.isfinite().all():

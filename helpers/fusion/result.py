@@ -28,6 +28,7 @@ class Cost:
 
     @property
     def total(self):
+        """The sum of the three terms."""
         return self.haadf + self.chem + self.tv
 
     def __getitem__(self, name):

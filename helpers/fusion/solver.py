@@ -86,7 +86,8 @@ def fuse(
         How a step is computed. Default: the compiled wavefront on a CPU in float32, else torch.
         Both give the same maps to rounding.
     callback : callable, optional
-        Called as ``callback(iteration, maps, cost)`` with the tensor (E, H, W) and the cost so far.
+        Called as ``callback(iteration, maps, cost)`` with the tensor (E, H, W), not to be changed,
+        and the cost so far.
     progress : bool
         Show a progress bar. Interrupting the kernel ends the run and returns what it has.
 
@@ -243,8 +244,6 @@ def _tutorial(steps, x, n_sweeps):
 
 def _accelerated(steps, x, n_sweeps):
     """Monotone accelerated proximal gradient with backtracking, restart and a warm projection."""
-    import torch
-
     terms = steps.evaluate(x, x)[0]
     total = sum(terms)
     yield x, terms
@@ -264,7 +263,7 @@ def _accelerated(steps, x, n_sweeps):
         new_total = sum(new_terms)
         if new_total <= total:
             following = (1 + math.sqrt(1 + 4 * t * t)) / 2
-            z = torch.lerp(x, new, 1 + (t - 1) / following).clamp_min_(0)
+            z = steps.extrapolate(x, new, 1 + (t - 1) / following)
             x, terms, total, t = new, new_terms, new_total, following
         elif not math.isfinite(new_total):
             x, terms = new, new_terms
@@ -287,7 +286,8 @@ def _together(runs):
     def padded(values):
         return np.pad(values, (0, length - len(values)), mode="edge")
 
-    cost = Cost(*(np.stack([padded(run[1][name]) for run in runs]) for name in ("haadf", "chem", "tv")))
+    names = ("haadf", "chem", "tv")
+    cost = Cost(*(np.stack([padded(run[1][name]) for run in runs]) for name in names))
     return cost, np.array([run[2] for run in runs]), np.array([run[3] for run in runs])
 
 
@@ -318,7 +318,7 @@ def _start(start, keys, b):
 
 def _check_settings(gamma, background, n_iter, n_iter_tv, solver, backend, dtype, start):
     if not 1 <= gamma < math.inf:
-        raise ValueError(f"gamma is {gamma}: it must be at least 1, or the gradient is infinite at 0")
+        raise ValueError(f"gamma is {gamma}: below 1 the gradient is infinite at 0")
     if not 0 < background < math.inf:
         raise ValueError(f"background is {background}: it must be above 0, inside a logarithm")
     for name, value in {"n_iter": n_iter, "n_iter_tv": n_iter_tv}.items():

@@ -1,4 +1,4 @@
-r"""The two operations a fusion solver is made of: a proximal gradient step, and the cost.
+r"""The operations a fusion solver is made of: a proximal gradient step, the cost, the momentum.
 
 `TorchSteps` runs wherever torch does. `WavefrontSteps` gives the same on a CPU, several times
 faster, by `helpers.fusion.wavefront`. Both work on tensors (E, H, W) and have
@@ -7,7 +7,9 @@ faster, by `helpers.fusion.wavefront`. Both work on tensors (E, H, W) and have
     the gradient step from `z` and `n_sweeps` sweeps of TV projection, from the last dual field
     when `warm`; with the sums of :math:`(x-z)^2` and of :math:`(x-z)\,\nabla f(z)`;
 ``evaluate(x, z) -> terms, along``
-    the three terms of the cost at `x`, and the sum of :math:`(x-z)\,\nabla f(x)`.
+    the three terms of the cost at `x`, and the sum of :math:`(x-z)\,\nabla f(x)`;
+``extrapolate(x, new, factor) -> z``
+    the point `factor` times the way from `x` to `new`, cut off at zero.
 
 The gradient and the cost are derived in :doc:`/book/fusion/01_model`.
 """
@@ -88,6 +90,12 @@ class TorchSteps(Steps):
         along = self._sum(torch.sub(x, z, out=scratch).mul_(gradient)) if x is not z else 0.0
         return terms, along
 
+    def extrapolate(self, x, new, factor):
+        """Go on from `new`, away from `x`."""
+        import torch
+
+        return torch.lerp(x, new, factor).clamp_min_(0)
+
     @cached_property
     def _sweeps(self):
         """The projection. From one step to the next, its dual field is in the unit ball."""
@@ -164,6 +172,20 @@ class WavefrontSteps(Steps):
             ),
         )
         return self.terms(*sums), along
+
+    def extrapolate(self, x, new, factor):
+        """Go on from `new`, away from `x`.
+
+        Not by torch: its threads stay awake for milliseconds after such a call, on our cores.
+        """
+        import torch
+
+        from .wavefront import extrapolate
+
+        z = torch.empty_like(x)
+        images = x.numpy(), new.numpy(), np.float32(factor), z.numpy()
+        self._bands(0, lambda first, last: extrapolate(*images, first, last))
+        return z
 
     @cached_property
     def _data(self):

@@ -152,7 +152,8 @@ def choose_lambda(
 
     with bar:
         if rule == "thinning":
-            score = np.mean([_thinning(y, fraction, path, expected, rng) for _ in range(n_repeats)], 0)
+            scores = [_thinning(y, fraction, path, expected, rng) for _ in range(n_repeats)]
+            score = np.mean(scores, axis=0)
         elif rule == "pure":
             score = _pure(y, path, expected, n_repeats, rng)
         elif rule == "discrepancy":
@@ -160,9 +161,7 @@ def choose_lambda(
         else:
             score = _l_curve(y, path(y), expected)
     best = int(np.argmin(score))
-    return LambdaChoice(
-        float(lambdas[best]), lambdas, score, best in (0, lambdas.size - 1), rule
-    )
+    return LambdaChoice(float(lambdas[best]), lambdas, score, best in (0, lambdas.size - 1), rule)
 
 
 def _thinning(y, fraction, path, expected, rng):

@@ -198,6 +198,16 @@ def prox_gradient(
 
 
 @_jit
+def extrapolate(x, new, factor, z, first, last):
+    """Write ``max(x + factor * (new - x), 0)`` to `z`, rows `first` to `last`."""
+    for e in range(x.shape[0]):
+        for i in range(first, last):
+            for c in range(x.shape[2]):
+                z[e, i, c] = max(x[e, i, c] + factor * (new[e, i, c] - x[e, i, c]), _ZERO)
+    return ()
+
+
+@_jit
 def _chem_row(x, b, background):
     total = _ZERO
     for c in range(x.size):

@@ -55,9 +55,7 @@ def test_the_page_is_whole(opened):
     """One test, so that each page is opened once a width: the browser is the slow part."""
     outside = [address for address in requests(opened) if not address.startswith(LOCAL)]
     assert outside == []
-    errors = [
-        entry["message"] for entry in opened.get_log("browser") if entry["level"] == "SEVERE"
-    ]
+    errors = [entry["message"] for entry in opened.get_log("browser") if entry["level"] == "SEVERE"]
     assert errors == []
     # MathJax shows a macro that it does not know in red, and calls that no error.
     kinds = [".math", ".math mjx-container", "mjx-merror, mjx-mtext[style*='red']"]

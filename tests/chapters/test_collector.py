@@ -57,9 +57,7 @@ def run(tmp_path, root):
 
 
 def test_cells_share_a_kernel_in_static_mode_at_the_page(run):
-    here = (
-        "import os\nassert os.path.exists('page.md')\nassert os.environ['HELPERS_STATIC'] == '1'"
-    )
+    here = "import os\nassert os.path.exists('page.md')\nassert os.environ['HELPERS_STATIC'] == '1'"
     output = run(page("x = 2", "assert x == 2", here))
     assert "3 passed" in output
     assert "book/page.md::Cell 1" in output

@@ -44,9 +44,7 @@ def test_firm_non_expansiveness(pair, weight, kind, boxed):
     result = prox(pair, weight, kind, **box)
     moved, given_move = result.x[1] - result.x[0], pair[1] - pair[0]
     # Each image is known to sqrt(gap): the exact inequality is loosened by as much.
-    error = (
-        2 * np.sqrt(result.gap.max()) * (2 * np.linalg.norm(moved) + np.linalg.norm(given_move))
-    )
+    error = 2 * np.sqrt(result.gap.max()) * (2 * np.linalg.norm(moved) + np.linalg.norm(given_move))
     assert np.square(moved).sum() <= (moved * given_move).sum() + error + 1e-9
 
 

@@ -23,8 +23,7 @@ def test_both_backends_take_the_same_steps(kind, n_elements, shape):
             "lambda_tv": 0.1,
         }
         a, b = (
-            fuse(haadf, maps, NUMBERS[:n_elements], backend=x, **kw)
-            for x in ("wavefront", "torch")
+            fuse(haadf, maps, NUMBERS[:n_elements], backend=x, **kw) for x in ("wavefront", "torch")
         )
         np.testing.assert_allclose(a.maps, b.maps, atol=1e-5)
         np.testing.assert_allclose(a.haadf, b.haadf, atol=1e-5)

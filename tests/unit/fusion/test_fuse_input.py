@@ -199,7 +199,7 @@ NAN[1, 2, 3] = np.nan
             {"maps": {"Sc": MAPS[0], "Dy": MAPS[1]}, "atomic_numbers": {"Sc": 21, "O": 8}},
             r"atomic_numbers lacks \['Dy'\]: it has \['Sc', 'O'\]",
         ),
-        ({"gamma": 0.9}, "gamma is 0.9: it must be at least 1"),
+        ({"gamma": 0.9}, "gamma is 0.9: below 1"),
         ({"gamma": np.nan}, "gamma is nan"),
         ({"background": 0}, "background is 0: it must be above 0"),
         ({"lambda_tv": -1}, "lambda_tv is -1: it must be finite and at least 0"),
