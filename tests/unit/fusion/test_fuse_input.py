@@ -179,7 +179,7 @@ NAN[1, 2, 3] = np.nan
         ({"maps": MAPS[0]}, r"maps have shape \(6, 5\): expected \(E, H, W\)"),
         (
             {"maps": MAPS[None], "haadf": np.stack([HAADF] * 2)},
-            "2 HAADF images for 1 sets of maps",
+            "2 HAADF images for 1 map sets",
         ),
         ({"maps": MAPS[:, :0], "haadf": HAADF[:0]}, "maps are 2 x 0 x 5: there are no pixels"),
         ({"maps": {}}, "maps is empty"),

@@ -40,7 +40,7 @@ def test_the_default_is_the_guide():
         (["Xx"], 1, "unknown element 'Xx': use a chemical symbol"),
         (["dy"], 1, "unknown element 'dy'"),
         ([0], 1, "atomic number 0: use a whole number from 1 to 118"),
-        ([119], 1, "atomic number 119 is not"),
+        ([119], 1, "atomic number 119: use"),
         ([26.5], 1, "atomic number 26.5 is not"),
         ([float("nan")], 1, "atomic number nan is not"),
         (["O"], 5, "scheme is 5: use one of equal, z_over_mean"),
