@@ -192,7 +192,7 @@ NAN[1, 2, 3] = np.nan
         ({"maps": -MAPS}, "map 0 has negative values: counts are not negative; clip it at 0"),
         ({"haadf": HAADF * np.inf}, "haadf has NaN or infinite values"),
         ({"atomic_numbers": ["Sc", "Xx"]}, "unknown element 'Xx'"),
-        ({"atomic_numbers": [21, 999]}, "atomic number 999 is not"),
+        ({"atomic_numbers": [21, 999]}, "atomic number 999: use"),
         ({"atomic_numbers": [21]}, "1 atomic numbers for 2 maps: give one for each"),
         ({"atomic_numbers": {"Sc": 21, "Dy": 66}}, "atomic_numbers is a dict but maps is not"),
         (
