@@ -27,7 +27,8 @@ def check_adjoint(op, *, dtype="float64", device=None, seed=0):
     Returns
     -------
     float
-        About 1e-7 in float32 and 1e-16 in float64 when ``op.adjoint`` is right.
+        About 1e-7 in float32 and 1e-16 in float64 when ``op.adjoint`` is right. A wrong one gives
+        about one over the square root of the number of values, not one.
 
     Notes
     -----
