@@ -86,7 +86,7 @@ def fuse(
         How a step is computed. Default: the compiled wavefront on a CPU in float32, else torch.
         Both give the same maps to rounding.
     callback : callable, optional
-        Called as ``callback(iteration, maps, cost)`` with the tensor (E, H, W), not to be changed,
+        Called as ``callback(iteration, maps, cost)`` with a copy of the maps, a tensor (E, H, W),
         and the cost so far.
     progress : bool
         Show a progress bar. Interrupting the kernel ends the run and returns what it has.
@@ -224,7 +224,7 @@ def _run(iterations, n_iter, tol, callback, progress):
             history.append(terms)
             bar.set_postfix(cost=f"{total:.6g}", refresh=False)
             if callback is not None:
-                callback(k, x, _cost(history))
+                callback(k, x.clone(), _cost(history))
             before = sum(history[max(0, k - 10)])
             converged = k >= 10 and abs(before - total) <= goal * abs(before)
             if tol is not None and converged:

@@ -17,6 +17,7 @@ The gradient and the cost are derived in :doc:`/book/fusion/01_model`.
 from __future__ import annotations
 
 import math
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -147,7 +148,7 @@ class WavefrontSteps(Steps):
         if self.dual is None:
             shape = (z.shape[0], 2, *z.shape[1:]) if warm else (0, 0, 0, 0)
             self.dual, self._spare = torch.zeros(shape), torch.zeros(shape)
-        x = torch.empty_like(z)
+        x = self._image()
         f = np.float32
         sums = self._bands(
             n_sweeps,
@@ -178,11 +179,9 @@ class WavefrontSteps(Steps):
 
         Not by torch: its threads stay awake for milliseconds after such a call, on our cores.
         """
-        import torch
-
         from .wavefront import extrapolate
 
-        z = torch.empty_like(x)
+        z = self._image()
         images = x.numpy(), new.numpy(), np.float32(factor), z.numpy()
         self._bands(0, lambda first, last: extrapolate(*images, first, last))
         return z
@@ -194,6 +193,23 @@ class WavefrontSteps(Steps):
             self.maps.numpy(), self.haadf.numpy(), self.weights.numpy(), f(self.gamma),
             f(self.lambda_haadf), f(self.lambda_chem), f(self.background),
         )  # fmt: skip
+
+    def _image(self):
+        """Memory for a set of maps: one that nobody holds any more, or a new one.
+
+        New memory costs a page fault for every 4 kB, as long as a sweep in a large image.
+        """
+        import torch
+
+        for image in self._images:
+            if sys.getrefcount(image) == 3:  # the list, this loop and the question itself
+                return image
+        self._images.append(torch.empty_like(self.maps))
+        return self._images[-1]
+
+    @cached_property
+    def _images(self):
+        return []
 
     def _bands(self, n_sweeps, work):
         """Run `work` on bands of rows, one a thread, and add up what they return."""
