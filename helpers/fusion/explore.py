@@ -97,7 +97,7 @@ def _draw(result, names, crop, pixel_size, unit):
     maps = result.maps.values() if isinstance(result.maps, dict) else result.maps
     images = dict(zip(["HAADF, model", *names], [result.haadf, *maps], strict=True))
     # Places by hand: an automatic layout would take half the time of a live move.
-    fig = Figure(figsize=(WIDTH, 4.2))
+    fig = Figure(figsize=(WIDTH, 4.2), layout="none")
     top = fig.add_gridspec(1, len(images), left=0, right=1, bottom=0.46, top=0.93, wspace=0.04)
     bottom = fig.add_gridspec(1, 3, left=0.075, right=0.99, bottom=0.11, top=0.36, wspace=0.35)
     for ax, (title, image) in zip(top.subplots().flat, images.items(), strict=True):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 
 import numpy as np
 import pytest
 
 from helpers.fusion import explore, fuse, simulate
+from helpers.plots import use_style
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +57,17 @@ def test_the_picture_shows_the_maps_and_the_three_costs(data):
     line = figure.axes[-1].lines[0].get_ydata()
     assert len(line) == 11
     assert np.all(np.isfinite(line))
+
+
+def test_the_panels_do_not_overlap_in_the_style_of_the_book(data):
+    import matplotlib as mpl
+
+    with mpl.rc_context():
+        use_style()
+        figure = grid(data, static=True).render(0.08, 0.02, 10, 3)
+        figure.draw_without_rendering()
+    boxes = [ax.get_position() for ax in figure.axes]
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
 
 
 def test_a_single_map_without_names(data):
