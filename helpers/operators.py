@@ -100,7 +100,7 @@ class Gradient:
         out = t.new_zeros(self.out_shape)
         for d in range(self.spatial_dims):
             axis = d - self.spatial_dims
-            _head(out[d], axis).copy_(t.diff(dim=axis))
+            _head(out[d], axis).copy_(_tail(t, axis)).sub_(_head(t, axis))
         return like(out, x)
 
     def adjoint(self, y):

@@ -206,7 +206,7 @@ class Sweeps:
         """Forget the momentum; `y`, `radius` and `dual` may have been changed in place."""
         if self.moved is not self.dual:
             self.moved.copy_(self.dual)
-        self.t = 1.0
+        self.t, self.factor = 1.0, None
 
     def primal(self, q, out=None):
         """``P(y - D* q)``: the image that belongs to the scaled dual `q`."""
@@ -228,14 +228,17 @@ class Sweeps:
         import torch
 
         for _ in range(n_iter):
+            if self.factor is not None:
+                torch.lerp(self.moved, self.dual, self.factor, out=self.moved)
             self.primal(self.moved, out=self.x)
             self._ascend(self.moved)
             self._project(self.moved)
             if self.moved is not self.dual:
                 t = (1 + math.sqrt(1 + 4 * self.t**2)) / 2
-                # The old dual's memory takes the moved one: two fields are enough for momentum.
-                torch.lerp(self.dual, self.moved, 1 + (self.t - 1) / t, out=self.dual)
-                self.dual, self.moved, self.t = self.moved, self.dual, t
+                # `moved` is now the dual before this one, until the next sweep moves it on: two
+                # fields are enough for momentum.
+                self.factor, self.t = 1 + (self.t - 1) / t, t
+                self.dual, self.moved = self.moved, self.dual
 
     def _ascend(self, q):
         import torch

@@ -17,7 +17,6 @@ The gradient and the cost are derived in :doc:`/book/fusion/01_model`.
 from __future__ import annotations
 
 import math
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -127,11 +126,11 @@ class TorchSteps(Steps):
         return self._there
 
     def _sum(self, values):
-        """Sum in double precision where the device has it (Apple's does not)."""
+        """Sum of the rows' sums, in double precision where the device has it (Apple's has not)."""
         import torch
 
         dtype = torch.float32 if values.device.type == "mps" else torch.float64
-        return float(values.sum(dtype=dtype))
+        return float(values.sum(dim=-1).sum(dtype=dtype))
 
 
 class WavefrontSteps(Steps):
@@ -147,20 +146,19 @@ class WavefrontSteps(Steps):
 
         if self.dual is None:
             shape = (z.shape[0], 2, *z.shape[1:]) if warm else (0, 0, 0, 0)
-            self.dual, self._spare = torch.zeros(shape), torch.zeros(shape)
+            self.dual, self._spare = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
         x = self._image()
         f = np.float32
         sums = self._bands(
             n_sweeps,
             lambda first, last: prox_gradient(
                 z.numpy(), *self._data, f(step), f(step * self.lambda_tv), momentum(n_sweeps),
-                self.kind == "isotropic", warm, self.dual.numpy(), self._spare.numpy(), x.numpy(),
-                first, last,
+                self.kind == "isotropic", warm, self.dual, self._spare, x, first, last,
             ),
         )  # fmt: skip
         if warm:
             self.dual, self._spare = self._spare, self.dual
-        return x, *sums
+        return torch.from_numpy(x), *sums
 
     def evaluate(self, x, z):
         """Cost of `x`, and its slope from `z`."""
@@ -179,12 +177,14 @@ class WavefrontSteps(Steps):
 
         Not by torch: its threads stay awake for milliseconds after such a call, on our cores.
         """
+        import torch
+
         from .wavefront import extrapolate
 
         z = self._image()
-        images = x.numpy(), new.numpy(), np.float32(factor), z.numpy()
+        images = x.numpy(), new.numpy(), np.float32(factor), z
         self._bands(0, lambda first, last: extrapolate(*images, first, last))
-        return z
+        return torch.from_numpy(z)
 
     @cached_property
     def _data(self):
@@ -195,21 +195,8 @@ class WavefrontSteps(Steps):
         )  # fmt: skip
 
     def _image(self):
-        """Memory for a set of maps: one that nobody holds any more, or a new one.
-
-        New memory costs a page fault for every 4 kB, as long as a sweep in a large image.
-        """
-        import torch
-
-        for image in self._images:
-            if sys.getrefcount(image) == 3:  # the list, this loop and the question itself
-                return image
-        self._images.append(torch.empty_like(self.maps))
-        return self._images[-1]
-
-    @cached_property
-    def _images(self):
-        return []
+        """Room for maps. NumPy asks for it in large pages, torch waits for thousands of small."""
+        return np.empty(self.maps.shape, np.float32)
 
     def _bands(self, n_sweeps, work):
         """Run `work` on bands of rows, one a thread, and add up what they return."""
