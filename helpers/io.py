@@ -57,14 +57,14 @@ def atomic_path(path):
     'whole'
     """
     path = Path(os.path.realpath(path))  # through a link, to the file that it names
-    if not path.parent.is_dir():
-        raise FileNotFoundError(
-            f"{path.parent} is not a folder: create it before saving {path.name}"
-        )
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder: give the name of a file in it")
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
+        if not path.parent.is_dir():
+            raise FileNotFoundError(
+                f"{path.parent} is not a folder: create it before saving {path.name}"
+            )
+        if path.is_dir():
+            raise IsADirectoryError(f"{path} is a folder: give the name of a file in it")
         temporary.open("xb").close()
     except PermissionError as error:
         raise PermissionError(f"no permission to write in {path.parent}: choose another") from error

@@ -128,7 +128,7 @@ def fuse(
     """
     b, h, keys = check_images(maps, haadf)
     numbers = _atomic_numbers(atomic_numbers, keys, b.shape[-3])
-    _check_settings(gamma, background, n_iter, n_iter_tv, solver, backend, dtype, start)
+    _check_settings(gamma, background, n_iter, n_iter_tv, solver, backend, dtype)
     _check_kind(kind)
     n_elements = len(numbers)
     if lambda_haadf is None:
@@ -316,7 +316,7 @@ def _start(start, keys, b):
     return x0
 
 
-def _check_settings(gamma, background, n_iter, n_iter_tv, solver, backend, dtype, start):
+def _check_settings(gamma, background, n_iter, n_iter_tv, solver, backend, dtype):
     if not 1 <= gamma < math.inf:
         raise ValueError(f"gamma is {gamma}: below 1 the gradient is infinite at 0")
     if not 0 < background < math.inf:

@@ -66,7 +66,7 @@ def locked(tmp_path):
     folder.chmod(0o555)
     root = os.geteuid() == 0
     if root:
-        for parent in (tmp_path, *list(tmp_path.parents)[:2]):
+        for parent in (tmp_path, *list(tmp_path.parents)[:-2]):  # all below /tmp
             parent.chmod(0o755)
         os.seteuid(65534)
     yield folder
