@@ -21,8 +21,9 @@ $(STAMP): pyproject.toml constraints.txt
 	  set-default-viewer markdown myst
 	touch $(STAMP)
 
+# One thread: on a busy machine torch's threads wait for each other, and a page takes five times as long.
 book: $(STAMP) ## build the book: every page runs, a warning is an error
-	$(BIN)/jupyter-book build . -n -W --keep-going
+	OMP_NUM_THREADS=1 $(BIN)/jupyter-book build . -n -W --keep-going
 	HELPERS_REQUIRE_BOOK=1 $(BIN)/python -m pytest -q tests/book/test_pages.py
 	@echo "The book is built: open $(SITE)/index.html"
 
