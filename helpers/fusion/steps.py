@@ -56,7 +56,7 @@ class Steps:
 
 
 class TorchSteps(Steps):
-    """Both operations in torch, on the device of the maps, in images that are made once."""
+    """The operations in torch, on the device of the maps, in images that are made once."""
 
     _at = _there = None  # the last maps whose gradient was asked for, and what it was
 
@@ -134,7 +134,7 @@ class TorchSteps(Steps):
 
 
 class WavefrontSteps(Steps):
-    """Both operations in one pass over the rows, float32 on the CPU, threads taking bands."""
+    """The operations in one pass over the rows, float32 on the CPU, threads taking bands."""
 
     dual = None  # in the unit ball; kept from one warm step to the next
 

@@ -188,11 +188,12 @@ def _pure(y, path, expected, n_repeats, rng):
     mean = np.maximum(y.mean(axis=(1, 2)), 1 / y[0].size)
     slope = np.zeros((len(at), y.shape[0]))
     for _ in range(n_repeats):
-        # A small relative change keeps zero counts at zero, where the formula needs no slope.
+        # In proportion to the root of the counts: their mean square is what weighs the slope, and
+        # zero counts stay zero.
         probe = rng.choice([-1.0, 1.0], y.shape) * 0.05 * np.sqrt(y)
         moved = expected(path(np.maximum(y + probe, 0)))
         for k, (a, b) in enumerate(zip(at, moved, strict=True)):
-            slope[k] += (probe * (b - a) * (y > 0)).sum(axis=(1, 2)) / 0.05**2
+            slope[k] += (probe * (b - a)).sum(axis=(1, 2)) / 0.05**2
     slope /= n_repeats * y[0].size
     misfit = np.array([np.square(mu - y).mean(axis=(1, 2)) for mu in at])
     return ((misfit - y.mean(axis=(1, 2)) + 2 * slope) / mean).mean(axis=1)

@@ -29,7 +29,7 @@ _E1, _E2, _E3, _E4, _E5, _E6, _E7 = (_F(math.log(2) ** k / math.factorial(k)) fo
 _L1, _L3, _L5, _L7, _L9 = (_F(2 / math.log(2) / k) for k in (1, 3, 5, 7, 9))
 _LN2 = _F(math.log(2))
 _SQRT_HALF = np.int32(np.float32(math.sqrt(0.5)).view(np.int32))
-_ZERO, _ONE, _HALF, _TINY = _F(0), _F(1), _F(0.5), _F(1e-30)
+_ZERO, _ONE, _TINY = _F(0), _F(1), _F(1e-30)
 
 
 @_inline
