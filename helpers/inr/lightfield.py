@@ -337,3 +337,7 @@ def _wrap(kernels, axis, n, m):
     missing = length - kernels.shape[axis]
     pad = (0, missing) if axis == -1 else (0, 0, 0, missing)
     return torch.nn.functional.pad(kernels, pad).roll(shift - back, axis), length
+
+
+# At the end: these modules import nothing from here, and users look for the solvers here.
+from .deconvolve import richardson_lucy, view_enhanced  # noqa: E402, F401

@@ -446,7 +446,7 @@ def simulate(
     Notes
     -----
     Counts are ``max(Poisson(expected) + read_noise * normal, 0)``. Cutting at zero, as the software
-    of a camera does, adds less than 0.02 photons to a pixel at a background of 4.
+    of a camera does, adds 0.04 photons to a dark pixel at the default noise.
 
     Examples
     --------
