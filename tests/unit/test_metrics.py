@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from helpers.metrics import FRC, affine_fit, frc, nrmse, psnr, snr_gain, ssim
+from helpers.metrics import FRC, affine_fit, fourier_correlation, frc, nrmse, psnr, snr_gain, ssim
 
 RNG = np.random.default_rng(0)
 TRUTH = RNG.normal(2.0, 3.0, (200, 200))
@@ -126,3 +126,42 @@ def test_shapes_and_gaps_are_checked(metric):
 def test_meaningless_questions_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_scaled_psnr_forgives_brightness_and_nothing_else():
+    truth = np.random.default_rng(0).random((6, 7, 8))
+    estimate = truth + 0.1 * np.random.default_rng(1).normal(size=truth.shape)
+    factor = (estimate * truth).sum() / (estimate**2).sum()
+    expected = psnr(factor * estimate, truth)
+    assert psnr(37 * estimate, truth, scaled=True) == pytest.approx(expected)
+    assert psnr(37 * estimate, truth) < expected - 20
+    assert psnr(estimate + 0.5, truth, scaled=True) < expected - 1
+
+
+def test_the_correlation_in_a_cone_sees_that_cone_alone():
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=(24, 24, 24))
+    kz, ky, kx = np.meshgrid(*3 * [np.fft.fftfreq(24)], indexing="ij")
+    axial = np.degrees(np.arctan2(abs(kz), np.hypot(ky, kx))) > 50
+    spectrum = np.fft.fftn(truth)
+    without = np.fft.ifftn(np.where(axial, np.fft.fftn(rng.normal(size=truth.shape)), spectrum))
+    voxel, band = (2.0, 2.0, 2.0), (0.05, 0.25)
+    assert abs(fourier_correlation(without.real, truth, voxel, band=band)) < 0.15
+    lateral = fourier_correlation(without.real, truth, voxel, band=band, elevation=(0, 49))
+    assert lateral == pytest.approx(1)
+    # In flatter voxels the same samples are at higher axial frequencies: others enter the cone.
+    assert fourier_correlation(without.real, truth, (1.0, 2.0, 2.0), band=band) > 0.3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((np.ones((4, 4)), np.ones((4, 4)), 1.0), "give volumes"),
+        ((np.ones((4, 4, 4)), np.ones((4, 4, 4)), (1.0, 0.0, 1.0)), "lengths > 0"),
+        ((np.ones((4, 4, 4)), np.ones((4, 4, 5)), 1.0), "crop both"),
+        ((np.ones((4, 4, 4)), np.ones((4, 4, 4)), 1e3), "no frequency lies in the band"),
+    ],
+)
+def test_a_correlation_in_a_cone_needs_volumes_and_frequencies(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        fourier_correlation(*arguments)
