@@ -32,7 +32,6 @@ __all__ = [
 ]  # fmt: skip
 
 BLOCK = {"cpu": 2**13, "gpu": 2**18}  # points that a network takes at once without gradients
-SLAB = 2**21  # voxels whose features are held at once without gradients
 
 
 class MLP(nn.Module):
@@ -258,31 +257,16 @@ class Field(nn.Module):
         Returns
         -------
         (Z, Y, X) tensor
-            With gradients as torch has them switched; without, memory is bounded.
+            With gradients as torch has them switched. For volumes that fill the memory see
+            `helpers.inr.render.render`.
         """
-        parts = box(shape, roi)
-        if torch.is_grad_enabled():
-            return self._box(shape, parts)
-        size = [part.stop - part.start for part in parts]
-        out = torch.empty(size, device=self.device)
-        rows = max(1, SLAB // size[2])
-        depth, height = (max(1, rows // size[1]), size[1]) if rows > size[1] else (1, rows)
-        for z in range(0, size[0], depth):
-            for y in range(0, size[1], height):
-                part = out[z : z + depth, y : y + height]
-                corner = parts[0].start + z, parts[1].start + y, parts[2].start
-                ends = zip(corner, part.shape, strict=True)
-                part.copy_(self._box(shape, [slice(a, a + n) for a, n in ends]))
-        return out
-
-    def _box(self, shape, parts):
-        roi = [part.start for part in parts] + [part.stop - part.start for part in parts]
+        box(shape, roi)
         if hasattr(self.encoding, "grid"):
             features = self.encoding.grid(shape, self.extent, roi, self.device)
         else:
             points = coordinates(shape, self.extent, roi, self.device)
             features = self.encoding(points.reshape(-1, 3), self.extent)
-        return self._decode(features).reshape(roi[3:])
+        return self._decode(features).reshape(shape if roi is None else roi[3:])
 
     def _decode(self, features):
         """Values (N,) of (N, C) features; without gradients in blocks of one size.
