@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..arrays import is_tensor, like, to_tensor
-from ..optics import axial, directions
+from ..optics import axial, directions, propagate
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,8 @@ def psf(optics, depths, n_pixels, views="hex7", path="sub_pupil"):
     Raises
     ------
     ValueError
-        A lens outside the pupil, or a window too small for the pupil.
+        A lens outside the pupil, pixels too coarse for a view, or, by the full path, a window
+        larger than the image of a microlens.
 
     Notes
     -----
@@ -177,26 +178,88 @@ def psf(optics, depths, n_pixels, views="hex7", path="sub_pupil"):
             f"a microlens reaches {reach:.3f}, but the pupil ends at "
             f"{optics.numerical_aperture} (units of numerical aperture): move it inwards"
         )
-    qy, qx = directions(n_pixels, optics.voxel_size, optics.wavelength)
-    inside = qy**2 + qx**2 < optics.lens_radius**2
-    if optics.lens_radius >= float(qx.abs().max()):
+    if optics.lens_radius >= optics.wavelength / (2 * optics.voxel_size):
         raise ValueError(
             f"pixels of {optics.voxel_size:.3f} um are too coarse for views of numerical aperture "
             f"{optics.lens_radius:.3f}: use more lens_pixels"
         )
+    if path == "full":
+        return _through_array(optics, depths, n_pixels, lens_centres(views))
+    qy, qx = directions(n_pixels, optics.voxel_size, optics.wavelength)
+    inside = qy**2 + qx**2 < optics.lens_radius**2
     h = torch.empty((len(centres), len(depths), n_pixels, n_pixels))
     energy = 0.0
     for image, (cy, cx) in zip(h, centres, strict=True):
-        q_squared = (qy + cy) ** 2 + (qx + cx) ** 2
-        cosine = axial(q_squared, optics.index)
-        amplitude = inside.double()
-        if optics.apodized:
-            amplitude[inside] = (optics.index / cosine[inside]).sqrt()
+        pupil, phase = _pupil(optics, (qy + cy) ** 2 + (qx + cx) ** 2)
+        amplitude = pupil * inside
         energy += float((amplitude**2).sum())
-        phase = 2 * torch.pi / optics.wavelength * depths[:, None, None] * cosine
-        field = torch.fft.fftshift(torch.fft.ifft2(amplitude * torch.exp(1j * phase)), (-2, -1))
+        field = amplitude * torch.exp(1j * phase * depths[:, None, None])
+        field = torch.fft.fftshift(torch.fft.ifft2(field), (-2, -1))
         image[:] = field.abs() ** 2 * n_pixels**2
     return (h / energy).numpy()
+
+
+def _pupil(optics, q_squared):
+    """Amplitude of a point emitter in the pupil, and its phase for each micrometre of depth."""
+    import torch
+
+    cosine = axial(q_squared, optics.index)
+    inside = q_squared < optics.numerical_aperture**2
+    amplitude = inside.double()
+    if optics.apodized:
+        amplitude[inside] = (optics.index / cosine[inside]).sqrt()
+    return amplitude, 2 * torch.pi / optics.wavelength * cosine
+
+
+def _through_array(optics, depths, n_pixels, centres):
+    """PSF by the whole field: pupil times microlenses, carried to the camera, cut into views."""
+    import torch
+    from scipy.fft import next_fast_len
+
+    if n_pixels > optics.lens_pixels:
+        raise ValueError(
+            f"n_pixels is {n_pixels}, but the image of a microlens has {optics.lens_pixels}: on "
+            "the camera a larger window shows the next view"
+        )
+    pitch, focal = 1000 * optics.pitch_mm, 1000 * optics.lens_focal_mm  # in um, as from here on
+    pixel = pitch / optics.lens_pixels
+    # Room for every view, and enough for the transfer function to be sampled well.
+    side = max(2 * np.abs(centres).max() * pitch + 2 * pitch, optics.wavelength * focal / pixel)
+    n = 2 * next_fast_len(math.ceil(side / pixel / 2))
+    at = (torch.arange(n, dtype=torch.float64) - n // 2) * pixel
+    to_na = 1e-3 / (optics.objective_focal_mm * optics.pupil_magnification)
+    amplitude, phase = _pupil(optics, (to_na * at[:, None]) ** 2 + (to_na * at) ** 2)
+    lenses = torch.zeros((n, n), dtype=torch.complex128)
+    for cy, cx in centres * pitch:
+        r_squared = (at[:, None] - cy) ** 2 + (at - cx) ** 2
+        curved = torch.exp(-1j * torch.pi / (optics.wavelength * focal) * r_squared)
+        lenses += curved * (r_squared < (pitch / 2) ** 2)
+    h = torch.empty((len(centres), len(depths), n_pixels, n_pixels))
+    energy = float(((amplitude * lenses.abs()) ** 2).sum())
+    for k, z in enumerate(depths):
+        field = amplitude * lenses * torch.exp(1j * phase * z)
+        intensity = propagate(field, focal, pixel, optics.wavelength).abs() ** 2
+        for v, centre in enumerate(centres * optics.lens_pixels + n // 2):
+            # A lens turns its image upside down.
+            h[v, k] = _window(intensity, centre, n_pixels + 1).flip(-2, -1)[:n_pixels, :n_pixels]
+    return (h.clamp(min=0) / energy).numpy()
+
+
+def _window(image, centre, size, margin=16):
+    """Cut a window whose pixel ``size // 2`` is at `centre`, between pixels if need be."""
+    import torch
+
+    whole = [round(float(c)) for c in centre]
+    half = size // 2 + margin
+    rows, columns = (slice(c - half, c + half + 1) for c in whole)
+    part = image[rows, columns]
+    for axis, (c, w) in enumerate(zip(centre, whole, strict=True)):
+        # The image has no detail finer than its pixels, so shifting its Fourier phases is exact.
+        k = torch.fft.rfftfreq(part.shape[axis], dtype=torch.float64)
+        turn = torch.exp(2j * torch.pi * k * float(c - w))
+        turn = turn[:, None] if axis == 0 else turn
+        part = torch.fft.irfft(torch.fft.rfft(part, dim=axis) * turn, part.shape[axis], dim=axis)
+    return part[margin : margin + size, margin : margin + size]
 
 
 class LightField:
