@@ -275,6 +275,8 @@ class LightField:
         Height and width of each view; default, those of the volume. A view larger than the
         volume records the light that parallax moves out of the volume's own window. Volume,
         views and PSF share their centre pixel, ``n // 2``.
+    voxel_size : (float, float, float), optional
+        (z, y, x) in micrometres, for priors that need it. Default: unknown, taken as cubes.
 
     Attributes
     ----------
@@ -307,7 +309,7 @@ class LightField:
     True
     """
 
-    def __init__(self, psf, shape=None, view_shape=None):
+    def __init__(self, psf, shape=None, view_shape=None, voxel_size=None):
         import torch
 
         h = to_tensor(psf)
@@ -322,6 +324,7 @@ class LightField:
         if len(shape) != 2 or len(view_shape) != 2 or min(*shape, *view_shape) < 1:
             raise ValueError(f"shape {shape}, view_shape {view_shape}: give (height, width) each")
         self.psf = h
+        self.voxel_size = None if voxel_size is None else tuple(map(float, voxel_size))
         self.in_shape = (h.shape[1], *shape)
         self.out_shape = (h.shape[0], *view_shape)
         kernels, self._grid = h, []
@@ -359,11 +362,13 @@ class LightField:
     def to(self, device=None, dtype=None):
         """The same operator with its PSF on another device, or in another precision."""
         psf = self.psf.to(device=device, dtype=dtype)
-        return LightField(psf, self.in_shape[1:], self.out_shape[1:])
+        return LightField(psf, self.in_shape[1:], self.out_shape[1:], self.voxel_size)
 
     def select(self, views):
         """The operator of some of the views, such as ``[0, 1, 3]``."""
-        return LightField(self.psf[list(views)], self.in_shape[1:], self.out_shape[1:])
+        return LightField(
+            self.psf[list(views)], self.in_shape[1:], self.out_shape[1:], self.voxel_size
+        )
 
     def _fft(self, t):
         import torch

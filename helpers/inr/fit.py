@@ -1,0 +1,292 @@
+"""Fit a field so that its views, seen through the physics, are the views that were measured."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+import time
+from dataclasses import asdict, dataclass
+from dataclasses import field as dataclass_field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from .. import checkpoints
+from ..arrays import like, to_numpy, to_tensor
+from ..devices import pick_device
+from .losses import poisson
+from .sampling import Stage, look
+
+ONE_STAGE = Stage()
+
+
+@dataclass(frozen=True)
+class FieldFit:
+    """A fitted field.
+
+    Attributes
+    ----------
+    volume : array (Z, Y, X)
+        The field on the grid of the operator, in the unit of its head.
+    field : torch.nn.Module
+        On the device of the fit; `helpers.inr.render.render` draws it on any grid.
+    history : dict of arrays
+        "objective" of each step, and "seconds" since the start.
+    n_iter : int
+        Steps taken.
+    converged : bool
+        Whether the last tenth of the steps lowered the objective by less than a thousandth of
+        its whole fall.
+    settings : dict
+    moments : dict
+        State of the optimiser, for a fit that goes on from here.
+    """
+
+    volume: np.ndarray
+    field: object
+    history: dict
+    n_iter: int
+    converged: bool
+    settings: dict
+    moments: dict = dataclass_field(repr=False)
+
+
+def fit(
+    field,
+    operator,
+    data,
+    *,
+    loss=poisson,
+    prior=None,
+    schedule=ONE_STAGE,
+    background=0.0,
+    generator=None,
+    checkpoint=None,
+    checkpoint_every=200,
+    progress=False,
+    callback=None,
+    device=None,
+):
+    r"""Minimise ``loss(operator(volume) + background, data) + prior(volume)`` over a field.
+
+    Parameters
+    ----------
+    field : torch.nn.Module or FieldFit
+        Has ``volume(shape, roi=None)``, such as `helpers.inr.fields.Field` or `Voxels`. It is
+        copied, not changed. A `FieldFit` goes on from its field and its moments of Adam.
+    operator : callable
+        Volume to prediction, with ``in_shape``; a linear operator or any differentiable model.
+    data : array or tensor
+        What was measured, in the shape that the operator gives.
+    loss : callable
+        ``loss(prediction, data)``, see `helpers.inr.losses`.
+    prior : callable, optional
+        ``prior(volume)``.
+    schedule : Stage or sequence of Stage
+    background : float or array
+        Added to every prediction; an array broadcasts against the data.
+    generator : torch.Generator, optional
+        On the CPU, for blocks and views drawn at random. Default: seed 0.
+    checkpoint : str or Path, optional
+        File from which an interrupted fit goes on, bit for bit, and into which it is saved.
+    checkpoint_every : int
+        Steps between two saves.
+    progress : bool
+        Show a bar.
+    callback : callable, optional
+        Called after each step as ``callback(step, objective, fit_field)``; True ends the fit.
+    device : str or torch.device, optional
+        Default: the best one.
+
+    Returns
+    -------
+    FieldFit
+        With a NumPy volume for NumPy data.
+
+    Raises
+    ------
+    ValueError
+        Data with NaN or of the wrong shape, or a checkpoint of another fit.
+    FloatingPointError
+        The objective is no longer finite.
+
+    Notes
+    -----
+    .. math:: \min_\theta \; -\log p\bigl(y \mid A f_\theta + b\bigr) + R(f_\theta)
+
+    by Adam :cite:p:`kingma2015`. In stages that look at a part, likelihood and prior are scaled
+    up by the share that was seen, so that a step sees the whole objective on average. Derived in
+    :doc:`/book/inr/03_neural_field`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from helpers.inr import fields, lightfield
+    >>> h = lightfield.psf(lightfield.Optics(), [0.0, 1.0], 32)
+    >>> op = lightfield.LightField(h, shape=(16, 16))
+    >>> views = op(np.ones(op.in_shape, np.float32))
+    >>> start = fields.Voxels(op.in_shape, fields.Softplus(mean=0.5))
+    >>> result = fit(start, op, views, schedule=Stage(20, 0.3), device="cpu")
+    >>> result.volume.shape, result.history["objective"][-1] < result.history["objective"][0]
+    ((2, 16, 16), np.True_)
+    """
+    import torch
+    from tqdm.auto import tqdm
+
+    stages = (schedule,) if isinstance(schedule, Stage) else tuple(schedule)
+    device = pick_device(device)
+    y = to_tensor(data, device, torch.float32)
+    check_data(operator, y)
+    b = to_tensor(background, device, torch.float32)
+    operator = moved(operator, device)
+    moments = field.moments if isinstance(field, FieldFit) else None
+    field = copy.deepcopy(field.field if isinstance(field, FieldFit) else field).to(device)
+    optimizer = torch.optim.Adam(field.parameters(), lr=stages[0].learning_rate)
+    if moments is not None:
+        optimizer.load_state_dict(moments)
+    generator = torch.Generator().manual_seed(0) if generator is None else generator
+
+    run = _Run(field, optimizer, generator, _identity(y, stages))
+    memory = run.resume(checkpoint) if checkpoint is not None else None
+    total = sum(stage.n_steps for stage in stages)
+    bar = tqdm(total=total, initial=run.step, disable=not progress, leave=False, unit="step")
+    begun = time.perf_counter() - (run.seconds[-1] if run.seconds else 0.0)
+    first, stopped = 0, False
+    for stage in stages:
+        start, first = first, first + stage.n_steps
+        if stopped or run.step >= first:
+            continue
+        draw = look(stage, operator, y, b)
+        if run.step > start and memory is not None:
+            draw.memory = memory
+        while run.step < first and not stopped:
+            for group in optimizer.param_groups:
+                group["lr"], group["betas"] = stage.rate(run.step - start), stage.betas
+            seen = draw(field, generator)
+            objective = loss(seen.prediction, seen.data) / seen.share_of_data
+            if prior is not None and stage.coarsen == 1:
+                objective = objective + prior(seen.volume) / seen.share_of_volume
+            optimizer.zero_grad(set_to_none=True)
+            objective.backward()
+            optimizer.step()
+            run.record(objective.item(), time.perf_counter() - begun)
+            bar.update()
+            if callback is not None:
+                stopped = bool(callback(run.step, run.objective[-1], field))
+            if checkpoint is not None and (run.step % checkpoint_every == 0 or run.step == total):
+                run.save(checkpoint, draw.memory)
+    bar.close()
+    with torch.no_grad():
+        volume = field.volume(operator.in_shape)
+    return FieldFit(
+        volume=like(volume, data),
+        field=field,
+        history={"objective": np.array(run.objective), "seconds": np.array(run.seconds)},
+        n_iter=run.step,
+        converged=_converged(run.objective),
+        settings={
+            "schedule": [asdict(stage) for stage in stages],
+            "loss": _name(loss),
+            "prior": None if prior is None else _name(prior),
+            "device": str(device),
+        },
+        moments=optimizer.state_dict(),
+    )
+
+
+class _Run:
+    """What an interrupted fit must find again to go on bit for bit."""
+
+    def __init__(self, field, optimizer, generator, identity):
+        self.field, self.optimizer, self.generator = field, optimizer, generator
+        self.identity = identity
+        self.objective, self.seconds = [], []
+
+    @property
+    def step(self):
+        return len(self.objective)
+
+    def record(self, objective, seconds):
+        if not math.isfinite(objective):
+            raise FloatingPointError(
+                f"the objective is {objective} at step {self.step + 1}: lower the learning rate, "
+                "and check that the background is not larger than the data"
+            )
+        self.objective.append(objective)
+        self.seconds.append(seconds)
+
+    def save(self, path, memory):
+        state = {
+            "field": dict(self.field.state_dict()),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "memory": memory,
+            "objective": np.array(self.objective),
+            "seconds": np.array(self.seconds),
+        }
+        card = {
+            "data": self.identity,
+            "seed": self.generator.initial_seed(),
+            "steps": self.step,
+            "metric": {"objective": self.objective[-1]},
+        }
+        checkpoints.save(path, state, card)
+
+    def resume(self, path):
+        """Take over what is in the file, if there is one; give back the memory of the look."""
+        if not Path(path).exists():
+            return None
+        state, card = checkpoints.load(path, expect={"field": dict(self.field.state_dict())})
+        if card["data"] != self.identity:
+            raise ValueError(
+                f"{path} is of a fit to other data or of another schedule: "
+                "give another name, or delete it to begin anew"
+            )
+        self.field.load_state_dict(state["field"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"])
+        self.objective, self.seconds = state["objective"].tolist(), state["seconds"].tolist()
+        return state["memory"]
+
+
+def check_data(operator, data):
+    """Raise ValueError where `data` cannot have come from `operator`, or hold NaN."""
+    import torch
+
+    expected = getattr(operator, "out_shape", None)
+    if expected is not None and tuple(data.shape) != tuple(expected):
+        raise ValueError(
+            f"data has shape {tuple(data.shape)}, but the operator gives {tuple(expected)}: "
+            "crop the views, or make the operator for their size and number"
+        )
+    if not bool(torch.isfinite(data).all()):
+        raise ValueError("data has NaN or infinite values: replace dead pixels first")
+
+
+def moved(operator, device):
+    """The operator on a device, if it knows how to move."""
+    return operator.to(device) if hasattr(operator, "to") else operator
+
+
+def _identity(data, stages):
+    """Which data and which schedule: a checkpoint of another fit is refused."""
+    digest = hashlib.sha256(to_numpy(data).tobytes())
+    digest.update(json.dumps([asdict(stage) for stage in stages]).encode())
+    return digest.hexdigest()[:16]
+
+
+def _converged(objective):
+    tenth = max(1, len(objective) // 10)
+    best = np.minimum.accumulate(objective)
+    return bool(len(best) > tenth and best[-1 - tenth] - best[-1] < 1e-3 * (best[0] - best[-1]))
+
+
+def _name(function):
+    """Name and bound settings of a loss or prior."""
+    if isinstance(function, partial):
+        settings = ", ".join(f"{key}={value}" for key, value in function.keywords.items())
+        return f"{_name(function.func)}({settings})"
+    return getattr(function, "__name__", type(function).__name__)
