@@ -27,9 +27,10 @@ class Stage:
         Pixels, and voxels laterally, that are merged in each direction. The prior is left out
         when this is not 1.
     block : int, optional
-        Side of the square of pixels that a step looks at.
+        The views are cut into equal tiles of at most this side, in pixels, and a step looks at one
+        of them. Light from further away than 99 % of the PSF is left out.
     sampling : "uniform" or "error"
-        Blocks anywhere, or where the views are explained worst.
+        All blocks equally often, or more often where the views are explained worst.
     refresh : int
         Steps after which the map of errors is computed anew.
     views : int, optional
@@ -54,15 +55,21 @@ class Stage:
     views: int | None = None
 
     def __post_init__(self):
-        if self.n_steps < 1 or not self.learning_rate > 0:
+        if not (_whole(self.n_steps) and 0 < self.learning_rate < np.inf):
             raise ValueError(
                 f"n_steps is {self.n_steps} and learning_rate {self.learning_rate}: "
                 "both must be above zero"
             )
         if self.sampling not in ("uniform", "error"):
             raise ValueError(f"sampling is {self.sampling!r}: use 'uniform' or 'error'")
+        for name in ("coarsen", "block", "refresh", "views"):
+            value = getattr(self, name)
+            if value is not None and not _whole(value):
+                raise ValueError(f"{name} is {value}: use a whole number, at least 1")
         if sum((self.coarsen > 1, self.block is not None, self.views is not None)) > 1:
             raise ValueError("coarsen, block and views exclude each other: use several stages")
+        if self.sampling == "error" and self.block is None:
+            raise ValueError("sampling is 'error', but there are no blocks to draw: set block")
 
     def rate(self, step):
         """Learning rate of step 0, 1, ... of this stage."""
@@ -74,8 +81,15 @@ class Stage:
         return self.learning_rate * (self.final_rate + (1 - self.final_rate) * cosine)
 
 
+def _whole(n):
+    return n == int(n) and n >= 1
+
+
 class Look(NamedTuple):
-    """A volume, what it predicts, what was measured there, and the shares of the whole they are."""
+    """A volume, what it predicts, what was measured there, and the shares of the whole they are.
+
+    The volume is None where no voxel belongs to what is looked at.
+    """
 
     volume: object
     prediction: object
@@ -85,7 +99,10 @@ class Look(NamedTuple):
 
 
 def look(stage, operator, data, background):
-    """The function of a stage that a step calls with the field and a generator for its `Look`."""
+    """The function of a stage that a step calls with the field and a generator for its `Look`.
+
+    Data and background are tensors of the same shape.
+    """
     if stage.coarsen > 1:
         return _Coarse(stage.coarsen, operator, data, background)
     if stage.block is not None:
@@ -112,20 +129,27 @@ class _Coarse:
     def __init__(self, factor, operator, data, background):
         self.operator = coarsened(operator, factor)
         self.data, self.background = _mean(data, factor), _mean(background, factor)
+        # the mean of n counts tells as much as their sum: n times what a loss makes of one count
+        self.share = factor**-2
 
     def __call__(self, field, generator):
         volume = field.volume(self.operator.in_shape)
-        return Look(volume, self.operator(volume) + self.background, self.data)
+        return Look(volume, self.operator(volume) + self.background, self.data, self.share)
 
 
 class _Views:
     memory = None
 
     def __init__(self, n_views, operator, data, background):
-        if not 1 <= n_views <= len(data):
-            raise ValueError(f"views is {n_views}, but there are {len(data)}")
+        if n_views > len(data):
+            raise ValueError(f"views is {n_views}, but there are {len(data)}: use fewer")
+        if not hasattr(operator, "select"):
+            raise TypeError(
+                f"{type(operator).__name__} has no `select`, which views of a step need: "
+                "leave out views"
+            )
         self.n_views, self.operator = n_views, operator
-        self.data, self.background = data, background.expand_as(data)
+        self.data, self.background = data, background
 
     def __call__(self, field, generator):
         import torch
@@ -137,74 +161,111 @@ class _Views:
 
 
 class _Blocks:
-    """Blocks of pixels of all views, with the voxels around them that they see."""
+    """Tiles of all views, one at a time, with the voxels around them that they see."""
 
     def __init__(self, stage, operator, data, background):
         _needs_light_field(operator, "blocks")
-        self.stage, self.operator, self.data = stage, operator, data
-        self.background = background.expand_as(data)
-        self.size = tuple(min(stage.block, n) for n in data.shape[-2:])
-        self.halo = reach(operator.psf)
-        window = tuple(n + 2 * self.halo for n in self.size)
-        self.block_operator = LightField(operator.psf, window, self.size)
+        self.stage, self.operator, self.data, self.background = stage, operator, data, background
+        halo = reach(operator.psf)
+        rows, columns = (
+            _strips(n, m, stage.block, halo)
+            for n, m in zip(operator.in_shape[1:], operator.out_shape[1:], strict=True)
+        )
+        self.tiles = [(row, column) for row in rows for column in columns]
+        size = tuple(strips[0].size for strips in (rows, columns))
+        window = tuple(n + 2 * halo for n in size)
+        self.block_operator = LightField(operator.psf, window, size, operator.voxel_size)
         self.memory = {"steps": 0, "chance": None}  # what an interrupted fit must get back
 
     def __call__(self, field, generator):
-        y, x = self._corner(field, generator)
-        view = (..., slice(y, y + self.size[0]), slice(x, x + self.size[1]))
-        seen, inside = self._volume(field, y, x)
-        return Look(
-            inside,
-            self.block_operator(seen) + self.background[view],
-            self.data[view],
-            self.size[0] * self.size[1] / (self.data.shape[-2] * self.data.shape[-1]),
-            inside.numel() / float(np.prod(self.operator.in_shape)),
-        )
+        row, column = self.tiles[self._choose(field, generator)]
+        seen, own = self._volume(field, row, column)
+        view = (..., row.pixels, column.pixels)
+        prediction = self.block_operator(seen)[..., row.inside, column.inside]
+        share = 1 / len(self.tiles)
+        return Look(own, prediction + self.background[view], self.data[view], share, share)
 
-    def _volume(self, field, y, x):
-        """The voxels in the window of a block: padded with the dark beyond the grid, and bare."""
+    def _volume(self, field, row, column):
+        """The voxels that a tile sees, with the dark beyond the grid, and those that are its own.
+
+        The second are None for a tile beside the volume, which has none.
+        """
         import torch.nn.functional as F
 
-        depth, *grid = self.operator.in_shape
-        start, stop, before, after = [], [], [], []
-        for corner, n, m, size in zip(
-            (y, x), grid, self.operator.out_shape[1:], self.size, strict=True
-        ):
-            first = corner - (m // 2 - n // 2) - self.halo
-            last = first + size + 2 * self.halo
-            # a block at the rim of the views may see nothing: one voxel keeps it simple
-            start.append(min(max(first, 0), n - 1))
-            stop.append(max(min(last, n), start[-1] + 1))
-            before.append(start[-1] - first)
-            after.append(last - stop[-1])
-        roi = (0, *start, depth, *(b - a for a, b in zip(start, stop, strict=True)))
-        inside = field.volume(self.operator.in_shape, roi)
-        return F.pad(inside, (before[1], after[1], before[0], after[0])), inside
+        depth, *_ = shape = self.operator.in_shape
+        corner = (0, row.voxels.start, column.voxels.start)
+        size = (depth, *(s.voxels.stop - s.voxels.start for s in (row, column)))
+        voxels = field.volume(shape, (*corner, *size))
+        own = voxels[:, row.own, column.own]
+        margins = [max(margin, 0) for margin in (*column.margins, *row.margins)]
+        seen = F.pad(voxels, margins)[:, row.window, column.window]
+        return seen, own if own.numel() else None
 
-    def _corner(self, field, generator):
+    def _choose(self, field, generator):
         import torch
 
-        room = [m - n for m, n in zip(self.data.shape[-2:], self.size, strict=True)]
-        if self.stage.sampling == "error":
-            if self.memory["steps"] % self.stage.refresh == 0:
-                self.memory["chance"] = self._error_map(field)
-            self.memory["steps"] += 1
-            chance = self.memory["chance"].flatten()
-            corner = int(torch.multinomial(chance, 1, generator=generator))
-            return divmod(corner, room[1] + 1)
-        return [int(torch.randint(n + 1, (1,), generator=generator)) for n in room]
+        if self.stage.sampling == "uniform":
+            return int(torch.randint(len(self.tiles), (1,), generator=generator))
+        if self.memory["steps"] % self.stage.refresh == 0:
+            self.memory["chance"] = self._chances(field)
+        self.memory["steps"] += 1
+        return int(torch.multinomial(self.memory["chance"], 1, generator=generator))
 
-    def _error_map(self, field):
-        """Chance of a block at each corner: the mean squared residual in units of the noise."""
+    def _chances(self, field):
+        """Chance of each tile: its mean squared residual, in excess of shot noise and its units."""
         import torch
-        import torch.nn.functional as F
 
         with torch.no_grad():
             prediction = self.operator(field.volume(self.operator.in_shape)) + self.background
             squared = (prediction - self.data) ** 2 / prediction.clamp(min=1e-6)
+            means = [squared[..., row.pixels, column.pixels].mean() for row, column in self.tiles]
             # what shot noise alone explains carries no information about the field
-            excess = (F.avg_pool2d(squared.mean(0)[None], self.size, stride=1)[0] - 1).clamp(min=0)
-            return (excess + 1e-3 * (1 + excess.mean())).cpu()
+            excess = (torch.stack(means).cpu() - 1).clamp(min=0)
+            return excess + 1e-3 * (1 + excess.mean())
+
+
+class _Strip(NamedTuple):
+    """A tile along one axis: its pixels, and where the voxels are that it sees."""
+
+    size: int  # pixels that are computed: as many for every tile, some of them twice
+    pixels: slice  # of the view
+    inside: slice  # the same, of what is computed
+    voxels: slice  # of the volume
+    own: slice  # of these voxels: together the tiles own every voxel once
+    margins: tuple  # voxels to add before and after; if negative, to leave away
+    window: slice  # of the voxels with their margins: what the pixels see
+
+
+def _strips(n, m, side, halo):
+    """Cut m pixels into strips of `side` at most, over n voxels with the same centre.
+
+    Every pixel is in one strip, so that the strips drawn with equal chances are the whole on
+    average; blocks at random places would look at the border too rarely.
+    """
+    count = -(-m // side)
+    size, shift, strips = -(-m // count), m // 2 - n // 2, []
+    for k in range(count):
+        a, b = k * m // count, (k + 1) * m // count
+        corner = min(a, m - size)
+        own = [0 if k == 0 else a - shift, n if k == count - 1 else b - shift]
+        own = [min(max(edge, 0), n) for edge in own]
+        first, last = corner - shift - halo, corner - shift + size + halo
+        # at least one voxel, even where the strip sees none
+        start = min(max(first, 0), own[0], n - 1)
+        stop = max(min(last, n), own[1], start + 1)
+        skip = max(first - start, 0)
+        strips.append(
+            _Strip(
+                size,
+                slice(a, b),
+                slice(a - corner, b - corner),
+                slice(start, stop),
+                slice(own[0] - start, own[1] - start),
+                (start - first, last - stop),
+                slice(skip, skip + last - first),
+            )
+        )
+    return strips
 
 
 def coarsened(operator, factor):
@@ -260,9 +321,7 @@ def reach(psf, energy=0.99):
 def _mean(x, factor):
     import torch.nn.functional as F
 
-    if x.ndim < 2:
-        return x
-    return F.avg_pool2d(x[None] if x.ndim == 2 else x, factor)
+    return F.avg_pool2d(x, factor)
 
 
 def _needs_light_field(operator, what):
