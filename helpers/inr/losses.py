@@ -1,8 +1,9 @@
 """What a fit minimises: how badly a prediction explains the data, and how implausible a volume is.
 
 A likelihood is called as ``loss(prediction, data)`` and a prior as ``prior(volume)``; both give a
-scalar tensor and are summed, not averaged, so that their weights do not depend on the size of the
-scene. Bind settings with `functools.partial`. Derived in :doc:`/book/inr/03_neural_field`.
+scalar tensor and are sums over pixels or voxels, not means, so that their weights do not depend on
+the size of the scene, and a part of the scene gives its part of the sum. Bind settings with
+`functools.partial`. Derived in :doc:`/book/inr/03_neural_field`.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ def poisson(prediction, data, *, read_noise=0.0):
 
     .. math:: \sum (p - y) + (y + \sigma^2) \log \frac{y + \sigma^2}{p + \sigma^2} .
 
+    What read noise pushes below :math:`-\sigma^2` counts as dark. Below zero, where a head with a
+    slope can take a prediction, the loss rises again instead of falling without end.
+
     Examples
     --------
     >>> import torch
@@ -41,8 +45,8 @@ def poisson(prediction, data, *, read_noise=0.0):
     """
     import torch
 
-    p, y = prediction + read_noise**2, data + read_noise**2
-    return (p - y + torch.xlogy(y, y.clamp(min=1e-12) / p.clamp(min=1e-12))).sum()
+    p, y = prediction + read_noise**2, (data + read_noise**2).clamp(min=0)
+    return (p.abs() - y + torch.xlogy(y, y.clamp(min=1e-12) / p.clamp(min=1e-12))).sum()
 
 
 def gaussian(prediction, data, *, sigma=1.0):
@@ -62,21 +66,35 @@ def amplitude(prediction, data, *, sigma=0.5):
     return 0.5 * (((p - y) / sigma) ** 2).sum()
 
 
-def mse_ssim(prediction, data, *, ssim_weight=0.1, window=7):
+def mse_ssim(prediction, data, *, ssim_weight=0.1, window=7, peak=None):
     """Mean squared error and structural dissimilarity, the published loss :cite:p:`yi2023`.
+
+    It is multiplied by the number of pixels, to be a sum like the other losses.
 
     Parameters
     ----------
     prediction, data : tensor (V, Y, X)
-        Both are divided by the largest value of `data`, as published.
+        Both are divided by `peak`.
     ssim_weight : float
         Weight of ``1 - SSIM``.
     window : int
         Side of the square over which SSIM is taken, in pixels.
+    peak : float, optional
+        Default: the largest value of `data`, as published. Give that of all data where a step
+        looks at blocks.
+
+    Raises
+    ------
+    ValueError
+        Images smaller than the window, or without a positive value.
     """
     import torch.nn.functional as F
 
-    peak = data.max()
+    if min(data.shape[-2:]) < window:
+        raise ValueError(f"images are {tuple(data.shape[-2:])}: at least {window} px for SSIM")
+    peak = data.max() if peak is None else peak
+    if not peak > 0:
+        raise ValueError(f"peak is {float(peak)}: SSIM needs data with a positive value")
     p, y = prediction / peak, data / peak
 
     def mean(a):
@@ -87,7 +105,7 @@ def mse_ssim(prediction, data, *, ssim_weight=0.1, window=7):
     variances = mean(p * p) - mp**2 + mean(y * y) - my**2
     c1, c2 = 0.01**2, 0.03**2
     ssim = (2 * mp * my + c1) * (2 * covariance + c2) / ((mp**2 + my**2 + c1) * (variances + c2))
-    return ((p - y) ** 2).mean() + ssim_weight * (1 - ssim.mean())
+    return data.numel() * (((p - y) ** 2).mean() + ssim_weight * (1 - ssim.mean()))
 
 
 def l1(volume):
