@@ -146,7 +146,7 @@ def fit(
     field = copy.deepcopy(field.field if isinstance(field, FieldFit) else field).to(device)
     optimizer = torch.optim.Adam(field.parameters(), lr=stages[0].learning_rate)
     if moments is not None:
-        optimizer.load_state_dict(moments)
+        optimizer.load_state_dict(copy.deepcopy(moments))  # Adam works in place
     generator = torch.Generator().manual_seed(0) if generator is None else generator
 
     run = _Run(field, optimizer, generator, _identity(y, stages))
@@ -290,3 +290,16 @@ def _name(function):
         settings = ", ".join(f"{key}={value}" for key, value in function.keywords.items())
         return f"{_name(function.func)}({settings})"
     return getattr(function, "__name__", type(function).__name__)
+
+
+def __getattr__(name):
+    """What builds on `fit` is found here too; imported when asked for, it may import `fit`."""
+    if name == "reconstruct":
+        from .reconstruct import reconstruct
+
+        return reconstruct
+    if name == "fit_sequence":
+        from .sequences import fit_sequence
+
+        return fit_sequence
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
