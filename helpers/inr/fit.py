@@ -21,6 +21,7 @@ from .losses import poisson
 from .sampling import Stage, look
 
 ONE_STAGE = Stage()
+ADVICE = "lower the learning rate, and check the units of data, background and prior"
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ class FieldFit:
     n_iter : int
         Steps taken.
     converged : bool
-        Whether the last tenth of the steps lowered the objective by less than a thousandth of
-        its whole fall.
+        Whether the last tenth of the steps of the last stage lowered the objective by less than a
+        thousandth of its whole fall in that stage.
     settings : dict
     moments : dict
         State of the optimiser, for a fit that goes on from here.
@@ -109,7 +110,8 @@ def fit(
     Raises
     ------
     ValueError
-        Data with NaN or of the wrong shape, or a checkpoint of another fit.
+        Data with NaN or of the wrong shape, negative counts under shot noise, a background that
+        does not fit, a stage that does not suit the operator, or a checkpoint of another fit.
     FloatingPointError
         The objective is no longer finite.
 
@@ -137,11 +139,15 @@ def fit(
     from tqdm.auto import tqdm
 
     stages = (schedule,) if isinstance(schedule, Stage) else tuple(schedule)
+    if not stages:
+        raise ValueError("schedule is empty: give at least one Stage")
     device = pick_device(device)
     y = to_tensor(data, device, torch.float32)
     check_data(operator, y)
-    b = to_tensor(background, device, torch.float32)
+    _check_counts(loss, y)
+    b = _checked_background(background, y)
     operator = moved(operator, device)
+    draws = [look(stage, operator, y, b) for stage in stages]
     moments = field.moments if isinstance(field, FieldFit) else None
     field = copy.deepcopy(field.field if isinstance(field, FieldFit) else field).to(device)
     optimizer = torch.optim.Adam(field.parameters(), lr=stages[0].learning_rate)
@@ -149,25 +155,22 @@ def fit(
         optimizer.load_state_dict(copy.deepcopy(moments))  # Adam works in place
     generator = torch.Generator().manual_seed(0) if generator is None else generator
 
-    run = _Run(field, optimizer, generator, _identity(y, stages))
+    run = _Run(field, optimizer, generator, _identity(y, b, operator, stages, loss, prior))
     memory = run.resume(checkpoint) if checkpoint is not None else None
     total = sum(stage.n_steps for stage in stages)
     bar = tqdm(total=total, initial=run.step, disable=not progress, leave=False, unit="step")
     begun = time.perf_counter() - (run.seconds[-1] if run.seconds else 0.0)
-    first, stopped = 0, False
-    for stage in stages:
-        start, first = first, first + stage.n_steps
-        if stopped or run.step >= first:
-            continue
-        draw = look(stage, operator, y, b)
-        if run.step > start and memory is not None:
+    end, stopped = 0, False
+    for stage, draw in zip(stages, draws, strict=True):
+        start, end = end, end + stage.n_steps
+        if start < run.step < end and memory is not None:
             draw.memory = memory
-        while run.step < first and not stopped:
+        while run.step < end and not stopped:
             for group in optimizer.param_groups:
                 group["lr"], group["betas"] = stage.rate(run.step - start), stage.betas
             seen = draw(field, generator)
             objective = loss(seen.prediction, seen.data) / seen.share_of_data
-            if prior is not None and stage.coarsen == 1:
+            if prior is not None and stage.coarsen == 1 and seen.volume is not None:
                 objective = objective + prior(seen.volume) / seen.share_of_volume
             optimizer.zero_grad(set_to_none=True)
             objective.backward()
@@ -176,21 +179,25 @@ def fit(
             bar.update()
             if callback is not None:
                 stopped = bool(callback(run.step, run.objective[-1], field))
-            if checkpoint is not None and (run.step % checkpoint_every == 0 or run.step == total):
+            due = stopped or run.step == total or run.step % checkpoint_every == 0
+            if checkpoint is not None and due:
                 run.save(checkpoint, draw.memory)
     bar.close()
     with torch.no_grad():
         volume = field.volume(operator.in_shape)
+    if not bool(torch.isfinite(volume).all()):
+        raise FloatingPointError(f"the volume is not finite after step {run.step}: {ADVICE}")
     return FieldFit(
         volume=like(volume, data),
         field=field,
         history={"objective": np.array(run.objective), "seconds": np.array(run.seconds)},
         n_iter=run.step,
-        converged=_converged(run.objective),
+        converged=_converged(run.objective[total - stages[-1].n_steps :]),
         settings={
             "schedule": [asdict(stage) for stage in stages],
             "loss": _name(loss),
             "prior": None if prior is None else _name(prior),
+            "seed": generator.initial_seed(),
             "device": str(device),
         },
         moments=optimizer.state_dict(),
@@ -212,8 +219,7 @@ class _Run:
     def record(self, objective, seconds):
         if not math.isfinite(objective):
             raise FloatingPointError(
-                f"the objective is {objective} at step {self.step + 1}: lower the learning rate, "
-                "and check that the background is not larger than the data"
+                f"the objective is {objective} at step {self.step + 1}: {ADVICE}"
             )
         self.objective.append(objective)
         self.seconds.append(seconds)
@@ -242,7 +248,7 @@ class _Run:
         state, card = checkpoints.load(path, expect={"field": dict(self.field.state_dict())})
         if card["data"] != self.identity:
             raise ValueError(
-                f"{path} is of a fit to other data or of another schedule: "
+                f"{path} is of a fit to other data, or with other settings: "
                 "give another name, or delete it to begin anew"
             )
         self.field.load_state_dict(state["field"])
@@ -271,17 +277,54 @@ def moved(operator, device):
     return operator.to(device) if hasattr(operator, "to") else operator
 
 
-def _identity(data, stages):
-    """Which data and which schedule: a checkpoint of another fit is refused."""
-    digest = hashlib.sha256(to_numpy(data).tobytes())
-    digest.update(json.dumps([asdict(stage) for stage in stages]).encode())
+def _check_counts(loss, data):
+    """Shot noise alone never gives negative counts; with read noise it may."""
+    settings = {}
+    while isinstance(loss, partial):
+        loss, settings = loss.func, loss.keywords | settings
+    if loss is poisson and not settings.get("read_noise") and bool((data < 0).any()):
+        raise ValueError(
+            "data has negative counts: leave the background in and give it as `background`, tell "
+            "the loss the read noise, or use losses.gaussian for data that are not counts"
+        )
+
+
+def _checked_background(background, data):
+    """The background as a tensor of the shape of the data."""
+    import torch
+
+    b = to_tensor(background, data.device, torch.float32)
+    try:
+        b = b.expand_as(data)
+    except RuntimeError as error:
+        raise ValueError(
+            f"background has shape {tuple(b.shape)}, which does not broadcast to the data's "
+            f"{tuple(data.shape)}: give a number, or an array (V, 1, 1) for one number a view"
+        ) from error
+    if not bool(torch.isfinite(b).all()):
+        raise ValueError("background has NaN or infinite values")
+    return b
+
+
+def _identity(data, background, operator, stages, loss, prior):
+    """What a fit is of: a checkpoint of another one is refused.
+
+    Losses are known by their names alone: how their settings print may change from run to run.
+    """
+    names = [None if f is None else _name(f).partition("(")[0] for f in (loss, prior)]
+    about = [asdict(stage) for stage in stages], list(data.shape), list(operator.in_shape), names
+    digest = hashlib.sha256(json.dumps(about).encode())
+    for tensor in (data, background):
+        digest.update(to_numpy(tensor).tobytes())
     return digest.hexdigest()[:16]
 
 
 def _converged(objective):
     tenth = max(1, len(objective) // 10)
+    if len(objective) <= tenth:
+        return False
     best = np.minimum.accumulate(objective)
-    return bool(len(best) > tenth and best[-1 - tenth] - best[-1] < 1e-3 * (best[0] - best[-1]))
+    return bool(best[-1 - tenth] - best[-1] < 1e-3 * (best[0] - best[-1]))
 
 
 def _name(function):
