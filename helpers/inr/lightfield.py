@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 
@@ -362,13 +363,17 @@ class LightField:
     def to(self, device=None, dtype=None):
         """The same operator with its PSF on another device, or in another precision."""
         psf = self.psf.to(device=device, dtype=dtype)
+        if psf is self.psf:
+            return self
         return LightField(psf, self.in_shape[1:], self.out_shape[1:], self.voxel_size)
 
     def select(self, views):
         """The operator of some of the views, such as ``[0, 1, 3]``."""
-        return LightField(
-            self.psf[list(views)], self.in_shape[1:], self.out_shape[1:], self.voxel_size
-        )
+        part, views = copy.copy(self), list(views)
+        part.psf, part._otf = self.psf[views], self._otf[views]
+        part.out_shape = (len(part.psf), *self.out_shape[1:])
+        part._sensitivity = None
+        return part
 
     def _fft(self, t):
         import torch
