@@ -510,7 +510,8 @@ def _operator(optics, shape, voxel_size, views, view_pad, fine_planes, fine_pixe
     window = 2 * ((max(lateral) + max(view) + 1) // 2)
     finer = replace(optics, lens_pixels=optics.lens_pixels * fine_pixels)
     h = psf(finer, (np.arange(n_z) - (n_z - 1) / 2) * step, window, views)
-    return LightField(h, shape=lateral, view_shape=view)
+    voxel = (step, *(d / fine_pixels for d in voxel_size[1:]))
+    return LightField(h, shape=lateral, view_shape=view, voxel_size=voxel)
 
 
 def _bin(x, factors):
