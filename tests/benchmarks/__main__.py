@@ -12,7 +12,14 @@ import json
 import os
 from pathlib import Path
 
-BENCHMARKS = ("fusion_peers", "fusion_scaling", "fusion_solvers", "fusion_cuda", "fusion_thinning")
+BENCHMARKS = (
+    "fusion_peers",
+    "fusion_scaling",
+    "fusion_solvers",
+    "fusion_cuda",
+    "fusion_thinning",
+    "inr_fields",
+)
 
 
 def main(arguments=None):
