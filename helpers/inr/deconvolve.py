@@ -207,7 +207,7 @@ class StoppingChoice:
     n_iter : int
         The iteration at which the held-out counts are predicted best.
     score : (n_max + 1,) array
-        Mean deviance of the held-out counts after each iteration, averaged over the splits.
+        Mean deviance of the held-out counts after each iteration, averaged over the folds.
     at_edge : bool
         The best one is the last: raise `n_max`.
     """
@@ -224,8 +224,7 @@ def choose_iterations(
     background=0.0,
     read_noise=0.0,
     n_max=200,
-    fraction=0.9,
-    n_repeats=1,
+    n_folds=4,
     seed=0,
     progress=False,
     device=None,
@@ -238,12 +237,11 @@ def choose_iterations(
         As for `richardson_lucy`.
     n_max : int
         Iterations to try.
-    fraction : float
-        Share of the counts that is deconvolved; the rest is predicted.
-    n_repeats : int
-        Independent splits that are averaged.
+    n_folds : int
+        The photons are dealt into so many parts; each is predicted once, from all the others.
+        With two, what is deconvolved is so dark that the choice comes too early.
     seed : int
-        Of the splits.
+        Of the dealing.
     progress, device
         As for `richardson_lucy`.
 
@@ -254,13 +252,13 @@ def choose_iterations(
     Raises
     ------
     ValueError
-        As `richardson_lucy`; and a fraction outside 0 to 1.
+        As `richardson_lucy`; and fewer than two folds.
 
     Notes
     -----
-    The counts are split by a coin for each photon :cite:p:`neufeld2024`. Views with read noise are
-    first shifted by its variance and rounded: the two parts are then uncorrelated, which is what
-    the comparison needs. Derived in :doc:`/book/inr/02_deconvolve`.
+    Every photon is dealt into one of the parts at random :cite:p:`neufeld2024`. Views with read
+    noise are first shifted by its variance and rounded: the parts are then uncorrelated, which is
+    what the comparison needs. Derived in :doc:`/book/inr/02_deconvolve`.
 
     Examples
     --------
@@ -272,8 +270,8 @@ def choose_iterations(
     """
     import torch
 
-    if not 0 < fraction < 1:
-        raise ValueError(f"fraction is {fraction}: it must lie between 0 and 1")
+    if n_folds < 2:
+        raise ValueError(f"n_folds is {n_folds}: one part must be held out, and one be left")
     background = to_numpy(check_views(op, y, background, read_noise))
     device = pick_device(device)
     op = op.to(device) if hasattr(op, "to") else op
@@ -281,23 +279,25 @@ def choose_iterations(
     # The variance of rounding is 1/12: with it, mean and variance are those of Poisson counts.
     shift = read_noise**2 + 1 / 12 if read_noise else 0.0
     counts = np.rint(to_numpy(y) + shift).astype(np.int64)
-    score = np.zeros(n_max + 1)
-    for _ in range(n_repeats):
-        kept, rest = thin(counts, fraction, rng)
-        rest = torch.as_tensor(rest, dtype=torch.float32, device=device)
-        offset = torch.as_tensor(background + shift, dtype=torch.float32, device=device)
+    share = 1 / n_folds
+    offset = torch.as_tensor(background + shift, dtype=torch.float32, device=device)
+    noise, rest, score = Poisson(), counts, np.zeros(n_max + 1)
+    for fold in range(n_folds):
+        held, rest = thin(rest, 1 / (n_folds - fold), rng) if fold < n_folds - 1 else (rest, None)
+        judge_by = torch.as_tensor(held, dtype=torch.float32, device=device)
         row = []
 
-        def judge(_, volume, *__, rest=rest, offset=offset, row=row):
-            model = (op(volume) / fraction + offset).clamp(min=1e-6) * (1 - fraction)
-            row.append(float(Poisson().deviance(model, rest, reduction="mean")))
+        def judge(_, volume, *__, judge_by=judge_by, row=row):
+            model = (op(volume) / (1 - share) + offset).clamp(min=1e-6) * share
+            row.append(float(noise.deviance(model, judge_by, reduction="mean")))
 
+        kept = (counts - held).astype(np.float32)
         fit = richardson_lucy(
-            op, kept.astype(np.float32), n_max, fraction * to_numpy(offset), judge, snapshots=(0,),
+            op, kept, n_max, (1 - share) * to_numpy(offset), judge, snapshots=(0,),
             progress=progress, device=device,
         )  # fmt: skip
         judge(0, torch.as_tensor(fit.snapshots[0], device=device))
-        score += np.array([row[-1], *row[:-1]]) / n_repeats
+        score += np.array([row[-1], *row[:-1]]) / n_folds
     best = int(score.argmin())
     return StoppingChoice(best, score, best == n_max)
 
