@@ -239,15 +239,18 @@ class AxisFeatures:
         """Choose voxels by their number in the box."""
         return AxisFeatures(self.tables, self.box, rows)
 
-    def __matmul__(self, weight):
-        """Product with a (C, n) matrix, (N, n), as the sum of the three axes' products."""
-        parts = weight.split([table.shape[1] for table in self.tables])
+    def linear(self, weight, bias=None):
+        """Act with a layer of (n, C) weights: (N, n), the sum of what it does to each axis."""
+        parts = weight.split([table.shape[1] for table in self.tables], dim=1)
         z, y, x = (
-            (table @ part)[rows]
+            (table @ part.T)[rows]
             for table, part, rows in zip(self.tables, parts, self.box, strict=True)
         )
-        if self.rows is None:
-            return (z[:, None, None] + y[:, None] + x).flatten(0, 2)
+        if bias is not None:
+            z = z + bias
+        if self.rows is None:  # units first in memory, as the layers that follow have them
+            z, y, x = z.T[:, :, None, None], y.T[:, None, :, None], x.T[:, None, None]
+            return (z + y + x).flatten(1).T
         depth_row, column = self.rows // len(x), self.rows % len(x)
         depth, row = depth_row // len(y), depth_row % len(y)
         return z[depth] + y[row] + x[column]

@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import Identity
 
 from .encodings import (
+    AxisFeatures,
     PositionalEncoding,
     RadialEncoding,
     axis_coordinates,
@@ -106,7 +107,7 @@ class MLP(nn.Module):
         for number, layer in enumerate(self.layers[1:]):
             if number in self.skips:  # the layer acts on (x, h) side by side, never built
                 w_x, w_h = layer.weight.split([self.in_features, self.width], dim=1)
-                h = _linear(h, w_h, layer.bias) + x @ w_x.T
+                h = _linear(h, w_h, layer.bias) + _linear(x, w_x)
             else:
                 h = _linear(h, layer.weight, layer.bias)
             if number < self.depth - 1:
@@ -119,11 +120,11 @@ class MLP(nn.Module):
         return F.leaky_relu(h, 0.01) if self.activation == "leaky_relu" else F.relu(h)
 
 
-def _linear(x, weight, bias):
-    if isinstance(x, torch.Tensor):
-        # Units first in memory: sums over points, in the gradient of the bias, are contiguous.
-        return torch.addmm(bias[:, None], weight, x.T).T
-    return x @ weight.T + bias
+def _linear(x, weight, bias=None):
+    if isinstance(x, AxisFeatures):
+        return x.linear(weight, bias)
+    # Units first in memory: sums over points, in the gradient of the bias, are contiguous.
+    return (weight @ x.T if bias is None else torch.addmm(bias[:, None], weight, x.T)).T
 
 
 class Softplus(nn.Module):

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .encodings import box, coordinates
+from .encodings import box
 
 PRIMES = (805459861, 2654435761, 1)  # z, y, x: neighbours along x stay neighbours in memory
 
@@ -238,24 +238,27 @@ class HashGrid(nn.Module):
 
     def forward(self, points, extent=(1.0, 1.0, 1.0)):
         """Encode (..., 3) points into (..., out_features)."""
-        corners = coordinates((2, 2, 2), device=points.device).add(0.5).long().reshape(8, 3)
         features = []
         for n, table in zip(self.cells, self.tables, strict=True):
-            place = (points.reshape(-1, 1, 3) + 1) * n
+            place = (points.reshape(-1, 3) + 1) * n
             first = place.floor()
-            share = torch.where(corners == 1, place - first, 1 - (place - first)).prod(-1)
-            nodes = self._entry(first.long() + corners, n, len(table))
-            features.append((share[..., None] * table[nodes]).sum(1))
+            beyond = place - first
+            z, y, x = torch.stack([1 - beyond, beyond], dim=-1).unbind(1)  # each (N, 2)
+            share = z[:, :, None, None] * y[:, None, :, None] * x[:, None, None]
+            node = torch.stack([first.long(), first.long() + 1], dim=-1)
+            entry = self._entry(node, 2 * n + 2, len(table))
+            features.append((share.flatten(1)[..., None] * table[entry.flatten(1)]).sum(1))
         return torch.cat(features, dim=-1).reshape(*points.shape[:-1], self.out_features)
 
     @staticmethod
-    def _entry(node, n, size):
-        side = 2 * n + 2
-        if side**3 == size:
-            z, y, x = node.clamp(0, side - 1).unbind(-1)
-            return (z * side + y) * side + x
-        z, y, x = (node * torch.tensor(PRIMES, device=node.device)).unbind(-1)
-        return (z ^ y ^ x) % size
+    def _entry(node, side, size):
+        """Rows (N, 2, 2, 2) of the table for nodes (N, 3, 2): in order if all fit, else hashed."""
+        fits = side**3 == size
+        node = node.clamp(0, side - 1) if fits else node
+        steps = (side**2, side, 1) if fits else PRIMES
+        z, y, x = (part * step for part, step in zip(node.unbind(1), steps, strict=True))
+        z, y, x = z[:, :, None, None], y[:, None, :, None], x[:, None, None]
+        return z + y + x if fits else (z ^ y ^ x) % size
 
 
 def _normalised(points, extent):
