@@ -130,7 +130,7 @@ def microtubules(shape, voxel_size, *, seed, t=0.0, n_tubes=22, bleaching=0.0, s
     return draw(tubes, shape, voxel_size) * np.float32(np.exp(-bleaching * t))
 
 
-def beads(shape, voxel_size, *, positions=None, gaps=None, seed=0, n_beads=12, sigma=0.12):
+def beads(shape, voxel_size, *, positions=None, gaps=None, seed=0, t=0.0, n_beads=12, sigma=0.12):
     """Gaussian beads of equal light, integrated over each voxel.
 
     Parameters
@@ -144,6 +144,8 @@ def beads(shape, voxel_size, *, positions=None, gaps=None, seed=0, n_beads=12, s
         in a row along x (see `bead_pairs`). Without both, `n_beads` lie at random.
     seed : int
         Of the random places.
+    t : float
+        Beads do not move: as good as any other time.
     n_beads : int
         How many at random.
     sigma : float
