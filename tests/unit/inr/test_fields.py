@@ -59,7 +59,7 @@ def make(name, *, seed=0, head=None, **layers):
 
 
 def relative(a, b):
-    return float((a - b).abs().max() / b.abs().max())
+    return ((a - b).abs().max() / b.abs().max()).item()
 
 
 # -- coordinates -----------------------------------------------------------------------------------
@@ -85,6 +85,7 @@ def test_extent_is_in_units_of_half_the_longest_lateral_side():
     z, y, x = extent_of((16, 56, 56), (0.34, 0.217, 0.217))
     assert (y, x) == (1, 1) and z == pytest.approx(16 * 0.34 / (56 * 0.217))
     assert extent_of((10, 20, 40), 1) == (0.25, 0.5, 1.0)
+    assert extent_of((80, 20, 40), 1) == (2.0, 0.5, 1.0), "a deep volume"
 
 
 @pytest.mark.parametrize(
@@ -203,6 +204,14 @@ def test_a_hashed_level_interpolates_its_nodes():
     torch.testing.assert_close(found[2], 0.75 * node(2, 3, 5) + 0.25 * node(3, 3, 5))
 
 
+def test_a_node_that_does_not_fit_is_found_by_its_hash():
+    grid = HashGrid(1, 2, log2_size=5, coarsest=16, finest=16)
+    z, y, x = 3, 21, 30
+    entry = ((z * 805459861) ^ (y * 2654435761) ^ x) % 32
+    found = grid(torch.tensor([z, y, x]) / 16 - 1)
+    torch.testing.assert_close(found, grid.tables[0][entry])
+
+
 def test_hashed_tables_keep_their_size_and_use_all_of_it():
     grid = HashGrid(3, 2, log2_size=8, coarsest=8, finest=64)
     assert [len(table) for table in grid.tables] == [256] * 3 and grid.cells == [8, 23, 64]
@@ -255,6 +264,11 @@ def test_heads_keep_their_promises():
     assert index.min() >= 1.28 and index.max() <= 1.3800001 and Index(0.1)(x * 0).abs().max() == 0
     assert (ReLU()(x) >= 0).all()
     assert float(ReLU(0.01)(torch.tensor(-2.0))) == pytest.approx(-0.02)
+
+
+def test_the_last_bias_is_left_to_the_head():
+    network = MLP(5, 8, 2, generator=torch.Generator().manual_seed(0))
+    assert network.layers[-1].bias.item() == 0 and (network.layers[0].bias != 0).all()
 
 
 @pytest.mark.parametrize("name", ENCODINGS)
