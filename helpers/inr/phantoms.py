@@ -7,27 +7,15 @@ reconstructed: a solver that only inverts its own assumptions shows it on these 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 from scipy.special import erf, expit
 
+from ..arrays import to_numpy
 from .lightfield import LightField, Optics, psf
-
-EDGE = 0.07  # width of a tube's sigmoid edge, in um
-
-
-@dataclass(frozen=True)
-class Tube:
-    """A bent tube: `path` (N, 3) of (z, y, x) in um from the centre of the field, `radius` in um.
-
-    `amplitude` is the brightness inside.
-    """
-
-    path: np.ndarray
-    radius: float
-    amplitude: float
+from .tubes import Tube, axes_of, draw, field_size, moving_tubes, shifted, turn_back, walk
 
 
 def mitochondria(
@@ -89,16 +77,16 @@ def mitochondria(
     >>> volume.shape, bool(volume.max() > 0.5)
     ((16, 56, 56), True)
     """
-    size = _field(shape, voxel_size)
+    size = field_size(shape, voxel_size)
     for name, value in {"bleaching": bleaching, "cytoplasm": cytoplasm, "speed": speed}.items():
         if not 0 <= value < np.inf:
             raise ValueError(f"{name} is {value}: it must be zero or more")
     if n_tubes < 1:
         raise ValueError(f"n_tubes is {n_tubes}: draw at least one")
-    tubes = _moving_tubes(size, t, n_tubes, fission_time, speed, np.random.default_rng(seed))
+    tubes = moving_tubes(size, t, n_tubes, fission_time, speed, np.random.default_rng(seed))
     volume = draw(tubes, shape, voxel_size)
     if cytoplasm:
-        z, y, x = _axes(shape, voxel_size)
+        z, y, x = axes_of(shape, voxel_size)
         half = 0.46 * size
         r = np.sqrt(
             (z[:, None, None] / half[0]) ** 2 + (y[:, None] / half[1]) ** 2 + (x / half[2]) ** 2
@@ -117,16 +105,16 @@ def microtubules(shape, voxel_size, *, seed, t=0.0, n_tubes=22, bleaching=0.0, s
     >>> microtubules((8, 40, 40), (0.34, 0.2171, 0.2171), seed=0).shape
     (8, 40, 40)
     """
-    size = _field(shape, voxel_size)
+    size = field_size(shape, voxel_size)
     rng = np.random.default_rng(seed)
     box = size * (0.36, 0.46, 0.46)
     tubes = []
     for _ in range(n_tubes):
         length = rng.uniform(0.5, 0.95) * size[1:].max()
-        path = _walk(rng, box, length, jitter=0.035, rise=0.12)
+        path = walk(rng, box, length, jitter=0.035, rise=0.12)
         tube = Tube(path, 0.1, rng.uniform(0.5, 1))
         velocity = speed * rng.normal(size=3) * (0.5, 1, 1)
-        tubes.append(_shifted(tube, _turn_back(velocity * t, path, size)))
+        tubes.append(shifted(tube, turn_back(velocity * t, path, size)))
     return draw(tubes, shape, voxel_size) * np.float32(np.exp(-bleaching * t))
 
 
@@ -162,7 +150,7 @@ def beads(shape, voxel_size, *, positions=None, gaps=None, seed=0, t=0.0, n_bead
     >>> round(float(volume.sum()), 3)
     4.0
     """
-    size = _field(shape, voxel_size)
+    size = field_size(shape, voxel_size)
     if not sigma > 0:
         raise ValueError(f"sigma is {sigma}: it must be above 0 um")
     if positions is None and gaps is not None:
@@ -173,7 +161,7 @@ def beads(shape, voxel_size, *, positions=None, gaps=None, seed=0, t=0.0, n_bead
     if positions.shape[1:] != (3,):
         raise ValueError(f"positions have shape {positions.shape}: expected (N, 3) of (z, y, x)")
     along = []
-    for axis, (centre, step) in enumerate(zip(_axes(shape, voxel_size), voxel_size, strict=True)):
+    for axis, (centre, step) in enumerate(zip(axes_of(shape, voxel_size), voxel_size, strict=True)):
         borders = np.append(centre - step / 2, centre[-1] + step / 2)
         cumulative = erf((borders - positions[:, axis, None]) / (np.sqrt(2) * sigma)) / 2
         along.append(np.diff(cumulative, axis=1))
@@ -198,148 +186,45 @@ def bead_pairs(gaps, width):
     )
 
 
-def draw(tubes, shape, voxel_size):
-    """Brightness at the voxel centres: where tubes cross, their light adds up.
+def valley_to_peak(volume, voxel_size, gaps):
+    """How deep the valley between the two beads of each pair is: 0 apart, 1 not separated.
 
     Parameters
     ----------
-    tubes : sequence of Tube
-        In um from the centre of the field.
-    shape, voxel_size
-        As for `mitochondria`.
+    volume : (Z, Y, X) array or tensor
+        A reconstruction of `beads` with these `gaps`, on a field of any grid.
+    voxel_size : (float, float, float)
+        In um.
+    gaps : sequence of float
+        As given to `beads`, in um.
 
     Returns
     -------
-    (Z, Y, X) float32 array
+    list of float
+        Along the axis of each pair, the light at the middle over the mean light at the two places,
+        between planes by a cubic spline. Each plane's light is summed over 3 x 3 pixels.
+
+    Examples
+    --------
+    >>> voxel, gaps = (0.1, 0.2, 0.2), [0.2, 1.0]
+    >>> volume = beads((40, 20, 60), voxel, gaps=gaps)
+    >>> [round(ratio, 2) for ratio in valley_to_peak(volume, voxel, gaps)]
+    [1.14, 0.0]
     """
-    axes = _axes(shape, voxel_size)
-    volume = np.zeros(shape, np.float32)
-    for tube in tubes:
-        reach = tube.radius + 8 * EDGE
-        box = _box(tube.path, axes, reach)
-        local = [axis[part] for axis, part in zip(axes, box, strict=True)]
-        squared = np.full([len(axis) for axis in local], np.inf)
-        # A short run of the path is near few voxels only: that is what makes this fast.
-        for k in range(0, len(tube.path) - 1, 6):
-            run = tube.path[k : k + 7]
-            near = _box(run, local, reach)
-            part = [axis[at] for axis, at in zip(local, near, strict=True)]
-            if all(len(axis) for axis in part):
-                squared[near] = np.minimum(squared[near], _squared_distance(run, part))
-        volume[box] += tube.amplitude * expit((tube.radius - np.sqrt(squared)) / EDGE)
-    return volume
+    from scipy.interpolate import CubicSpline
+    from scipy.ndimage import uniform_filter
 
-
-def _squared_distance(path, axes):
-    """Squared distance (Z, Y, X) of each point of a grid from the nearest segment of `path`."""
-    z, y, x = (axis[:, None] for axis in axes)
-    start, along = path[:-1], np.diff(path, axis=0)
-    length = np.maximum((along**2).sum(axis=1), 1e-12)
-    # The dot product and the square split into one term for each axis: (axis, segment) tables.
-    dot = [(a - start[:, i]) * along[:, i] / length for i, a in enumerate((z, y, x))]
-    square = [(a - start[:, i]) ** 2 for i, a in enumerate((z, y, x))]
-    s = dot[0][:, None, None] + dot[1][:, None] + dot[2]
-    d = square[0][:, None, None] + square[1][:, None] + square[2]
-    nearest = s.clip(0, 1)
-    return np.maximum(d + length * nearest * (nearest - 2 * s), 0).min(axis=-1)
-
-
-def _box(path, axes, reach):
-    lo, hi = path.min(axis=0) - reach, path.max(axis=0) + reach
-    return tuple(
-        slice(*np.searchsorted(axis, (a, b)).tolist())
-        for axis, a, b in zip(axes, lo, hi, strict=True)
-    )
-
-
-def _moving_tubes(size, t, n_tubes, fission_time, speed, rng):
-    """The tubes of a cell at time `t`; all that is random is drawn before `t` is looked at."""
-    tubes, velocities, waves = [], [], []
-    for _ in range(n_tubes):
-        path = _walk(rng, size * (0.36, 0.41, 0.41), rng.uniform(2.5, 6), jitter=0.16, rise=0.35)
-        tubes.append(Tube(path, rng.uniform(0.20, 0.32), rng.uniform(0.5, 1)))
-        velocities.append(speed * rng.normal(size=3) * (0.5, 1, 1))
-        waves.append((rng.uniform(1.5, 3), rng.uniform(0.3, 0.8), rng.uniform(0, 2 * np.pi)))
-    shifts = [_turn_back(v * t, tube.path, size) for v, tube in zip(velocities, tubes, strict=True)]
-    waving = [
-        _shifted(_waving(tube, t, *wave), shift)
-        for tube, wave, shift in zip(tubes, waves, shifts, strict=True)
-    ]
-    if fission_time is not None and t > fission_time:
-        longest = int(np.argmax([len(tube.path) for tube in tubes]))
-        waving[longest : longest + 1] = _broken(waving[longest], t - fission_time)
-    return waving
-
-
-def _walk(rng, half, length, *, jitter, rise, step=0.12):
-    """A persistent random walk of steps of `step` um that turns back at the walls of a box."""
-    at = rng.uniform(-1, 1, 3) * half
-    azimuth, elevation = rng.uniform(0, 2 * np.pi), rng.normal(0, rise)
-    turns = rng.normal(0, jitter, (int(length / step), 2))
-    path = [at]
-    for turn, tilt in turns:
-        azimuth += turn
-        elevation = 0.95 * elevation + 0.5 * tilt
-        direction = np.array(
-            [
-                np.sin(elevation),
-                np.cos(elevation) * np.sin(azimuth),
-                np.cos(elevation) * np.cos(azimuth),
-            ]
-        )
-        outside = np.abs(at + step * direction) > half
-        direction = np.where(outside, -direction, direction)
-        elevation = np.arcsin(direction[0])
-        azimuth = np.arctan2(direction[1], direction[2])
-        at = at + step * direction
-        path.append(at)
-    return np.array(path)
-
-
-def _waving(tube, t, wavelength, frequency, phase, height=0.1):
-    """A lateral wave that runs along the tube."""
-    tangent = np.gradient(tube.path, axis=0)
-    across = np.stack([0 * tangent[:, 0], tangent[:, 2], -tangent[:, 1]], axis=1)
-    across /= np.maximum(np.linalg.norm(across, axis=1, keepdims=True), 1e-9)
-    along = np.linalg.norm(np.diff(tube.path, axis=0), axis=1).cumsum()
-    s = np.append(0, along)
-    wave = height * np.sin(2 * np.pi * (s / wavelength - frequency * t) + phase)
-    return _shifted(tube, wave[:, None] * across)
-
-
-def _shifted(tube, shift):
-    return Tube(tube.path + shift, tube.radius, tube.amplitude)
-
-
-def _turn_back(shift, path, size, share=0.45):
-    """Fold a drift so that the path stays between the walls at `share` of the size."""
-    lo = -share * size - path.min(axis=0)
-    hi = share * size - path.max(axis=0)
-    room = np.maximum(hi - lo, 1e-9)
-    return lo + room - np.abs((shift - lo) % (2 * room) - room)
-
-
-def _broken(tube, since, speed=0.5, furthest=0.45):
-    """Two halves, each `speed` times `since` um (at most `furthest`) from the break."""
-    middle = len(tube.path) // 2
-    tangent = tube.path[middle + 1] - tube.path[middle - 1]
-    apart = tangent / np.linalg.norm(tangent) * (tube.radius + min(speed * since, furthest))
-    halves = (tube.path[: middle + 1] - apart, tube.path[middle:] + apart)
-    return [Tube(path, tube.radius, tube.amplitude) for path in halves]
-
-
-def _axes(shape, voxel_size):
-    """Places of the voxel centres along each axis, in um from the centre of the field."""
-    return [(np.arange(n) - (n - 1) / 2) * d for n, d in zip(shape, voxel_size, strict=True)]
-
-
-def _field(shape, voxel_size):
-    """Size of the field in um, once shape and voxel size are known to be sound."""
-    if len(shape) != 3 or any(int(n) != n or n < 1 for n in shape):
-        raise ValueError(f"shape is {shape}: give three whole numbers (Z, Y, X)")
-    if np.shape(voxel_size) != (3,) or not all(0 < d < np.inf for d in voxel_size):
-        raise ValueError(f"voxel_size is {voxel_size}: give three lengths (z, y, x) in um")
-    return np.multiply(shape, voxel_size)
+    volume = to_numpy(volume).astype(float)
+    size = field_size(volume.shape, voxel_size)
+    z, y, x = axes_of(volume.shape, voxel_size)
+    light = uniform_filter(volume, (0, 3, 3))
+    ratios = []
+    for gap, place in zip(gaps, bead_pairs(gaps, size[2])[::2], strict=True):
+        column = light[:, np.abs(y).argmin(), np.abs(x - place[2]).argmin()]
+        below, middle, above = CubicSpline(z, column)([-gap / 2, 0, gap / 2])
+        peak = (below + above) / 2
+        ratios.append(float(middle / peak) if peak > 0 else float("nan"))
+    return ratios
 
 
 KINDS = {"mitochondria": mitochondria, "microtubules": microtubules, "beads": beads}
@@ -463,7 +348,7 @@ def simulate(
         raise ValueError(f"kind is {kind!r}: use one of {', '.join(KINDS)}, or a function")
     optics = optics or Optics()
     _check_amounts(photons, background, read_noise, view_pad, fine_planes, fine_pixels)
-    _field(shape, voxel_size)
+    field_size(shape, voxel_size)
     if any(abs(d / optics.voxel_size - 1) > 0.01 for d in voxel_size[1:]):
         raise ValueError(
             f"voxel_size is {voxel_size}, but a camera pixel is {optics.voxel_size:.4f} um in the "
@@ -504,8 +389,6 @@ def simulate(
 @lru_cache(maxsize=4)
 def _operator(optics, shape, voxel_size, views, view_pad, fine_planes, fine_pixels):
     """The light field of a grid `fine_planes` times as deep and `fine_pixels` times as fine."""
-    from dataclasses import replace
-
     n_z, step = shape[0] * fine_planes, voxel_size[0] / fine_planes
     lateral = [n * fine_pixels for n in shape[1:]]
     view = [(n + 2 * view_pad) * fine_pixels for n in shape[1:]]

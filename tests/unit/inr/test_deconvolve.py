@@ -209,6 +209,11 @@ def test_what_judges_was_never_deconvolved(sim, monkeypatch):
         assert y.sum() == pytest.approx(2 / 3 * counts.sum(), rel=0.02)
         np.testing.assert_allclose(b, 4 * 2 / 3)
 
+    given.clear()
+    choose_iterations(sim.op, sim.views, background=4.0, read_noise=1.5, n_max=2, n_folds=2)
+    for _, b in given:
+        np.testing.assert_allclose(b, (4 + 1.5**2 + 1 / 12) / 2, rtol=1e-6)
+
 
 def test_lines_follow_the_parallax():
     depths = (np.arange(9) - 4) * 0.34

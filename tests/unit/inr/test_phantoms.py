@@ -8,14 +8,14 @@ import pytest
 from helpers.inr import phantoms
 from helpers.inr.phantoms import (
     Simulation,
-    Tube,
     bead_pairs,
     beads,
-    draw,
     microtubules,
     mitochondria,
     simulate,
+    valley_to_peak,
 )
+from helpers.inr.tubes import Tube, draw, moving_tubes
 
 SHAPE, VOXEL = (16, 56, 56), (0.34, 0.2171, 0.2171)
 SMALL = {"shape": (8, 32, 32), "n_tubes": 4}
@@ -79,14 +79,14 @@ def test_a_bent_tube_is_near_its_path_everywhere():
 def test_the_tubes_stay_in_their_part_of_the_field():
     for seed in range(6):
         size = np.multiply(SHAPE, VOXEL)
-        tubes = phantoms._moving_tubes(size, 0.0, 14, None, 0.3, np.random.default_rng(seed))
+        tubes = moving_tubes(size, 0.0, 14, None, 0.3, np.random.default_rng(seed))
         reach = np.max([np.abs(tube.path).max(axis=0) for tube in tubes], axis=0)
         # A step of the walk and the wave reach a little over the walls at 72 % and 82 %.
         assert (reach <= size * (0.36, 0.41, 0.41) + (0.01, 0.22, 0.22)).all()
         assert all(0.20 <= tube.radius <= 0.32 and 0.5 <= tube.amplitude <= 1 for tube in tubes)
         lengths = [np.linalg.norm(np.diff(t.path, axis=0), axis=1).sum() for t in tubes]
         assert 2.2 < min(lengths) and max(lengths) < 7.5
-        late = phantoms._moving_tubes(size, 30.0, 14, None, 0.3, np.random.default_rng(seed))
+        late = moving_tubes(size, 30.0, 14, None, 0.3, np.random.default_rng(seed))
         reach = np.max([np.abs(tube.path).max(axis=0) for tube in late], axis=0)
         assert (reach < 0.5 * size).all(), "a tube drifted out of the field"
 
@@ -97,7 +97,8 @@ def test_motion_is_steady_and_goes_with_time():
     assert scores[0] > 40 > scores[1] > 30 > scores[2]
     still = mitochondria(SHAPE, VOXEL, seed=1, t=5.0, speed=0.0)
     drift = mitochondria(SHAPE, VOXEL, seed=1, t=5.0)
-    assert psnr(still, frames[0]) > psnr(drift, frames[0]) + 1  # the waves go on
+    assert psnr(still, frames[0]) > psnr(drift, frames[0]) + 1
+    assert np.abs(still - frames[0]).max() > 0.2, "the waves go on"
     # Light is neither made nor lost by motion.
     np.testing.assert_allclose([frame.sum() for frame in frames], frames[0].sum(), rtol=0.02)
 
@@ -106,8 +107,7 @@ def test_drift_is_as_fast_as_said():
     size, speeds = np.array([50.0, 50.0, 50.0]), []
     for seed in range(30):
         first, later = (
-            phantoms._moving_tubes(size, t, 14, None, 0.3, np.random.default_rng(seed))
-            for t in (0.0, 1.0)
+            moving_tubes(size, t, 14, None, 0.3, np.random.default_rng(seed)) for t in (0.0, 1.0)
         )
         speeds += [(b.path - a.path).mean(axis=0) for a, b in zip(first, later, strict=True)]
     np.testing.assert_allclose(np.std(speeds, axis=0), (0.15, 0.3, 0.3), rtol=0.1)
@@ -168,6 +168,18 @@ def test_pairs_of_beads_are_their_gaps_apart():
     random = beads((16, 40, 40), VOXEL, seed=1, n_beads=5)
     assert random.sum() == pytest.approx(5, rel=0.05)
     assert (random != beads((16, 40, 40), VOXEL, seed=2, n_beads=5)).any()
+
+
+def test_a_valley_is_as_deep_as_two_gaussians_make_it():
+    """Two beads of s.d. 0.3 um: 2 exp(-g^2 / 8 s^2) / (1 + exp(-g^2 / 2 s^2)) in the middle."""
+    gaps, voxel = [0.4, 0.8, 1.2, 1.6], (0.1, 0.2, 0.2)
+    volume = beads((60, 20, 80), voxel, gaps=gaps, sigma=0.3)
+    u = np.square(gaps) / 0.3**2
+    expected = 2 * np.exp(-u / 8) / (1 + np.exp(-u / 2))
+    np.testing.assert_allclose(valley_to_peak(volume, voxel, gaps), expected, atol=0.03)
+    coarse = beads((20, 20, 80), (0.3, 0.2, 0.2), gaps=gaps, sigma=0.3)
+    np.testing.assert_allclose(valley_to_peak(coarse, (0.3, 0.2, 0.2), gaps), expected, atol=0.1)
+    assert np.isnan(valley_to_peak(0 * volume, voxel, gaps)).all()
 
 
 @pytest.mark.parametrize("kind", ["mitochondria", "microtubules", "beads"])

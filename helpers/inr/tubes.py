@@ -1,0 +1,170 @@
+r"""Bent tubes in micrometres that drift, wave and break, and how they are drawn on a grid.
+
+The random walks and the motion behind `helpers.inr.phantoms`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import expit
+
+EDGE = 0.07  # width of a tube's sigmoid edge, in um
+
+
+@dataclass(frozen=True)
+class Tube:
+    """A bent tube: `path` (N, 3) of (z, y, x) in um from the centre of the field, `radius` in um.
+
+    `amplitude` is the brightness inside.
+    """
+
+    path: np.ndarray
+    radius: float
+    amplitude: float
+
+
+def draw(tubes, shape, voxel_size):
+    """Brightness at the voxel centres: where tubes cross, their light adds up.
+
+    Parameters
+    ----------
+    tubes : sequence of Tube
+        In um from the centre of the field.
+    shape, voxel_size
+        As for `helpers.inr.phantoms.mitochondria`.
+
+    Returns
+    -------
+    (Z, Y, X) float32 array
+    """
+    axes = axes_of(shape, voxel_size)
+    volume = np.zeros(shape, np.float32)
+    for tube in tubes:
+        reach = tube.radius + 8 * EDGE
+        box = _box(tube.path, axes, reach)
+        local = [axis[part] for axis, part in zip(axes, box, strict=True)]
+        squared = np.full([len(axis) for axis in local], np.inf)
+        # A short run of the path is near few voxels only: that is what makes this fast.
+        for k in range(0, len(tube.path) - 1, 6):
+            run = tube.path[k : k + 7]
+            near = _box(run, local, reach)
+            part = [axis[at] for axis, at in zip(local, near, strict=True)]
+            if all(len(axis) for axis in part):
+                squared[near] = np.minimum(squared[near], _squared_distance(run, part))
+        volume[box] += tube.amplitude * expit((tube.radius - np.sqrt(squared)) / EDGE)
+    return volume
+
+
+def _squared_distance(path, axes):
+    """Squared distance (Z, Y, X) of each point of a grid from the nearest segment of `path`."""
+    z, y, x = (axis[:, None] for axis in axes)
+    start, along = path[:-1], np.diff(path, axis=0)
+    length = np.maximum((along**2).sum(axis=1), 1e-12)
+    # The dot product and the square split into one term for each axis: (axis, segment) tables.
+    dot = [(a - start[:, i]) * along[:, i] / length for i, a in enumerate((z, y, x))]
+    square = [(a - start[:, i]) ** 2 for i, a in enumerate((z, y, x))]
+    s = dot[0][:, None, None] + dot[1][:, None] + dot[2]
+    d = square[0][:, None, None] + square[1][:, None] + square[2]
+    nearest = s.clip(0, 1)
+    return np.maximum(d + length * nearest * (nearest - 2 * s), 0).min(axis=-1)
+
+
+def _box(path, axes, reach):
+    lo, hi = path.min(axis=0) - reach, path.max(axis=0) + reach
+    return tuple(
+        slice(*np.searchsorted(axis, (a, b)).tolist())
+        for axis, a, b in zip(axes, lo, hi, strict=True)
+    )
+
+
+def moving_tubes(size, t, n_tubes, fission_time, speed, rng):
+    """The tubes of a cell at time `t`; all that is random is drawn before `t` is looked at."""
+    tubes, velocities, waves = [], [], []
+    for _ in range(n_tubes):
+        path = walk(rng, size * (0.36, 0.41, 0.41), rng.uniform(2.5, 6), jitter=0.16, rise=0.35)
+        tubes.append(Tube(path, rng.uniform(0.20, 0.32), rng.uniform(0.5, 1)))
+        velocities.append(speed * rng.normal(size=3) * (0.5, 1, 1))
+        waves.append((rng.uniform(1.5, 3), rng.uniform(0.3, 0.8), rng.uniform(0, 2 * np.pi)))
+    shifts = [turn_back(v * t, tube.path, size) for v, tube in zip(velocities, tubes, strict=True)]
+    waving = [
+        shifted(_waving(tube, t, *wave), shift)
+        for tube, wave, shift in zip(tubes, waves, shifts, strict=True)
+    ]
+    if fission_time is not None and t > fission_time:
+        longest = int(np.argmax([len(tube.path) for tube in tubes]))
+        waving[longest : longest + 1] = _broken(waving[longest], t - fission_time)
+    return waving
+
+
+def walk(rng, half, length, *, jitter, rise, step=0.12):
+    """A persistent random walk of steps of `step` um that turns back at the walls of a box."""
+    at = rng.uniform(-1, 1, 3) * half
+    azimuth, elevation = rng.uniform(0, 2 * np.pi), rng.normal(0, rise)
+    turns = rng.normal(0, jitter, (int(length / step), 2))
+    path = [at]
+    for turn, tilt in turns:
+        azimuth += turn
+        elevation = 0.95 * elevation + 0.5 * tilt
+        direction = np.array(
+            [
+                np.sin(elevation),
+                np.cos(elevation) * np.sin(azimuth),
+                np.cos(elevation) * np.cos(azimuth),
+            ]
+        )
+        outside = np.abs(at + step * direction) > half
+        direction = np.where(outside, -direction, direction)
+        elevation = np.arcsin(direction[0])
+        azimuth = np.arctan2(direction[1], direction[2])
+        at = at + step * direction
+        path.append(at)
+    return np.array(path)
+
+
+def _waving(tube, t, wavelength, frequency, phase, height=0.1):
+    """A lateral wave that runs along the tube."""
+    tangent = np.gradient(tube.path, axis=0)
+    across = np.stack([0 * tangent[:, 0], tangent[:, 2], -tangent[:, 1]], axis=1)
+    across /= np.maximum(np.linalg.norm(across, axis=1, keepdims=True), 1e-9)
+    along = np.linalg.norm(np.diff(tube.path, axis=0), axis=1).cumsum()
+    s = np.append(0, along)
+    wave = height * np.sin(2 * np.pi * (s / wavelength - frequency * t) + phase)
+    return shifted(tube, wave[:, None] * across)
+
+
+def shifted(tube, shift):
+    """The same tube elsewhere: `shift` in um, one for all points of its path or one for each."""
+    return Tube(tube.path + shift, tube.radius, tube.amplitude)
+
+
+def turn_back(shift, path, size, share=0.45):
+    """Fold a drift so that the path stays between the walls at `share` of the size."""
+    lo = -share * size - path.min(axis=0)
+    hi = share * size - path.max(axis=0)
+    room = np.maximum(hi - lo, 1e-9)
+    return lo + room - np.abs((shift - lo) % (2 * room) - room)
+
+
+def _broken(tube, since, speed=0.5, furthest=0.45):
+    """Two halves, each `speed` times `since` um (at most `furthest`) from the break."""
+    middle = len(tube.path) // 2
+    tangent = tube.path[middle + 1] - tube.path[middle - 1]
+    apart = tangent / np.linalg.norm(tangent) * (tube.radius + min(speed * since, furthest))
+    halves = (tube.path[: middle + 1] - apart, tube.path[middle:] + apart)
+    return [Tube(path, tube.radius, tube.amplitude) for path in halves]
+
+
+def axes_of(shape, voxel_size):
+    """Places of the voxel centres along each axis, in um from the centre of the field."""
+    return [(np.arange(n) - (n - 1) / 2) * d for n, d in zip(shape, voxel_size, strict=True)]
+
+
+def field_size(shape, voxel_size):
+    """Size of the field in um, once shape and voxel size are known to be sound."""
+    if len(shape) != 3 or any(int(n) != n or n < 1 for n in shape):
+        raise ValueError(f"shape is {shape}: give three whole numbers (Z, Y, X)")
+    if np.shape(voxel_size) != (3,) or not all(0 < d < np.inf for d in voxel_size):
+        raise ValueError(f"voxel_size is {voxel_size}: give three lengths (z, y, x) in um")
+    return np.multiply(shape, voxel_size)
