@@ -187,19 +187,20 @@ class Sirt:
     ----------
     volume : array or tensor (..., Z, Y, X)
         The estimate, in the kind of the data.
-    residual : (n_iter + 1,) array
+    history : (n_iter + 1,) array
         Weighted misfit over that of an empty volume, before every iteration and at the end.
         It never rises.
     n_iter : int
         Iterations made.
     converged : bool
-        The last iteration lowered the residual by less than a thousandth of itself.
+        The last iteration lowered the misfit by less than a thousandth of itself. It says nothing
+        about the volume, which may have become worse long before.
     settings : dict
         The settings of the run.
     """
 
     volume: Any
-    residual: np.ndarray
+    history: np.ndarray
     n_iter: int
     converged: bool
     settings: dict
@@ -232,7 +233,7 @@ def sirt(
     Returns
     -------
     Sirt
-        The volume, in the unit of `y` per voxel, and how the residual fell.
+        The volume, in the unit of `y` per voxel, and how the misfit fell.
 
     Raises
     ------
@@ -242,7 +243,8 @@ def sirt(
 
     Notes
     -----
-    With C and R the diagonal matrices of one over the column sums and the row sums of A,
+    With C and R the diagonal matrices of one over the column sums and the row sums of A (a ray
+    that crosses less than one voxel counts as crossing one: the noise at the rim would weigh most),
 
     .. math:: f \leftarrow \big( f + \lambda\, C A^\top R\,(y - A f) \big)_+ .
 
@@ -270,30 +272,27 @@ def sirt(
     data = to_tensor(y, pick_device(device))
     check_projections(op, data)
 
-    def reciprocal(total):
-        return torch.where(total > 1e-6, 1 / total.clamp_min(1e-6), 0)
-
-    rows = reciprocal(op(data.new_ones(op.in_shape)))
-    columns = reciprocal(op.adjoint(data.new_ones(op.out_shape)))
+    rows = 1 / op(data.new_ones(op.in_shape)).clamp_min(1)
+    seen = op.adjoint(data.new_ones(op.out_shape))
+    columns = torch.where(seen > 1e-6, 1 / seen.clamp_min(1e-6), 0)
 
     def misfit(error):
         return float((rows * error**2).sum().sqrt())
 
     volume = data.new_zeros((*data.shape[:-3], *op.in_shape))
-    error = data
-    empty = misfit(data) or 1.0
-    residual = [misfit(error) / empty]
+    error, empty = data, misfit(data) or 1.0
+    history = [misfit(error) / empty]
     for iteration in tqdm(range(1, int(n_iter) + 1), desc="SIRT", disable=not progress):
         volume = volume + relaxation * columns * op.adjoint(rows * error)
         if nonnegative:
             volume = volume.clamp_min(0)
         error = data - op(volume)
-        residual.append(misfit(error) / empty)
+        history.append(misfit(error) / empty)
         if callback:
             callback(iteration, volume)
     settings = {"nonnegative": nonnegative, "relaxation": relaxation, "device": str(data.device)}
-    converged = residual[-2] - residual[-1] <= 1e-3 * residual[-1]
-    return Sirt(like(volume, y), np.array(residual), int(n_iter), bool(converged), settings)
+    converged = history[-2] - history[-1] <= 1e-3 * history[-1]
+    return Sirt(like(volume, y), np.array(history), int(n_iter), bool(converged), settings)
 
 
 def check_projections(op, y):
