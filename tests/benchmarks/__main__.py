@@ -19,6 +19,7 @@ BENCHMARKS = (
     "fusion_cuda",
     "fusion_thinning",
     "inr_fields",
+    "inr_quality",
 )
 
 
