@@ -30,7 +30,8 @@ class Stage:
         The views are cut into equal tiles of at most this side, in pixels, and a step looks at one
         of them. Light from further away than 99 % of the PSF is left out.
     sampling : "uniform" or "error"
-        All blocks equally often, or more often where the views are explained worst.
+        All blocks equally often; or more often where the views are explained worst, which then
+        count more than the rest.
     refresh : int
         Steps after which the map of errors is computed anew.
     views : int, optional
@@ -172,7 +173,7 @@ class _Blocks:
             for n, m in zip(operator.in_shape[1:], operator.out_shape[1:], strict=True)
         )
         self.tiles = [(row, column) for row in rows for column in columns]
-        size = tuple(strips[0].size for strips in (rows, columns))
+        size = tuple(_side(m, stage.block) for m in operator.out_shape[1:])
         window = tuple(n + 2 * halo for n in size)
         self.block_operator = LightField(operator.psf, window, size, operator.voxel_size)
         self.memory = {"steps": 0, "chance": None}  # what an interrupted fit must get back
@@ -227,9 +228,8 @@ class _Blocks:
 class _Strip(NamedTuple):
     """A tile along one axis: its pixels, and where the voxels are that it sees."""
 
-    size: int  # pixels that are computed: as many for every tile, some of them twice
     pixels: slice  # of the view
-    inside: slice  # the same, of what is computed
+    inside: slice  # the same, of what is computed: for every tile as many as for the largest
     voxels: slice  # of the volume
     own: slice  # of these voxels: together the tiles own every voxel once
     margins: tuple  # voxels to add before and after; if negative, to leave away
@@ -243,22 +243,20 @@ def _strips(n, m, side, halo):
     average; blocks at random places would look at the border too rarely.
     """
     count = -(-m // side)
-    size, shift, strips = -(-m // count), m // 2 - n // 2, []
+    size, shift, strips = _side(m, side), m // 2 - n // 2, []
     for k in range(count):
         a, b = k * m // count, (k + 1) * m // count
-        corner = min(a, m - size)
         own = [0 if k == 0 else a - shift, n if k == count - 1 else b - shift]
         own = [min(max(edge, 0), n) for edge in own]
-        first, last = corner - shift - halo, corner - shift + size + halo
+        first, last = a - shift - halo, a - shift + size + halo
         # at least one voxel, even where the strip sees none
         start = min(max(first, 0), own[0], n - 1)
         stop = max(min(last, n), own[1], start + 1)
         skip = max(first - start, 0)
         strips.append(
             _Strip(
-                size,
                 slice(a, b),
-                slice(a - corner, b - corner),
+                slice(0, b - a),
                 slice(start, stop),
                 slice(own[0] - start, own[1] - start),
                 (start - first, last - stop),
@@ -266,6 +264,11 @@ def _strips(n, m, side, halo):
             )
         )
     return strips
+
+
+def _side(m, most):
+    """Side of the largest strip, when m pixels are cut into equal ones of `most` at most."""
+    return -(-m // -(-m // most))
 
 
 def coarsened(operator, factor):
@@ -314,8 +317,7 @@ def reach(psf, energy=0.99):
     images = psf.reshape(-1, distance.numel())
     rings = images.new_zeros(len(images), int(distance.max()) + 1)
     rings.index_add_(1, distance, images)
-    share = rings.cumsum(1) / rings.sum(1, keepdim=True).clamp(min=1e-30)
-    return int((share < energy).sum(1).max())
+    return int((rings.cumsum(1) < energy * rings.sum(1, keepdim=True)).sum(1).max())
 
 
 def _mean(x, factor):
