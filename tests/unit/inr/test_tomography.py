@@ -209,7 +209,12 @@ def test_views_without_light_give_an_empty_volume(noisy):
     op = noisy[0]
     result = sirt(op, np.zeros(op.out_shape), 2, device="cpu")
     assert not result.volume.any() and result.converged
-    assert not sirt(op, noisy[3], 2, device="cpu").converged
+
+
+def test_it_knows_when_nothing_changes_any_more(noisy):
+    op, _, _, y = noisy
+    assert not sirt(op, y, 5, device="cpu").converged
+    assert sirt(op, y, 150, device="cpu").converged
 
 
 # The wedge
@@ -241,6 +246,19 @@ def test_what_lies_in_the_wedge_is_not_seen():
     seen = [v for (missing, *_), v in strength.items() if not missing]
     assert len(hidden) == len(seen) == 2
     assert max(hidden) < 1e-3 * min(seen)
+
+
+def test_a_lopsided_series_sees_one_diagonal_only():
+    shape, angles = (64, 1, 64), np.linspace(0, 60, 61)
+    wedge = missing_wedge(shape, angles)[:, 0]
+    z, x = np.arange(64)[:, None], np.arange(64)
+    window = np.hanning(64)[:, None] * np.hanning(64)
+    op = ParallelBeam(angles, shape)
+    seen, hidden = (
+        np.square(op((window * np.cos(2 * np.pi * (8 * z + k * x) / 64))[:, None])).sum()
+        for k in (8, -8)
+    )
+    assert wedge[8, -8] and not wedge[8, 8] and hidden < 1e-3 * seen
 
 
 def test_few_views_leave_gaps_between_them():
