@@ -307,9 +307,11 @@ def view_enhanced(
     y,
     n_iter=30,
     background=0.0,
+    callback=None,
     *,
     n_iter_views=8,
     read_noise=0.0,
+    snapshots=(),
     progress=False,
     device=None,
 ):
@@ -321,6 +323,8 @@ def view_enhanced(
         Its PSF gives the blur of each view and the slope of its parallax.
     y, background, read_noise, progress, device
         As for `richardson_lucy`.
+    callback, snapshots
+        Likewise, of the fusion.
     n_iter : int
         Iterations of the fusion.
     n_iter_views : int

