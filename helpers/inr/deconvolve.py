@@ -374,7 +374,10 @@ def view_enhanced(
     lines = type(op)(line_psf(h), op.in_shape[1:], views)
     # What the deblurring leaves of the noise is not counts: a floor keeps it from ruling the ratio.
     floor = 0.005 * float(to_tensor(enhanced).max())
-    return richardson_lucy(lines, enhanced + floor, n_iter, floor, progress=progress, device=device)
+    return richardson_lucy(
+        lines, enhanced + floor, n_iter, floor, callback, snapshots=snapshots,
+        progress=progress, device=device,
+    )  # fmt: skip
 
 
 def line_psf(psf, n_planes=16):

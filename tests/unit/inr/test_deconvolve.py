@@ -236,6 +236,9 @@ def test_view_enhanced_deblurs_and_fuses(sim):
     enhanced = psnr(fit.volume, sim.truth, scaled=True)
     assert enhanced > psnr(blurred, sim.truth, scaled=True) + 2
     assert fit.volume.sum() == pytest.approx(sim.truth.sum(), rel=0.1)
+    seen = []
+    part = view_enhanced(sim.op, sim.views, 3, 4.0, lambda k, *_: seen.append(k), snapshots=(1, 3))
+    assert seen == [1, 2, 3] and list(part.snapshots) == [1, 3]
     per_view = view_enhanced(sim.op, torch.as_tensor(sim.views), 20, np.full((7, 1, 1), 4.0))
     np.testing.assert_allclose(per_view.volume.numpy(), fit.volume, atol=1e-3 * fit.volume.max())
 
