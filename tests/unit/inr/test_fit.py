@@ -82,7 +82,7 @@ SCHEDULES = {
     "stages": (
         Stage(3, 0.1, coarsen=2),
         Stage(4, 0.1, block=8, sampling="error", refresh=3),
-        Stage(2, 0.05, block=7),
+        Stage(2, 0.05, block=5, sampling="error", refresh=3),
         Stage(3, 0.05, views=3, betas=(0.8, 0.9)),
     ),
 }
@@ -165,6 +165,24 @@ def test_the_objective_is_the_loss_plus_the_prior(scene):
     assert result.settings["schedule"][0]["n_steps"] == 2 and result.settings["device"] == "cpu"
 
 
+def test_the_steps_are_those_of_adam(scene):
+    """The loop in miniature, with the rate and the memory of each stage."""
+    op, views, background = scene
+    stages = (Stage(4, 0.3, final_rate=0.5), Stage(3, 0.1, betas=(0.5, 0.7)))
+    field = grid_field()
+    adam = torch.optim.Adam(field.parameters())
+    for stage in stages:
+        for step in range(stage.n_steps):
+            adam.param_groups[0].update(lr=stage.rate(step), betas=stage.betas)
+            adam.zero_grad()
+            volume = field.volume(SHAPE)
+            (poisson(op(volume) + background, torch.tensor(views)) + weak(volume)).backward()
+            adam.step()
+    result = fit(grid_field(), op, views, background=background, prior=weak, schedule=stages)
+    assert states_equal(result.field.state_dict(), field.state_dict())
+    assert result.n_iter == 7
+
+
 def test_the_field_that_is_passed_in_stays_as_it_was(scene):
     op, views, background = scene
     field = grid_field()
@@ -195,6 +213,14 @@ def test_nothing_is_printed_unless_asked_for(scene, capsys):
     assert capsys.readouterr() == ("", "")
     fit(grid_field(), op, views, schedule=Stage(2, 0.1), progress=True)
     assert "0/2" in capsys.readouterr().err
+
+
+def test_a_block_beside_the_volume_has_no_prior():
+    op = LightField(blurred(), (6, 6), (24, 24))
+    views = np.full(op.out_shape, 3.0)
+    field = Voxels(op.in_shape, Softplus(50.0))
+    result = fit(field, op, views, background=2, prior=weak, schedule=Stage(30, 0.1, block=4))
+    assert np.isfinite(result.volume).all() and result.volume.mean() < 40
 
 
 def test_any_differentiable_model_can_be_fitted():
