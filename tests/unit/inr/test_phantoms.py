@@ -289,3 +289,9 @@ def test_a_phantom_takes_less_than_half_a_second():
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_the_objects_of_the_other_pages_are_here_as_well():
+    for name in ("cells", "apoferritin"):
+        volume = getattr(phantoms, name)((12, 12, 12), (1.0, 1.0, 1.0), seed=0)
+        assert volume.shape == (12, 12, 12)
