@@ -293,5 +293,5 @@ def test_bad_input_is_named(call, message):
 
 def test_the_objects_of_the_other_pages_are_here_as_well():
     for name in ("cells", "apoferritin"):
-        volume = getattr(phantoms, name)((12, 12, 12), (1.0, 1.0, 1.0), seed=0)
-        assert volume.shape == (12, 12, 12)
+        volume = getattr(phantoms, name)((16, 16, 16), (2.0, 2.0, 2.0), seed=0)
+        assert volume.shape == (16, 16, 16) and volume.max() > 0
