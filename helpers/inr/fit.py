@@ -77,7 +77,8 @@ def fit(
     ----------
     field : torch.nn.Module or FieldFit
         Has ``volume(shape, roi=None)``, such as `helpers.inr.fields.Field` or `Voxels`. It is
-        copied, not changed. A `FieldFit` goes on from its field and its moments of Adam.
+        copied, not changed. A `FieldFit`, or anything else with a `field` and `moments`, goes on
+        from its field and its moments of Adam.
     operator : callable
         Volume to prediction, with ``in_shape``; a linear operator or any differentiable model.
     data : array or tensor
@@ -148,8 +149,8 @@ def fit(
     b = _checked_background(background, y)
     operator = moved(operator, device)
     draws = [look(stage, operator, y, b) for stage in stages]
-    moments = field.moments if isinstance(field, FieldFit) else None
-    field = copy.deepcopy(field.field if isinstance(field, FieldFit) else field).to(device)
+    moments = getattr(field, "moments", None)
+    field = copy.deepcopy(getattr(field, "field", field)).to(device)
     optimizer = torch.optim.Adam(field.parameters(), lr=stages[0].learning_rate)
     if moments is not None:
         optimizer.load_state_dict(copy.deepcopy(moments))  # Adam works in place

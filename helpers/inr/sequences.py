@@ -9,18 +9,19 @@ from __future__ import annotations
 import copy
 import hashlib
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from dataclasses import field as dataclass_field
 from pathlib import Path
 
 import numpy as np
 
 from .. import checkpoints
-from ..arrays import is_tensor, like, to_numpy, to_tensor
+from ..arrays import is_tensor, to_numpy, to_tensor
 from ..devices import pick_device
 from .fit import ONE_STAGE, FieldFit, check_data, fit, moved
 from .losses import poisson
 from .sampling import Stage
+from .spacetime import Frames, LowRank
 
 INITS = ("previous", "meta", "scratch", "joint")
 
@@ -34,15 +35,17 @@ class SequenceFit:
     volumes : array (T, Z, Y, X)
         In the unit of the field's head, one scale for all frames.
     fits : tuple of FieldFit
-        One for each frame; of a frame that took several rounds, the last one.
+        One for each frame; of a frame that took several rounds, the last one. For "joint", the
+        fields of a window share their weights.
     misfit : (T,) array
         Loss for each number in a frame, after its last step.
     n_steps : (T,) array of int
         Steps that each frame took.
     seconds : (T,) array
-        Time that each frame took.
+        Time that each frame took; for "joint", its share of the window.
     history : tuple of dicts
-        For each frame "objective" and "seconds" of every step, and "misfit" after each round.
+        For each frame "objective" and "seconds" of every step, and "misfit" after each round. For
+        "joint", the objective is that of the whole window.
     reached : (T,) array of bool
         Whether the misfit of the frame came down to the level of the first one.
     settings : dict
@@ -70,6 +73,9 @@ def fit_sequence(
     further=None,
     rounds=8,
     tolerance=0.01,
+    fix_network=True,
+    window=8,
+    rank=None,
     background=0.0,
     generator=None,
     checkpoint=None,
@@ -77,40 +83,53 @@ def fit_sequence(
     callback=None,
     device=None,
 ):
-    r"""Fit every frame of a sequence, each from a start that saves steps.
+    r"""Fit every frame of a sequence, each from a start that saves steps, or several at once.
 
     Parameters
     ----------
-    fields_or_init : torch.nn.Module, or anything with a ``field`` such as FieldFit
-        Where the first frame starts. With "meta" every frame starts there.
+    fields_or_init : torch.nn.Module, or anything with a ``field`` and ``moments``
+        Such as a field, a FieldFit, or what `helpers.inr.meta.reptile` gives: where the first
+        frame starts; with "meta" and "scratch", where every frame starts.
     operator : callable
         Volume to the views of one frame, see `helpers.inr.fit.fit`.
     frames : array or tensor (T, ...)
         What was measured, in the unit of the camera: T times the shape that the operator gives.
-    init : {"previous", "meta", "scratch"}
-        Where each later frame starts: at the frame before it, with its moments of Adam; at
-        `fields_or_init`; or there too, but with the whole `schedule`.
-    loss, prior
+    init : {"previous", "meta", "scratch", "joint"}
+        Where each later frame starts. "previous": at the frame before it. "meta": at
+        `fields_or_init`. "scratch": there too, and it takes the whole `schedule`. "joint" fits
+        the frames of a window at once, as a `helpers.inr.spacetime.LowRank` made of copies of
+        `fields_or_init`.
+    loss : callable
         As in `helpers.inr.fit.fit`.
+    prior : callable, optional
+        ``prior(volume)`` of a frame; for "joint" of all frames of a window (T, Z, Y, X), such as
+        `helpers.inr.spacetime.space_time_hessian`.
     schedule : Stage or sequence of Stage
-        Of the first frame, and of every frame for "scratch".
+        Of the first frame, of every frame for "scratch", of every window for "joint".
     further : Stage, optional
-        One round of a later frame. Default: 10 steps with half the learning rate of `schedule` and
-        a shorter memory.
+        One round of a later frame. Default: 10 steps with the learning rate of `schedule` and a
+        short memory.
     rounds : int
         A later frame takes at most so many rounds.
     tolerance : float
         A later frame ends with the round after which its misfit is at most 1 + `tolerance` times
         that of the first frame. Noise alone moves it by about the root of two over the number of
         pixels.
+    fix_network : bool
+        Later frames leave the network of a field as it is and move the features of its encoding,
+        where it has any.
+    window : int
+        Frames that "joint" fits at once. Windows share a quarter of their frames.
+    rank : int, optional
+        Parts of the space-time field of a window. Default: `window`.
     background : float or array
         Added to every prediction. An array broadcasts against a frame, or, with one axis more,
         holds one background for each frame.
     generator : torch.Generator, optional
         On the CPU, for blocks and views drawn at random. Default: seed 0.
     checkpoint : str or Path, optional
-        Folder that gets one file for each frame; an interrupted sequence goes on after the last.
-        Frames may be added to a sequence later, those before them may not change.
+        Folder that gets one file for each frame, or window; an interrupted sequence goes on after
+        the last. Frames may be added to a chain later, those before them may not change.
     progress : bool
         Show a bar.
     callback : callable, optional
@@ -131,7 +150,9 @@ def fit_sequence(
     Notes
     -----
     How many steps a frame needs depends on how far things moved, so it is measured: a frame is
-    done when its views are explained as well as those of the first frame were. Derived in
+    done when its views are explained as well as those of the first frame were. Adam's moments are
+    kept from frame to frame with a memory of some twenty steps: a longer one still scales the steps
+    by gradients of where things used to be, and overshoots where they have moved to. Derived in
     :doc:`/book/inr/04_meta_learning`, used in :doc:`/book/inr/05_dynamics`.
 
     Examples
@@ -150,108 +171,184 @@ def fit_sequence(
     from tqdm.auto import tqdm
 
     stages = (schedule,) if isinstance(schedule, Stage) else tuple(schedule)
-    further = _further(stages[0]) if further is None else further
     if init not in INITS:
         raise ValueError(f"init is {init!r}: use one of {', '.join(INITS)}")
-    if rounds < 1 or not tolerance >= 0:
-        raise ValueError(f"rounds is {rounds}, tolerance {tolerance}: at least 1, and at least 0")
+    if rounds < 1 or not tolerance >= 0 or window < 1:
+        raise ValueError(
+            f"rounds is {rounds}, tolerance {tolerance}, window {window}: "
+            "at least one round, a tolerance of zero or more, at least one frame"
+        )
+    further = _further(stages[0]) if further is None else further
     device = pick_device(device)
     operator = moved(operator, device)
     data = _checked(frames, operator, device)
-    given = data if is_tensor(frames) else to_numpy(data)
-    backgrounds = _backgrounds(background, data, device)
     generator = torch.Generator().manual_seed(0) if generator is None else generator
-    common = dict(loss=loss, prior=prior, generator=generator, device=device)
-
-    def misfit(fitted, number):
-        with torch.no_grad():
-            prediction = operator(to_tensor(fitted.volume, device)) + backgrounds[number]
-            return float(loss(prediction, data[number])) / data[number].numel()
-
-    def whole(start, number):
-        fitted = fit(
-            start,
-            operator,
-            given[number],
-            schedule=stages,
-            background=backgrounds[number],
-            **common,
-        )
-        return fitted, {**fitted.history, "misfit": np.array([misfit(fitted, number)])}
-
-    def rounds_of(start, number, level):
-        parts, misfits, fitted = [], [], start
-        while len(parts) < rounds and not (misfits and misfits[-1] <= level):
-            fitted = fit(
-                fitted, operator, given[number], schedule=further, background=backgrounds[number],
-                **common,
-            )  # fmt: skip
-            parts.append(fitted.history)
-            misfits.append(misfit(fitted, number))
-        return fitted, _joined(parts) | {"misfit": np.array(misfits)}
-
-    store = None if checkpoint is None else _Store(
-        checkpoint, fields_or_init, data, (init, stages, further, rounds, tolerance), generator
-    )  # fmt: skip
+    settings = {
+        "init": init,
+        "schedule": [asdict(stage) for stage in stages],
+        "further": asdict(further),
+        "rounds": rounds,
+        "tolerance": tolerance,
+        "fix_network": fix_network,
+        "window": window,
+        "rank": rank,
+        "device": str(device),
+    }
+    problem = _Problem(
+        operator, data, _backgrounds(background, data), loss, prior, generator, is_tensor(frames)
+    )
+    if init == "joint":
+        results = _windows(problem, fields_or_init, stages, window, rank, checkpoint)
+    else:
+        store = checkpoint and _Store(checkpoint, fields_or_init, problem, settings)
+        rule = (init, stages, further, rounds, tolerance, fix_network)
+        results = _chain(problem, fields_or_init, rule, store)
     fits, histories, seconds = [], [], []
-    for number in tqdm(range(len(data)), disable=not progress, leave=False, unit="frame"):
-        begun = time.perf_counter()
-        found = store.load(number) if store else None
-        if found is not None:
-            fitted, history, taken = found
-        else:
-            if number == 0 or init == "scratch":
-                fitted, history = whole(fields_or_init, number)
-            else:
-                level = (1 + tolerance) * histories[0]["misfit"][-1]
-                start = fits[-1] if init == "previous" else fields_or_init
-                fitted, history = rounds_of(start, number, level)
-            taken = time.perf_counter() - begun
-            if store:
-                store.save(number, fitted, history, taken)
+    bar = tqdm(total=len(data), disable=not progress, leave=False, unit="frame")
+    for fitted, history, taken in results:
         fits.append(fitted)
         histories.append(history)
         seconds.append(taken)
-        if callback is not None and callback(number, fitted):
+        bar.update()
+        if callback is not None and callback(len(fits) - 1, fitted):
             break
-    misfits = np.array([history["misfit"][-1] for history in histories])
-    volumes = torch.stack([to_tensor(fitted.volume, device) for fitted in fits])
+    bar.close()
+    misfit = np.array([history["misfit"][-1] for history in histories])
+    volumes = [fitted.volume for fitted in fits]
     return SequenceFit(
-        volumes=like(volumes, given),
+        volumes=torch.stack(volumes) if is_tensor(frames) else np.stack(volumes),
         fits=tuple(fits),
-        misfit=misfits,
+        misfit=misfit,
         n_steps=np.array([len(history["objective"]) for history in histories]),
         seconds=np.array(seconds),
         history=tuple(histories),
-        reached=misfits <= (1 + tolerance) * misfits[0],
-        settings={
-            "init": init,
-            "schedule": [asdict(stage) for stage in stages],
-            "further": asdict(further),
-            "rounds": rounds,
-            "tolerance": tolerance,
-            "device": str(device),
-        },
+        reached=misfit <= (1 + tolerance) * misfit[0],
+        settings=settings,
     )
 
 
+@dataclass(frozen=True)
+class _Problem:
+    """What all frames have in common."""
+
+    operator: object
+    data: object
+    background: object
+    loss: object
+    prior: object
+    generator: object
+    as_tensor: bool
+
+    def fit(self, start, at, schedule, operator=None, checkpoint=None):
+        """Fit a frame, or with a slice and an operator for them, several at once."""
+        data = self.data[at]
+        return fit(
+            start,
+            operator or self.operator,
+            data if self.as_tensor else to_numpy(data),
+            loss=self.loss,
+            prior=self.prior,
+            schedule=schedule,
+            background=self.background[at],
+            generator=self.generator,
+            checkpoint=checkpoint,
+            device=self.data.device,
+        )
+
+    def misfit(self, volume, number):
+        """Loss for each number in a frame."""
+        import torch
+
+        with torch.no_grad():
+            prediction = self.operator(to_tensor(volume, self.data.device))
+            frame = self.data[number]
+            return float(self.loss(prediction + self.background[number], frame)) / frame.numel()
+
+
+def _chain(problem, start, rule, store):
+    """Frame after frame; the first, or from scratch every one, takes the whole schedule."""
+    init, stages, further, rounds, tolerance, fix_network = rule
+    level, fitted = None, None
+    for number in range(len(problem.data)):
+        found = store and store.load(number)
+        if not found:
+            begun = time.perf_counter()
+            first = fitted if init == "previous" and number else start
+            if number == 0 or init == "scratch":
+                schedules, first = [stages], first
+            else:
+                schedules, first = rounds * [further], _fixed(first) if fix_network else first
+            parts, misfits = [], []
+            for schedule in schedules:
+                fitted = problem.fit(parts[-1] if parts else first, number, schedule)
+                parts.append(fitted)
+                misfits.append(problem.misfit(fitted.volume, number))
+                if level is not None and misfits[-1] <= (1 + tolerance) * level:
+                    break
+            history = _joined([part.history for part in parts]) | {"misfit": np.array(misfits)}
+            found = fitted, history, time.perf_counter() - begun
+            if store:
+                store.save(number, *found)
+        fitted, history, _ = found
+        level = history["misfit"][-1] if level is None else level
+        yield found
+
+
+def _windows(problem, start, stages, window, rank, checkpoint):
+    """Windows of frames at once; of two that share a frame, the one in which it lies deeper."""
+    n = len(problem.data)
+    size = min(window, n)
+    field = getattr(start, "field", start)
+    firsts = list(range(0, n - size, max(1, size - size // 4))) + [n - size]
+    for place, first in enumerate(firsts):
+        begun = time.perf_counter()
+        together = problem.fit(
+            LowRank(field, size, rank and min(rank, size)),
+            slice(first, first + size),
+            stages,
+            Frames(problem.operator, size),
+            checkpoint and Path(checkpoint) / f"window_{first:05}.safetensors",
+        )
+        taken = (time.perf_counter() - begun) / size
+        # the last frames that this window shares with the next one are left to it
+        shared = firsts[place - 1] + size - first if place else 0
+        end = first + size
+        if place + 1 < len(firsts):
+            end -= (first + size - firsts[place + 1]) // 2
+        for number in range(first + shared - shared // 2, end):
+            volume = together.volume[number - first]
+            frame = replace(together, volume=volume, field=together.field.frame(number - first))
+            misfit = np.array([problem.misfit(volume, number)])
+            yield frame, {**together.history, "misfit": misfit}, taken
+
+
 def _further(stage):
-    """A short stage for a field that is nearly right, with Adam's memory as short as it is."""
-    return Stage(10, stage.learning_rate / 2, final_rate=0.1, betas=(0.8, 0.99))
+    """A short stage for a field that is nearly right, with a memory as short as it is."""
+    return Stage(10, stage.learning_rate, betas=(0.5, 0.95))
+
+
+def _fixed(start):
+    """The same start, but its network stays as it is if there is an encoding to be moved."""
+    start = copy.deepcopy(start)
+    field = getattr(start, "field", start)
+    network, encoding = getattr(field, "network", None), getattr(field, "encoding", None)
+    if network is not None and encoding is not None and any(True for _ in encoding.parameters()):
+        network.requires_grad_(False)
+    return start
 
 
 def _checked(frames, operator, device):
+    """Frames as one tensor, once each of them is known to be sound."""
     import torch
 
     if len(frames) == 0:
         raise ValueError("the sequence is empty: give at least one frame")
-    if is_tensor(frames) or isinstance(frames, np.ndarray):
-        data = to_tensor(frames, device, torch.float32)
-    else:
-        shapes = {tuple(np.shape(frame)) for frame in frames}
-        if len(shapes) > 1:
-            raise ValueError(f"frames have different shapes {sorted(shapes)}: crop them to one")
-        data = torch.stack([to_tensor(frame, device, torch.float32) for frame in frames])
+    shapes = {tuple(np.shape(frame)) for frame in frames}
+    if len(shapes) > 1:
+        raise ValueError(f"frames have different shapes {sorted(shapes)}: crop them to one")
+    if not (is_tensor(frames) or isinstance(frames, np.ndarray)):
+        frames = np.stack([to_numpy(frame) for frame in frames])
+    data = to_tensor(frames, device, torch.float32)
     for number, frame in enumerate(data):
         try:
             check_data(operator, frame)
@@ -260,25 +357,17 @@ def _checked(frames, operator, device):
     return data
 
 
-def _backgrounds(background, data, device):
+def _backgrounds(background, data):
     """One background for each frame."""
     import torch
 
-    b = to_tensor(background, device, torch.float32)
-    if b.ndim == data.ndim and len(b) not in (1, len(data)):
-        raise ValueError(
-            f"there are {len(b)} backgrounds for {len(data)} frames: give one for each"
-        )
+    b = to_tensor(background, data.device, torch.float32)
     try:
-        return (
-            b.expand(data.shape)
-            if b.ndim == data.ndim
-            else b.expand(data[0].shape)[None].expand(data.shape)
-        )
+        return b.expand(data.shape)
     except RuntimeError:
         raise ValueError(
-            f"the background is {tuple(b.shape)}, a frame {tuple(data.shape[1:])}: give a number, "
-            "or an array that broadcasts against a frame"
+            f"the background is {tuple(b.shape)}, the frames are {tuple(data.shape)}: give a "
+            "number, an array that broadcasts against a frame, or one for each frame"
         ) from None
 
 
@@ -295,15 +384,15 @@ def _joined(parts):
 class _Store:
     """One file for each frame, under a name for what it depends on: all frames up to it."""
 
-    def __init__(self, folder, start, data, settings, generator):
-        self.folder, self.generator = Path(folder), generator
-        self.start = getattr(start, "field", start)
+    def __init__(self, folder, start, problem, settings):
+        self.folder, self.generator = Path(folder), problem.generator
+        self.field = getattr(start, "field", start)
         digest = hashlib.sha256(repr(settings).encode())
-        for name, value in self.start.state_dict().items():
+        for name, value in self.field.state_dict().items():
             digest.update(name.encode() + to_numpy(value).tobytes())
         self.identities = []
-        for frame in data:
-            digest.update(to_numpy(frame).tobytes())
+        for frame, background in zip(problem.data, problem.background, strict=True):
+            digest.update(to_numpy(frame).tobytes() + to_numpy(background).tobytes())
             self.identities.append(digest.hexdigest()[:16])
         self.folder.mkdir(parents=True, exist_ok=True)
 
@@ -315,10 +404,10 @@ class _Store:
             "field": dict(fitted.field.state_dict()),
             "moments": fitted.moments,
             "volume": fitted.volume,
-            "history": history,
             "last": fitted.history,
             "converged": fitted.converged,
             "settings": fitted.settings,
+            "history": history,
             "seconds": seconds,
             "generator": self.generator.get_state(),
         }
@@ -332,22 +421,25 @@ class _Store:
 
     def load(self, number):
         """The fit, the history and the seconds of a frame that was done before, or None."""
-        if not self.path(number).exists():
+        path = self.path(number)
+        if not path.exists():
             return None
-        field = copy.deepcopy(self.start)
-        state, card = checkpoints.load(
-            self.path(number), expect={"field": dict(field.state_dict())}
-        )
+        state, card = checkpoints.load(path, expect={"field": dict(self.field.state_dict())})
         if card["data"] != self.identities[number]:
             raise ValueError(
-                f"{self.path(number)} is of another sequence, start or schedule: "
+                f"{path} is of another sequence, start or schedule: "
                 "give another folder, or delete it to begin anew"
             )
+        field = copy.deepcopy(self.field)
         field.load_state_dict(state["field"])
         self.generator.set_state(state["generator"])
-        last = state["last"]
         fitted = FieldFit(
-            state["volume"], field, last, len(last["objective"]), state["converged"],
-            state["settings"], state["moments"],
-        )  # fmt: skip
+            volume=state["volume"],
+            field=field,
+            history=state["last"],
+            n_iter=len(state["last"]["objective"]),
+            converged=state["converged"],
+            settings=state["settings"],
+            moments=state["moments"],
+        )
         return fitted, state["history"], state["seconds"]
