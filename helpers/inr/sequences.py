@@ -113,7 +113,8 @@ def fit_sequence(
         A later frame takes at most so many rounds.
     tolerance : float
         A later frame ends with the round after which its misfit is at most 1 + `tolerance` times
-        that of the first frame. Noise alone moves it by about the root of two over the number of
+        that of the first frame, if that round lowered its objective by less than half of
+        `tolerance`. Noise alone moves the misfit by about the root of two over the number of
         pixels.
     fix_network : bool
         Later frames leave the network of a field as it is and move the features of its encoding,
@@ -150,10 +151,12 @@ def fit_sequence(
     Notes
     -----
     How many steps a frame needs depends on how far things moved, so it is measured: a frame is
-    done when its views are explained as well as those of the first frame were. Adam's moments are
-    kept from frame to frame with a memory of some twenty steps: a longer one still scales the steps
-    by gradients of where things used to be, and overshoots where they have moved to. Derived in
-    :doc:`/book/inr/04_meta_learning`, used in :doc:`/book/inr/05_dynamics`.
+    done when its views are explained as well as those of the first frame were, and a further round
+    changes little. Ghosts of where things used to be hide in what the views hardly see, and only
+    the prior clears them away. Adam's moments are kept from frame to frame with a memory of some
+    twenty steps: a longer one still scales the steps by gradients of where things used to be, and
+    overshoots where they have moved to. Derived in :doc:`/book/inr/04_meta_learning`, used in
+    :doc:`/book/inr/05_dynamics`.
 
     Examples
     --------
@@ -284,7 +287,9 @@ def _chain(problem, start, rule, store):
                 parts.append(fitted)
                 misfits.append(problem.misfit(fitted.volume, number))
                 if level is not None and misfits[-1] <= (1 + tolerance) * level:
-                    break
+                    before, *_, after = fitted.history["objective"]
+                    if before - after < tolerance / 2 * abs(after):
+                        break
             history = _joined([part.history for part in parts]) | {"misfit": np.array(misfits)}
             found = fitted, history, time.perf_counter() - begun
             if store:

@@ -15,6 +15,8 @@ from torch import nn
 
 from .losses import hessian_energy
 
+PACE = 0.5  # at which the weights in time are learned, against the parts in space
+
 
 class LowRank(nn.Module):
     r"""A few fields of space, mixed anew at every time, behind one head.
@@ -54,13 +56,20 @@ class LowRank(nn.Module):
         self.parts = nn.ModuleList(copy.deepcopy(part) for _ in range(rank))
         time = (torch.arange(n_frames) + 0.5) / n_frames
         waves = torch.cos(torch.pi * time[:, None] * torch.arange(rank))
-        # all parts together step about as far as one field would
-        self.weights = nn.Parameter(waves * min(1.0, math.sqrt(2 / rank)))
+        # With this scale all parts together step about as far as one field would.
+        self.scale = min(1.0, math.sqrt(2 / rank))
+        self.register_buffer("waves", waves)
+        self.changes = nn.Parameter(torch.zeros_like(waves))
 
     @property
     def device(self):
-        """Where the weights live."""
-        return self.weights.device
+        """Where the parameters live."""
+        return self.waves.device
+
+    @property
+    def weights(self):
+        """Weights a_r(t) of the parts, (T, R)."""
+        return self.scale * (self.waves + PACE * self.changes)
 
     def volume(self, shape, roi=None):
         """Frames (T, Z, Y, X) at the voxel centres, see `helpers.inr.fields.Field.volume`."""
