@@ -166,7 +166,7 @@ def fit_sequence(
     >>> start = fields.Voxels((8, 24, 24), fields.Softplus(mean=0.5))
     >>> result = fit_sequence(
     ...     start, sims[0].op, np.stack([sim.views for sim in sims]), background=4.0,
-    ...     schedule=Stage(60, 0.3), loss=partial(poisson, read_noise=1.5), device="cpu")
+    ...     schedule=Stage(100, 0.3), rounds=3, loss=partial(poisson, read_noise=1.5))
     >>> result.volumes.shape, bool(result.n_steps[1] < result.n_steps[0])
     ((2, 8, 24, 24), True)
     """
