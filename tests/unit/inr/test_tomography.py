@@ -9,6 +9,7 @@ from scipy.ndimage import rotate
 
 from helpers.inr.tomography import ParallelBeam, Sirt, missing_wedge, sirt
 from helpers.operators import check_adjoint
+from tests.benchmarks.inr_tomography import rotate_and_sum
 
 SHAPES = [(9, 5, 9), (8, 3, 8), (7, 2, 12), (12, 4, 7)]
 ANGLES = [-60.0, -17.3, 0.0, 30.0, 45.0, 90.0, 133.0, 180.0]
@@ -87,6 +88,13 @@ def test_it_agrees_with_turning_the_volume_and_summing():
         turned = rotate(volume, angle, axes=(2, 0), reshape=False, order=3)
         view = ParallelBeam([angle], volume.shape, 30)(volume)[0]
         assert np.abs(view - turned.sum(0)).max() < 0.02 * view.max()
+
+
+def test_the_benchmark_times_two_ways_to_the_same_answer():
+    volume = gaussian((32, 4, 32), 2.5, (3, 0, -4))
+    views = ParallelBeam(ANGLES, volume.shape)(volume)
+    turned = rotate_and_sum(torch.tensor(volume).float(), ANGLES, views.shape[-1])
+    assert np.abs(views - turned.numpy()).max() < 0.02 * views.max()
 
 
 def test_a_turned_square_casts_a_trapezoid():
