@@ -21,6 +21,7 @@ BENCHMARKS = (
     "inr_forward",
     "inr_fields",
     "inr_quality",
+    "inr_sequences",
     "inr_tomography",
     "inr_published_scene",
 )
