@@ -15,6 +15,7 @@ from scipy.special import erf, expit
 
 from ..arrays import to_numpy
 from .lightfield import LightField, Optics, psf
+from .phantoms_diffraction import worm  # noqa: F401, the object of the page on diffraction
 from .phantoms_tomography import apoferritin, cells  # noqa: F401, the objects of the other pages
 from .tubes import Tube, axes_of, draw, field_size, moving_tubes, shifted, turn_back, walk
 
