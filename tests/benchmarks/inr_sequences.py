@@ -79,14 +79,16 @@ def _fast():
         go = partial(fit_sequence, _start("voxels", sims[0]), sims[0].op, frames, schedule=stage)
         alone = {init: go(init, prior=_prior, **known) for init in ("scratch", "previous")}
         joint, narrow = (go("joint", prior=_joint_prior, rank=rank, **known) for rank in (8, 6))
-        quality = [
-            np.mean([psnr(v, sim.truth, scaled=True) for v, sim in zip(r.volumes, sims, strict=True)])
-            for r in (*alone.values(), joint, narrow)
-        ]  # fmt: skip
+        quality = [_mean_quality(r, sims) for r in (*alone.values(), joint, narrow)]
         steps = alone["previous"].n_steps[1:].mean()
         apart = psnr(sims[0].truth, sims[1].truth, scaled=True)
         table.rows.append((seed, apart, *quality[:2], steps, *quality[2:]))
     return table
+
+
+def _mean_quality(result, sims):
+    pairs = zip(result.volumes, sims, strict=True)
+    return np.mean([psnr(volume, sim.truth, scaled=True) for volume, sim in pairs])
 
 
 def _start(name, sim):
