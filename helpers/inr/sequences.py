@@ -7,7 +7,6 @@ what bleaches in the views bleaches in the volumes.
 from __future__ import annotations
 
 import copy
-import hashlib
 import time
 from dataclasses import asdict, dataclass, replace
 from dataclasses import field as dataclass_field
@@ -15,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import checkpoints
 from ..arrays import is_tensor, to_numpy, to_tensor
 from ..devices import pick_device
-from .fit import ONE_STAGE, FieldFit, check_data, fit, moved
+from .fit import ONE_STAGE, check_data, fit, moved
+from .frame_store import FrameStore
 from .losses import poisson
 from .sampling import Stage
 from .spacetime import Frames, LowRank
@@ -203,7 +202,7 @@ def fit_sequence(
     if init == "joint":
         results = _windows(problem, fields_or_init, stages, window, rank, checkpoint)
     else:
-        store = checkpoint and _Store(checkpoint, fields_or_init, problem, settings)
+        store = checkpoint and FrameStore(checkpoint, fields_or_init, problem, settings)
         rule = (init, stages, further, rounds, tolerance, fix_network)
         results = _chain(problem, fields_or_init, rule, store)
     fits, histories, seconds = [], [], []
@@ -384,67 +383,3 @@ def _joined(parts):
         "objective": np.concatenate([part["objective"] for part in parts]),
         "seconds": np.concatenate(seconds),
     }
-
-
-class _Store:
-    """One file for each frame, under a name for what it depends on: all frames up to it."""
-
-    def __init__(self, folder, start, problem, settings):
-        self.folder, self.generator = Path(folder), problem.generator
-        self.field = getattr(start, "field", start)
-        digest = hashlib.sha256(repr(settings).encode())
-        for name, value in self.field.state_dict().items():
-            digest.update(name.encode() + to_numpy(value).tobytes())
-        self.identities = []
-        for frame, background in zip(problem.data, problem.background, strict=True):
-            digest.update(to_numpy(frame).tobytes() + to_numpy(background).tobytes())
-            self.identities.append(digest.hexdigest()[:16])
-        self.folder.mkdir(parents=True, exist_ok=True)
-
-    def path(self, number):
-        return self.folder / f"frame_{number:05}.safetensors"
-
-    def save(self, number, fitted, history, seconds):
-        state = {
-            "field": dict(fitted.field.state_dict()),
-            "moments": fitted.moments,
-            "volume": fitted.volume,
-            "last": fitted.history,
-            "converged": fitted.converged,
-            "settings": fitted.settings,
-            "history": history,
-            "seconds": seconds,
-            "generator": self.generator.get_state(),
-        }
-        card = {
-            "data": self.identities[number],
-            "seed": self.generator.initial_seed(),
-            "steps": len(history["objective"]),
-            "metric": {"misfit": float(history["misfit"][-1])},
-        }
-        checkpoints.save(self.path(number), state, card)
-
-    def load(self, number):
-        """The fit, the history and the seconds of a frame that was done before, or None."""
-        path = self.path(number)
-        if not path.exists():
-            return None
-        state, card = checkpoints.load(path, expect={"field": dict(self.field.state_dict())})
-        if card["data"] != self.identities[number]:
-            raise ValueError(
-                f"{path} is of another sequence, start or schedule: "
-                "give another folder, or delete it to begin anew"
-            )
-        field = copy.deepcopy(self.field)
-        field.load_state_dict(state["field"])
-        self.generator.set_state(state["generator"])
-        fitted = FieldFit(
-            volume=state["volume"],
-            field=field,
-            history=state["last"],
-            n_iter=len(state["last"]["objective"]),
-            converged=state["converged"],
-            settings=state["settings"],
-            moments=state["moments"],
-        )
-        return fitted, state["history"], state["seconds"]
