@@ -244,3 +244,17 @@ def test_bad_sequences_are_refused_before_any_work(slow):
             continue
         with pytest.raises(ValueError, match=message):
             fit_sequence(voxels(), op, frames, **COMMON | settings)
+
+
+def test_a_flash_costs_its_second_differences_in_time():
+    flash = torch.tensor([0.0, 0, 1, 0, 0, 0])[:, None, None, None].expand(6, 2, 3, 3)
+    cost = float(space_time_hessian(flash, weights=(2.0, 1, 1, 1), smooth=0))
+    assert cost == pytest.approx(2 * 3 * 3 * 2.0**2 * (1 + 2 + 1))
+
+
+def test_going_on_from_a_fit_leaves_its_moments_as_they_were(slow):
+    settings = {key: COMMON[key] for key in ("loss", "background", "device")}
+    first = fit(voxels(), slow[0].op, slow[0].views, schedule=Stage(3, 0.1), **settings)
+    before = first.moments["state"][0]["exp_avg"].clone()
+    fit(first, slow[1].op, slow[1].views, schedule=Stage(3, 0.1), **settings)
+    assert torch.equal(first.moments["state"][0]["exp_avg"], before)
