@@ -2,7 +2,7 @@ r"""Some frames at once: a field of space and time, and a prior that knows how t
 
 .. math:: f(\mathbf r, t) = \mathrm{head}\Bigl(\sum_{r=1}^{R} a_r(t)\, g_r(\mathbf r)\Bigr)
 
-Derived in :doc:`/book/inr/05_dynamics`.
+Used in :doc:`/book/inr/04_meta_learning`.
 """
 
 from __future__ import annotations
