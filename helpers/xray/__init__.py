@@ -1,0 +1,1 @@
+"""Fuse a fast, coarse x-ray camera with a slow, sharp one."""
