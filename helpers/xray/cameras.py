@@ -1,0 +1,187 @@
+r"""The coarse camera as an operator: blur, bin, and where its pixels lie on the sharp camera.
+
+Images are transmission :math:`I / I_0`, axes (..., Y, X). Pixel i of the coarse camera covers the
+pixels ``scale * i`` to ``scale * i + scale - 1`` of the sharp one (the pixel-centre convention:
+``x + 0.5`` scales, not ``x``).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from ..arrays import is_tensor, like, to_tensor
+
+
+@dataclass(frozen=True)
+class Transform:
+    r"""Where a pixel of the coarse camera lies on the sharp one.
+
+    Attributes
+    ----------
+    theta : float
+        Rotation in radians, from x towards y.
+    sx, sy : float
+        Pixels of the sharp camera for one of the coarse camera, along its own x and y.
+    tx, ty : float
+        Place of the centre of the coarse pixel (0, 0), in pixels of the sharp camera.
+
+    Notes
+    -----
+    With coordinates of pixel centres, x before y,
+
+    .. math::
+
+        \begin{pmatrix} x \\ y \end{pmatrix}_\mathrm{HR} =
+        \begin{pmatrix} \cos\theta & -\sin\theta \\ \sin\theta & \cos\theta \end{pmatrix}
+        \begin{pmatrix} s_x & 0 \\ 0 & s_y \end{pmatrix}
+        \begin{pmatrix} x \\ y \end{pmatrix}_\mathrm{LR} +
+        \begin{pmatrix} t_x \\ t_y \end{pmatrix} .
+
+    Estimated in :doc:`/book/xray/02_calibrate`.
+
+    Examples
+    --------
+    >>> Transform()(np.array([[0.0, 0.0], [1.0, 2.0]])).tolist()
+    [[1.5, 1.5], [5.5, 9.5]]
+    """
+
+    theta: float = 0.0
+    sx: float = 4.0
+    sy: float = 4.0
+    tx: float = 1.5
+    ty: float = 1.5
+
+    @property
+    def matrix(self):
+        """(3, 3) array for homogeneous (x, y, 1)."""
+        c, s = math.cos(self.theta), math.sin(self.theta)
+        return np.array(
+            [
+                [c * self.sx, -s * self.sy, self.tx],
+                [s * self.sx, c * self.sy, self.ty],
+                [0.0, 0.0, 1.0],
+            ]
+        )
+
+    def __call__(self, points):
+        """Carry coarse pixel coordinates (..., 2), x before y, to the sharp camera."""
+        matrix = self.matrix
+        return np.asarray(points, float) @ matrix[:2, :2].T + matrix[:2, 2]
+
+    def inverse(self, points):
+        """Carry coordinates (..., 2) of the sharp camera, x before y, to the coarse one.
+
+        Examples
+        --------
+        >>> Transform().inverse(np.array([5.5, 9.5])).tolist()
+        [1.0, 2.0]
+        """
+        matrix = self.matrix
+        points = np.asarray(points, float) - matrix[:2, 2]
+        return points @ np.linalg.inv(matrix[:2, :2]).T
+
+
+def coarsen(x, sigma=2.2, scale=4):
+    r"""See a sharp image through the coarse camera: a Gaussian blur, then the mean of each block.
+
+    Parameters
+    ----------
+    x : (..., Y, X) array or tensor
+        Y and X must be multiples of `scale`. Beyond the border the image goes on as its last row.
+    sigma : float
+        Width of the blur in pixels of `x`; 0 leaves it out.
+    scale : int
+        Pixels of `x` along one coarse pixel.
+
+    Returns
+    -------
+    (..., Y / scale, X / scale) array or tensor
+        Differentiable for a tensor.
+
+    Raises
+    ------
+    ValueError
+        A size that is not a multiple of `scale`.
+
+    Notes
+    -----
+    :math:`y_j = s^{-2} \sum_{i \in \text{block } j} (g_\sigma * x)_i`: linear, so that the adjoint
+    comes from automatic differentiation. Explained in :doc:`/book/xray/01_two_cameras`.
+
+    Examples
+    --------
+    >>> coarsen(np.ones((8, 8))).shape
+    (2, 2)
+    >>> float(coarsen(np.arange(16.0).reshape(4, 4), sigma=0)[0, 0])
+    7.5
+    """
+    image = _image(x)
+    if image.shape[-2] % scale or image.shape[-1] % scale:
+        raise ValueError(
+            f"image is {tuple(image.shape[-2:])}: pad its sides to multiples of {scale}"
+        )
+    planes = image.reshape(-1, 1, *image.shape[-2:])
+    small = functional.avg_pool2d(_blur(planes, sigma), scale)
+    return like(small.reshape(*image.shape[:-2], *small.shape[-2:]), x)
+
+
+def bicubic(x, scale=4):
+    """Enlarge coarse images with cubic interpolation, pixel centres kept in place.
+
+    Parameters
+    ----------
+    x : (..., y, x) array or tensor
+    scale : int
+
+    Returns
+    -------
+    (..., scale * y, scale * x) array or tensor
+
+    Examples
+    --------
+    >>> bicubic(np.ones((2, 3))).shape
+    (8, 12)
+    """
+    image = _image(x)
+    planes = image.reshape(-1, 1, *image.shape[-2:])
+    large = functional.interpolate(planes, scale_factor=scale, mode="bicubic", align_corners=False)
+    return like(large.reshape(*image.shape[:-2], *large.shape[-2:]), x)
+
+
+def gaussian_taps(sigma, *, device=None, dtype=torch.float32):
+    """Samples of a Gaussian out to four widths, with sum 1.
+
+    Examples
+    --------
+    >>> gaussian_taps(0.5).shape
+    torch.Size([5])
+    """
+    reach = max(1, math.ceil(4 * sigma))
+    place = torch.arange(-reach, reach + 1, device=device, dtype=dtype)
+    taps = torch.exp(-(place**2) / (2 * sigma**2))
+    return taps / taps.sum()
+
+
+def _blur(planes, sigma):
+    """Blur (N, 1, Y, X) along both axes."""
+    if sigma < 0:
+        raise ValueError(f"sigma is {sigma}: give a width of 0 or more pixels")
+    if sigma == 0:
+        return planes
+    taps = gaussian_taps(sigma, device=planes.device, dtype=planes.dtype)
+    reach = len(taps) // 2
+    padded = functional.pad(planes, (reach,) * 4, mode="replicate")
+    tall = functional.conv2d(padded, taps.view(1, 1, -1, 1))
+    return functional.conv2d(tall, taps.view(1, 1, 1, -1))
+
+
+def _image(x):
+    shape = tuple(x.shape) if is_tensor(x) else np.shape(x)
+    if len(shape) < 2:
+        raise ValueError(f"image has shape {shape}: give (..., Y, X)")
+    return to_tensor(x)

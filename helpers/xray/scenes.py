@@ -1,0 +1,227 @@
+r"""Moving specimens: how much metal the beam crosses at every place and time.
+
+A scene is a function of time that gives the projected thickness in micrometres on a `Canvas`.
+Time counts frames of the fast camera and is continuous, so that two cameras can look at
+different moments. Everything is drawn from the seed at the start; nothing depends on how many
+frames are taken.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+UNIT_FIELD = 256.0**2  # um^2: the numbers of pores and droplets below are for this area
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """Where the thickness is sampled: a grid with a margin around the field of view.
+
+    Attributes
+    ----------
+    field : (float, float)
+        Height and width of the field of view in um.
+    margin : float
+        Border beyond it, in um.
+    step : float
+        Distance of the samples in um.
+    """
+
+    field: tuple[float, float]
+    margin: float
+    step: float
+
+    @cached_property
+    def y(self):
+        """(Y, 1) coordinates in um, 0 at the upper edge of the field of view."""
+        return self._axis(self.field[0])[:, None]
+
+    @cached_property
+    def x(self):
+        """(1, X) coordinates in um, 0 at the left edge of the field of view."""
+        return self._axis(self.field[1])[None, :]
+
+    @property
+    def shape(self):
+        """Samples (Y, X)."""
+        return self.y.shape[0], self.x.shape[1]
+
+    def _axis(self, length):
+        n = round((length + 2 * self.margin) / self.step)
+        return ((np.arange(n) + 0.5) * self.step - self.margin).astype(np.float32)
+
+    def count(self, rng, low, high):
+        """A number of things between `low` and `high` for the unit field, more for a larger one."""
+        area = self.field[0] * self.field[1] / UNIT_FIELD
+        return max(1, round(area * rng.integers(low, high + 1)))
+
+    def around(self, y, x, reach):
+        """Slices of the samples within `reach` um of a place."""
+        return tuple(
+            slice(
+                max(0, int((at - reach + self.margin) / self.step)),
+                max(0, int((at + reach + self.margin) / self.step) + 1),
+            )
+            for at in (y, x)
+        )
+
+    def add_sphere(self, image, y, x, radius):
+        """Add the chord of a sphere, in um, to an image on this canvas."""
+        rows, columns = self.around(y, x, radius)
+        squared = (self.y[rows] - y) ** 2 + (self.x[:, columns] - x) ** 2
+        image[rows, columns] += 2 * np.sqrt(np.maximum(radius**2 - squared, 0))
+
+    def texture(self, rng, size):
+        """Noise with unit variance and features of about `size` um, periodic on the canvas."""
+        noise = np.fft.rfft2(rng.standard_normal(self.shape, dtype=np.float32))
+        fy = np.fft.fftfreq(self.shape[0], self.step)[:, None]
+        fx = np.fft.rfftfreq(self.shape[1], self.step)[None, :]
+        noise *= np.exp(-2 * (np.pi * size / 2) ** 2 * (fy**2 + fx**2))
+        noise[0, 0] = 0
+        smooth = np.fft.irfft2(noise, self.shape)
+        return (smooth / smooth.std()).astype(np.float32)
+
+
+def swing(rng, amplitude, periods):
+    """A sine in time of random phase: a function of t."""
+    period, phase = rng.uniform(*periods), rng.uniform(0, 2 * np.pi)
+    return lambda t: amplitude * np.sin(2 * np.pi * t / period + phase)
+
+
+def bounce(start, speed, low, high):
+    """A place that moves at constant speed and turns at two walls: a function of t."""
+    span = high - low
+    return lambda t: low + span - abs((start - low + speed * t) % (2 * span) - span)
+
+
+def edge(distance, width):
+    """A smooth step from 0 to 1 across a distance of zero."""
+    return 1 / (1 + np.exp(-np.clip(distance / width, -30, 30)))
+
+
+def melt_pool(canvas, rng, plate):
+    """A laser melts a metal plate: a keyhole below the surface, pores, spatter above it.
+
+    Parameters
+    ----------
+    canvas : Canvas
+    rng : numpy.random.Generator
+    plate : float
+        Thickness of the plate along the beam, in um.
+
+    Returns
+    -------
+    callable
+        ``thickness(t)`` gives a float32 (Y, X) array in um; t in frames of the fast camera.
+
+    Notes
+    -----
+    The keyhole travels, breathes and has wobbling walls; half of the pores stand still, half
+    drift and swing; droplets fly on parabolas, half of them out of the keyhole. Shown in
+    :doc:`/book/xray/01_two_cameras`.
+    """
+    height, width = canvas.field
+    level = height * rng.uniform(0.27, 0.34)
+    surface = level + sum(
+        rng.uniform(1, 4) * np.sin(2 * np.pi * canvas.x / rng.uniform(60, 200) + rng.uniform(0, 6))
+        for _ in range(2)
+    )
+    rough = 4.0 * canvas.texture(rng, 7.5) + 3.0 * canvas.texture(rng, 40.0)
+    keyholes = [
+        _keyhole(canvas, rng, width * (n + rng.uniform(0.25, 0.75)) / beams, level, height - level)
+        for beams in [max(1, round(width / 400))]
+        for n in range(beams)
+    ]
+    pores = [_pore(canvas, rng, level, height) for _ in range(canvas.count(rng, 8, 18))]
+    droplets = [_droplet(rng, keyholes, width, level) for _ in range(canvas.count(rng, 6, 14))]
+
+    def thickness(t):
+        top = surface
+        for keyhole in keyholes:
+            top = top - keyhole.bump(t)
+        inside = edge(canvas.y - top, 7.0)
+        missing = np.zeros(canvas.shape, np.float32)
+        for keyhole in keyholes:
+            keyhole.carve(missing, t)
+        for place, radius in pores:
+            canvas.add_sphere(missing, *place(t), radius)
+        flying = np.zeros(canvas.shape, np.float32)
+        for place, radius in droplets:
+            canvas.add_sphere(flying, *place(t), radius)
+        metal = np.maximum(plate + rough - missing, 0) * inside
+        return (metal + flying * (1 - inside)).astype(np.float32)
+
+    return thickness
+
+
+class _keyhole:
+    """The vapour cavity under one laser beam."""
+
+    def __init__(self, canvas, rng, start, level, room):
+        self.canvas, self.level = canvas, level
+        speed = rng.uniform(0.4, 1.6) * rng.choice([-1, 1])
+        width = canvas.field[1]
+        self.x = bounce(start, speed, 0.12 * width, 0.88 * width)
+        depth, half = rng.uniform(60, 110), rng.uniform(13, 22)
+        depth = min(depth, 0.7 * room)
+        slow, fast = (10, 24), (6, 14)
+        deep, wide = swing(rng, 0.12, slow), swing(rng, 0.10, slow)
+        self.depth = lambda t: depth * (1 + deep(t))
+        self.half = lambda t: half * (1 + wide(t))
+        self.lean = -np.sign(speed) * rng.uniform(0.05, 0.35)
+        self.wobble = [swing(rng, rng.uniform(0.7, 2.5), fast) for _ in range(2)]
+        self.twist = rng.uniform(0.8, 2.0, 2)
+        rise = rng.uniform(3, 9)
+        heave = swing(rng, 0.5, slow)
+        self.rise = lambda t: rise * (1 + heave(t))
+
+    def bump(self, t):
+        """(1, X): how far the melt stands above the surface, in um."""
+        return self.rise(t) * np.exp(-(((self.canvas.x - self.x(t)) / 45) ** 2))
+
+    def carve(self, missing, t):
+        """Add the path of the beam through the cavity."""
+        depth, half = self.depth(t), self.half(t)
+        top = self.level - 25  # above the highest melt, where there is no metal to remove
+        rows, _ = self.canvas.around(top + (depth + 25) / 2, 0, (depth + 25) / 2)
+        below = self.canvas.y[rows] - top
+        share = np.clip(below / (depth + 25), 0, 1)  # 0 at the mouth, 1 at the tip
+        middle = self.x(t) + self.lean * below
+        for wobble, twist in zip(self.wobble, self.twist, strict=True):
+            middle = middle + share * wobble(t - 3 * twist * share)
+        radius = half * np.sqrt(1 - share**2) * (1 + 0.15 * np.sin(9 * share + t))
+        chord = 2 * np.sqrt(np.maximum(radius**2 - (self.canvas.x - middle) ** 2, 0))
+        missing[rows] += chord
+
+
+def _pore(canvas, rng, level, height):
+    """A gas sphere in the metal: its path (y, x) and radius."""
+    radius = 4 + 14 * rng.random() ** 1.5
+    y, x = rng.uniform(level + 25, height - 5), rng.uniform(0, canvas.field[1])
+    if rng.random() < 0.5:
+        return (lambda t: (y, x)), radius
+    vy, vx = rng.uniform(-1.0, 1.0, 2)
+    along_y = bounce(y, vy, level + 25, height + 10)
+    along_x = bounce(x, vx, -10, canvas.field[1] + 10)
+    sway_y, sway_x = (swing(rng, rng.uniform(1, 4), (10, 24)) for _ in range(2))
+    return (lambda t: (along_y(t) + sway_y(t), along_x(t) + sway_x(t))), radius
+
+
+def _droplet(rng, keyholes, width, level):
+    """A droplet that is thrown up again and again: its path (y, x) and radius."""
+    radius, climb, life = rng.uniform(3, 8), rng.uniform(15, 1.1 * level), rng.uniform(40, 110)
+    first, drift, origin = rng.uniform(0, life), rng.uniform(-1.5, 1.5), rng.uniform(0, width)
+    keyhole = keyholes[rng.integers(len(keyholes))] if rng.random() < 0.5 else None
+
+    def place(t):
+        flight, age = divmod(t - first, life)
+        start = keyhole.x(first + flight * life) if keyhole else origin
+        return level + radius - 4 * climb * (age / life) * (1 - age / life), start + drift * age
+
+    return place, radius
+
+
+SCENES = {("standard", "melt_pool"): melt_pool}
