@@ -1,0 +1,74 @@
+r"""How far a picture is from its target, and what photons do to the coarse frames of a batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+def charbonnier(estimate, target, eps=1e-3):
+    r"""Mean of :math:`\sqrt{d^2 + \epsilon^2}`: an L1 norm that is smooth at zero.
+
+    Parameters
+    ----------
+    estimate, target : tensor
+        The same shape.
+    eps : float
+        Differences below it count quadratically.
+
+    Returns
+    -------
+    tensor
+        A scalar. It is a mean, so that the learning rate does not depend on the patch.
+
+    Notes
+    -----
+    :cite:p:`charbonnier1994`; used in :doc:`/book/xray/05_fuse`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> round(float(charbonnier(torch.tensor([3e-3]), torch.tensor([-1e-3]))), 6)
+    0.004123
+    """
+    return ((estimate - target) ** 2 + eps**2).sqrt().mean()
+
+
+@dataclass(frozen=True)
+class PoissonLR:
+    r"""Photon noise on the coarse frames, of an exposure that is drawn anew for each sample.
+
+    Attributes
+    ----------
+    low, high : float
+        Photons of the open beam in a coarse pixel; their logarithm is drawn uniformly.
+
+    Raises
+    ------
+    ValueError
+        Bounds that are not ``0 < low <= high``.
+
+    Notes
+    -----
+    :math:`y' \sim \mathrm{Poisson}(b_0 y) / b_0`, on top of the noise that is there.
+
+    Examples
+    --------
+    >>> noise = PoissonLR(100, 100)
+    >>> noisy = noise(np.full((3, 1, 64, 64), 0.5), np.random.default_rng(0))
+    >>> round(float(noisy.std()), 2)
+    0.07
+    """
+
+    low: float = 1e3
+    high: float = 1e5
+
+    def __post_init__(self):
+        if not 0 < self.low <= self.high < np.inf:
+            raise ValueError(f"{self}: give photons with 0 < low <= high")
+
+    def __call__(self, lr, rng):
+        """Add the noise to coarse frames; `rng` is a numpy Generator."""
+        photons = np.exp(rng.uniform(np.log(self.low), np.log(self.high)))
+        return (rng.poisson(np.maximum(lr, 0) * photons) / photons).astype(np.float32)

@@ -1,0 +1,187 @@
+"""What a network is trained on and judged by: three coarse frames, two key frames, the target."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Sample(NamedTuple):
+    """The inputs of a network at one time, and what it should say; batches have one more axis.
+
+    Attributes
+    ----------
+    lr : (3, 1, h, w) array
+        Coarse frames before, at and after the target's time, as transmission.
+    hr : (2, 1, 4h, 4w) array
+        Sharp key frames before and after it.
+    tau : float
+        Place of the target between the key frames, 0 to 1.
+    target : (1, 4h, 4w) array
+    """
+
+    lr: np.ndarray
+    hr: np.ndarray
+    tau: np.ndarray
+    target: np.ndarray
+
+
+class MoviePairs:
+    """All frames of simulated movies that lie between two key frames, as samples.
+
+    Parameters
+    ----------
+    movies : sequence of TwoCameraMovie
+        With their truth, both cameras on one grid.
+
+    Attributes
+    ----------
+    places : (n, 3) array of int
+        For each sample the movie, the coarse frame t of the target, and the key frame before it.
+
+    Raises
+    ------
+    ValueError
+        No movies, a movie without truth, cameras that are turned or shifted against each other,
+        or no frame between key frames.
+
+    Notes
+    -----
+    A frame is a target when it has a coarse frame and a key frame on either side and no key frame
+    was taken within half a frame of it: what is asked is never among the inputs.
+
+    Examples
+    --------
+    >>> from helpers.xray.simulate import Experiment, simulate
+    >>> movie = simulate(Experiment(shape=(32, 32), n_frames=11), seed=1000)
+    >>> pairs = MoviePairs([movie])
+    >>> len(pairs), pairs[2].hr.shape, round(float(pairs[2].tau), 1)
+    (9, (2, 1, 32, 32), 0.3)
+    """
+
+    def __init__(self, movies):
+        self.movies = list(movies)
+        if not self.movies:
+            raise ValueError("there are no movies: give at least one")
+        places = []
+        for number, movie in enumerate(self.movies):
+            _check(movie, number)
+            places += [(number, t, k) for t, k in _targets(movie)]
+        if not places:
+            raise ValueError("no frame lies between two key frames: give longer movies")
+        self.places = np.array(places)
+
+    def __len__(self):
+        return len(self.places)
+
+    def __getitem__(self, index):
+        number, t, k = self.places[index]
+        movie = self.movies[number]
+        start, end = movie.key_times[k : k + 2]
+        return Sample(
+            movie.lr[t - 1 : t + 2, None],
+            movie.hr[k : k + 2, None],
+            np.float32((t - start) / (end - start)),
+            movie.truth[t][None],
+        )
+
+    @property
+    def clips(self):
+        """(n,) array: the movie of each sample."""
+        return self.places[:, 0]
+
+
+def stack(samples):
+    """Join samples of one shape to a batch of tensors.
+
+    Examples
+    --------
+    >>> sample = Sample(np.ones((3, 1, 2, 2)), np.ones((2, 1, 8, 8)), 0.5, np.ones((1, 8, 8)))
+    >>> batch = stack([sample, sample])
+    >>> batch.lr.shape, batch.tau
+    (torch.Size([2, 3, 1, 2, 2]), tensor([0.5000, 0.5000]))
+    """
+    import torch
+
+    columns = zip(*samples, strict=True)
+    return Sample(*(torch.from_numpy(np.stack(c).astype(np.float32, copy=False)) for c in columns))
+
+
+def augment(sample, patch, rng):
+    """Cut a random square out of a sample, and turn its x axis or its time round at random.
+
+    Parameters
+    ----------
+    sample : Sample
+        Of arrays.
+    patch : int or None
+        Side in sharp pixels, a multiple of the scale; None keeps the whole field.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    Sample
+
+    Raises
+    ------
+    ValueError
+        The patch is larger than the field, or not a multiple of the scale.
+
+    Notes
+    -----
+    Up stays up: liquid lies below gas. Backwards in time, tau becomes 1 - tau.
+
+    Examples
+    --------
+    >>> lr, hr = np.zeros((3, 1, 8, 8)), np.zeros((2, 1, 32, 32))
+    >>> sample = Sample(lr, hr, 0.2, hr[0])
+    >>> cut = augment(sample, 16, np.random.default_rng(0))
+    >>> cut.lr.shape, cut.hr.shape
+    ((3, 1, 4, 4), (2, 1, 16, 16))
+    """
+    lr, hr, tau, target = sample
+    h, w = lr.shape[-2:]
+    scale = hr.shape[-1] // w
+    if patch is not None:
+        side = patch // scale
+        if patch % scale or not 0 < side <= min(h, w):
+            raise ValueError(
+                f"patch is {patch} and the field {tuple(hr.shape[-2:])}: "
+                f"give a multiple of {scale} that fits"
+            )
+        y, x = rng.integers(h - side + 1), rng.integers(w - side + 1)
+        lr = lr[..., y : y + side, x : x + side]
+        sharp = np.s_[..., scale * y : scale * y + patch, scale * x : scale * x + patch]
+        hr, target = hr[sharp], target[sharp]
+    mirrored, reversed_ = rng.random(2) < 0.5
+    if mirrored:
+        lr, hr, target = lr[..., ::-1], hr[..., ::-1], target[..., ::-1]
+    if reversed_:
+        lr, hr, tau = lr[::-1], hr[::-1], 1 - tau
+    return Sample(lr, hr, np.float32(tau), target)
+
+
+def _targets(movie):
+    """The frames (t, k) that lie between the key frames k and k + 1 and can be asked for."""
+    keys = np.asarray(movie.key_times, float)
+    for t in range(1, len(movie.lr) - 1):
+        k = int(np.searchsorted(keys, t)) - 1
+        if 0 <= k < len(keys) - 1 and np.abs(keys - t).min() >= 0.5:
+            yield t, k
+
+
+def _check(movie, number):
+    if movie.truth is None:
+        raise ValueError(f"movie {number} has no truth: a measured movie cannot be a teacher")
+    expected = type(movie.transform)()
+    if movie.transform != expected:
+        raise ValueError(
+            f"the cameras of movie {number} differ by {movie.transform}: register the frames first "
+            "(helpers.xray.calibrate.register)"
+        )
+    if movie.time_offset != 0:
+        raise ValueError(
+            f"the clocks of movie {number} differ by {movie.time_offset} frames: add that to its "
+            "key_times, and set time_offset to 0"
+        )
