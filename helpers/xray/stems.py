@@ -1,0 +1,141 @@
+"""How frames of two cameras enter a network, and how a sharp image leaves it.
+
+Each network of this part has five frames on the coarse grid: three of the fast camera, then the
+key frame before and the key frame after. There are two ways in and out: the published one, and one
+that never lets go of the key frames' detail.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .baselines import detail_injection
+from .cameras import coarsen
+
+CENTRE = 1  # of the five frames: the fast frame of the target's time
+SCALE = 4  # fine pixels along one coarse pixel
+GREY = 0.7  # between metal and the open beam, so that what convolutions pad with is neither
+
+
+def padded(lr, hr, multiple):
+    """Repeat the last row and column until the coarse sides are multiples of `multiple`."""
+    down, right = (-n % multiple for n in lr.shape[-2:])
+    if not (down or right):
+        return lr, hr
+
+    def grow(x, down, right):
+        frames = F.pad(x.flatten(0, 1), (0, right, 0, down), mode="replicate")
+        return frames.unflatten(0, x.shape[:2])
+
+    return grow(lr, down, right), grow(hr, SCALE * down, SCALE * right)
+
+
+@contextmanager
+def seeded(generator):
+    """Draw what is drawn inside from `generator`, and leave torch's own stream as it was."""
+    if generator is None:
+        yield
+        return
+    device = generator.device
+    seed = int(torch.randint(2**62, (), generator=generator, device=device))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def each_frame(layer, x):
+    """Apply a layer for images (N, C, h, w) to every frame of (B, T, C, h, w)."""
+    return layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+
+class Residual(nn.Module):
+    """Two convolutions beside the identity, a tenth of the usual size at the start."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        for conv in (self.conv1, self.conv2):
+            nn.init.kaiming_normal_(conv.weight)
+            nn.init.zeros_(conv.bias)
+            with torch.no_grad():
+                conv.weight.mul_(0.1)
+
+    def forward(self, x):
+        """(N, C, h, w) to the same shape."""
+        return x + self.conv2(F.relu(self.conv1(x)))
+
+
+class PooledStem(nn.Module):
+    """The published way in: key frames shrink to the coarse grid through two max-pools.
+
+    `width` channels stand for the 16 fine pixels of a coarse one, and a maximum forgets where it
+    was found.
+    """
+
+    def __init__(self, width):
+        super().__init__()
+        self.lr = nn.Conv2d(1, width, 3, padding=1)
+        self.hr = nn.ModuleList(
+            nn.Conv2d(inputs, width, 3, padding=1) for inputs in (1, width, width)
+        )
+
+    def forward(self, lr, hr, tau):
+        """Features (B, 5, C, h, w); `tau` is not used."""
+        coarse = F.leaky_relu(each_frame(self.lr, lr), 0.1)
+        fine = F.leaky_relu(each_frame(self.hr[0], hr), 0.1).flatten(0, 1)
+        for conv in self.hr[1:]:
+            fine = F.max_pool2d(F.leaky_relu(conv(fine), 0.1), 3, stride=2, padding=1)
+        return torch.cat([coarse, fine.unflatten(0, hr.shape[:2])], dim=1)
+
+
+class SharpStem(nn.Module):
+    """Key frames enter without loss: the 16 fine pixels of a coarse one become 16 channels.
+
+    Two more channels say where a key frame is outdated (the fast frame less what the fast camera
+    would have seen of the key frame) and how far away in time it is.
+    """
+
+    def __init__(self, width):
+        super().__init__()
+        self.lr = nn.Conv2d(1, width, 3, padding=1)
+        self.hr = nn.Conv2d(SCALE**2 + 2, width, 3, padding=1)
+
+    def forward(self, lr, hr, tau):
+        """Features (B, 5, C, h, w)."""
+        news = lr[:, CENTRE, None] - coarsen(hr)
+        gap = torch.stack([tau, 1 - tau], dim=1)[..., None, None, None].expand_as(news)
+        fine = torch.cat([F.pixel_unshuffle(hr - GREY, SCALE), 4 * news, gap - 0.5], dim=2)
+        features = [each_frame(self.lr, lr - GREY), each_frame(self.hr, fine)]
+        return F.leaky_relu(torch.cat(features, dim=1), 0.1)
+
+
+class SharpHead(nn.Module):
+    """The way out with the key frames in sight: a correction to the detail-injection estimate.
+
+    The features are laid beside the key frames and the classical estimate, all on half the fine
+    grid with the four pixels of a square as channels, so that nothing is lost. Two residual blocks
+    make a correction of them, which is zero before any training.
+    """
+
+    def __init__(self, width, head_width):
+        super().__init__()
+        self.up = nn.Conv2d(width, 4 * head_width, 1)
+        self.mix = nn.Conv2d(head_width + 12, head_width, 3, padding=1)
+        self.settle = nn.Sequential(*(Residual(head_width) for _ in range(2)))
+        self.last = nn.Conv2d(head_width, 4, 3, padding=1)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, features, lr, hr, tau):
+        """Image (B, 1, 4h, 4w) from features (B, C, h, w) and the frames."""
+        base = detail_injection(lr, hr, tau)
+        frames = torch.cat([base - GREY, hr[:, :, 0] - base], dim=1)
+        features = F.pixel_shuffle(self.up(features), 2)
+        seen = torch.cat([features, F.pixel_unshuffle(frames, 2)], dim=1)
+        correction = self.last(self.settle(F.leaky_relu(self.mix(seen), 0.1)))
+        return base + F.pixel_shuffle(correction, 2)
