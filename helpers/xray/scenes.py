@@ -224,4 +224,89 @@ def _droplet(rng, keyholes, width, level):
     return place, radius
 
 
-SCENES = {("standard", "melt_pool"): melt_pool}
+def bubbles(canvas, rng, plate):
+    """Bubbles of gas rise through a molten plate, the large ones faster, on swaying paths.
+
+    Parameters and result as for `melt_pool`.
+    """
+    height, width = canvas.field
+    rough = 4.0 * canvas.texture(rng, 7.5) + 3.0 * canvas.texture(rng, 40.0)
+    crowd = [_bubble(rng, height, width) for _ in range(canvas.count(rng, 14, 28))]
+
+    def thickness(t):
+        missing = np.zeros(canvas.shape, np.float32)
+        for place, radius in crowd:
+            canvas.add_sphere(missing, *place(t), radius)
+        return np.maximum(plate + rough - missing, 0).astype(np.float32)
+
+    return thickness
+
+
+def _bubble(rng, height, width):
+    """A bubble that comes in again below when it has left above: its path (y, x) and radius."""
+    radius = 5 + 21 * rng.random() ** 1.5
+    start, x = rng.uniform(0, height), rng.uniform(-10, width + 10)
+    rise = rng.uniform(0.2, 0.5) + 0.05 * radius
+    beyond = radius + 40  # it turns up again out of sight
+    sway = swing(rng, rng.uniform(1, 5), (10, 24))
+    way = height + 2 * beyond
+    return (lambda t: ((start + beyond - rise * t) % way - beyond, x + sway(t))), radius
+
+
+def cracks(canvas, rng, plate):
+    """Cracks run through a brittle plate, stop and go, and open behind their tips.
+
+    Parameters and result as for `melt_pool`.
+    """
+    height, width = canvas.field
+    rough = 4.0 * canvas.texture(rng, 7.5) + 3.0 * canvas.texture(rng, 40.0)
+    for _ in range(canvas.count(rng, 6, 12)):
+        place = rng.uniform(0, height), rng.uniform(0, width)
+        canvas.add_sphere(rough, *place, -rng.uniform(4, 10))
+    paths = [_crack(rng, height, width) for _ in range(canvas.count(rng, 3, 6))]
+
+    def thickness(t):
+        open_share = np.zeros(canvas.shape, np.float32)
+        for path, length, opening in paths:
+            _open_crack(canvas, open_share, path, length(t), opening(t))
+        return np.maximum((plate + rough) * (1 - open_share), 0).astype(np.float32)
+
+    return thickness
+
+
+STRIDE = 2.0  # um between the points of the path of a crack
+
+
+def _crack(rng, height, width):
+    """The path (n, 2) of a crack, its length and its opening in um as functions of time."""
+    from_left = rng.random() < 0.5
+    n = int(1.4 * width / STRIDE)
+    heading = np.cumsum(rng.normal(0, 0.12, n)) * 0.35 + rng.normal(0, 0.6)
+    heading += np.cumsum(rng.choice([0, 1], n, p=[0.97, 0.03]) * rng.normal(0, 0.4, n))
+    heading = 1.1 * np.tanh(heading)
+    y = rng.uniform(0.1, 0.9) * height + np.cumsum(STRIDE * np.sin(heading))
+    x = np.cumsum(STRIDE * np.cos(heading)) - 40
+    path = np.stack([y, x if from_left else width - x], axis=1)
+    speed, period, phase = rng.uniform(2, 6), rng.uniform(8, 16), rng.uniform(0, 2 * np.pi)
+    begin, wide, widen = (
+        rng.uniform(60, 0.6 * width + 40),
+        rng.uniform(2, 5),
+        rng.uniform(0.02, 0.12),
+    )
+    pause = 0.9 * speed * period / (2 * np.pi)  # its speed never falls below zero
+
+    def length(t):
+        return begin + speed * t + pause * np.sin(2 * np.pi * t / period + phase)
+
+    return path, length, lambda t: wide + widen * max(t, 0)
+
+
+def _open_crack(canvas, share, path, length, opening):
+    """Stamp the open part of the plate along a path, tapered to nothing at the tip."""
+    from_tip = length - STRIDE * np.arange(len(path))
+    for (y, x), behind in zip(path[from_tip > 0], from_tip[from_tip > 0], strict=True):
+        half = opening * min(1.0, (behind / 60) ** 0.5)
+        rows, columns = canvas.around(y, x, 3 * half + canvas.step)
+        squared = (canvas.y[rows] - y) ** 2 + (canvas.x[:, columns] - x) ** 2
+        stamp = 0.35 * np.exp(-squared / (half**2 + 0.5))
+        share[rows, columns] = np.maximum(share[rows, columns], stamp)

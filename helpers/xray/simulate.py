@@ -1,8 +1,6 @@
 r"""Two x-ray cameras on one specimen: a fast coarse one and a slow sharp one.
 
-The chain is physical: thickness, absorption and phase, propagation to the detector, blur of the
-source and of the scintillators, pixels, photons. It works on samples of half a sharp pixel and
-with its own blur in Fourier space, not with the operator that fusion methods use.
+Specimens come from :mod:`helpers.xray.scenes`, the physics from :mod:`helpers.xray.beamline`.
 """
 
 from __future__ import annotations
@@ -11,14 +9,18 @@ import math
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 
-from ..noise import Poisson
+from .beamline import Beamline, count
 from .cameras import Transform
-from .scenes import SCENES, Canvas
+from .scenes import bubbles, cracks, melt_pool
+from .scenes_other import other_melt_pool
 
-FINER = 2  # samples along one pixel of the sharp camera
-MARGIN = 16  # sharp pixels simulated around the field of view
+SCENES = {
+    ("standard", "melt_pool"): melt_pool,
+    ("standard", "bubbles"): bubbles,
+    ("standard", "cracks"): cracks,
+    ("other", "melt_pool"): other_melt_pool,
+}
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Experiment:
         "melt_pool", "bubbles" or "cracks".
     generator : str
         "standard", or "other": the same physics, shapes and motions drawn by other code with
-        other statistics, to test what was trained on the first.
+        other statistics (of a melt pool only), to test what was trained on the first.
     shape : (int, int)
         Pixels (Y, X) of the sharp camera, multiples of 4; the coarse one has a quarter of them.
     n_frames : int
@@ -185,7 +187,7 @@ def simulate(experiment, seed, *, progress=False):
 
     e = experiment
     for_scene, for_hr, for_lr = (np.random.default_rng([seed, n]) for n in range(3))
-    optics = _Bench(e)
+    optics = Beamline(e)
     thickness = SCENES[e.generator, e.scene](optics.canvas, for_scene, e.plate)
     key_times = np.arange(0, e.n_frames, e.key_every, dtype=float)
     shown = e.time_offset + e.clock_rate * key_times
@@ -209,149 +211,128 @@ def simulate(experiment, seed, *, progress=False):
     )
 
 
-def count(transmission, photons, rng):
-    """Count photons in each pixel, and divide by those of the open beam.
+@dataclass(frozen=True)
+class GridImages:
+    """A copper grid seen by both cameras, to calibrate one against the other.
 
-    Examples
-    --------
-    >>> frames = count(np.full((100, 100), 0.5), 400, np.random.default_rng(0))
-    >>> round(float(frames.mean()), 2), round(float(frames.var() * 400 / 0.5), 1)
-    (0.5, 1.0)
+    Attributes
+    ----------
+    hr : (Y, X) float32 array
+        Transmission seen by the sharp camera, with noise; holes are bright.
+    lr : (y, x) float32 array
+        The same for the coarse camera.
+    transform : Transform
+        Where coarse pixels lie on the sharp camera: the answer.
+    pitch : float
+        From hole to hole, in um.
+    pixel_size : float
+        Of the sharp camera, in um.
     """
-    return (Poisson().sample(np.maximum(transmission, 0) * photons, rng) / photons).astype(
-        np.float32
-    )
+
+    hr: np.ndarray
+    lr: np.ndarray
+    transform: Transform
+    pitch: float
+    pixel_size: float
 
 
-def exit_wave(thickness, experiment):
-    r"""The wave behind the specimen, for a plane wave of amplitude 1 before it.
+COPPER = {"mu": 1.64e-2, "delta": 2.71e-6}  # at 25 keV
+TURNED = Transform(theta=0.02, sx=4.03, sy=3.98, tx=-3.4, ty=2.7)
+
+
+def grid_image(
+    experiment=None,
+    *,
+    seed=0,
+    pitch=62.0,
+    bar=22.0,
+    angle=0.05,
+    copper=20.0,
+    blocked=4,
+    broken=2,
+    shading=0.15,
+    frames=16,
+):
+    """Image a copper grid with both cameras.
 
     Parameters
     ----------
-    thickness : (..., Y, X) tensor
-        In um.
-    experiment : Experiment
-        Its `mu`, `delta` and `energy` are used.
+    experiment : Experiment, optional
+        Copper at 25 keV on 384 x 384 px, with cameras that are turned, shifted and of unequal
+        pixels (`TURNED`), if left out.
+    seed : int
+        Of the place of the grid, its faults, the shading and the noise.
+    pitch, bar : float
+        From hole to hole, and width of the bars between holes, in um.
+    angle : float
+        Of the grid against the sharp camera, in radians.
+    copper : float
+        Thickness of the grid along the beam, in um.
+    blocked, broken : int
+        Holes that are filled, and bars that are missing between two holes.
+    shading : float
+        How much the beam falls off over the field, differently for each camera; 0 for a flat one.
+    frames : int
+        Taken and averaged, since nothing moves.
 
     Returns
     -------
-    complex tensor (..., Y, X)
+    GridImages
 
-    Notes
-    -----
-    :math:`\exp(-\mu t / 2 - i k \delta t)` with :math:`k = 2 \pi / \lambda`; its intensity is the
-    law of Beer and Lambert. Derived in :doc:`/book/xray/01_two_cameras`.
-
-    Examples
-    --------
-    >>> wave = exit_wave(torch.tensor([[100.0]]), Experiment(mu=0.01))
-    >>> round(float(wave.abs() ** 2), 4)
-    0.3679
-    """
-    e = experiment
-    phase = -2 * math.pi / e.wavelength * e.delta * thickness
-    return torch.polar(torch.exp(-e.mu / 2 * thickness), phase)
-
-
-def fresnel(wave, distance, pixel, wavelength):
-    r"""Carry a wave to a plane far downstream of it, where all angles are small.
-
-    Parameters
-    ----------
-    wave : complex tensor (..., Y, X)
-        It repeats at the border.
-    distance, pixel, wavelength : float
-        In um.
-
-    Returns
-    -------
-    complex tensor (..., Y, X)
-
-    Notes
-    -----
-    Each frequency gains the phase :math:`-\pi \lambda z (f_x^2 + f_y^2)`: the square root of
-    :func:`helpers.optics.propagate` to second order, which is safe in single precision where
-    :math:`z / \lambda` is in the billions. Derived in :doc:`/book/xray/01_two_cameras`.
+    Raises
+    ------
+    ValueError
+        A bar as wide as the pitch, or numbers that are not positive.
 
     Examples
     --------
-    >>> flat = torch.ones(4, 4, dtype=torch.complex64)
-    >>> torch.allclose(fresnel(flat, 3e5, 1.0, 5e-5), flat)
-    True
+    >>> images = grid_image(seed=1)
+    >>> images.hr.shape, images.lr.shape
+    ((384, 384), (96, 96))
     """
-    squared = _squared_frequency(wave.shape[-2:], pixel).to(wave.real)
-    turn = -math.pi * wavelength * distance * squared
-    return torch.fft.ifft2(torch.fft.fft2(wave) * torch.polar(torch.ones_like(turn), turn))
-
-
-class _Bench:
-    """Everything between the specimen and the photons, prepared once for a movie."""
-
-    def __init__(self, experiment):
-        e = self.experiment = experiment
-        self.margin = max(MARGIN, _overhang(e) + 4)
-        self.step = e.hr_pixel / FINER
-        self.canvas = Canvas(
-            tuple(n * e.hr_pixel for n in e.shape), self.margin * e.hr_pixel, self.step
+    if not 0 < bar < pitch or not copper > 0 or frames < 1 or not 0 <= shading < 1:
+        raise ValueError(
+            f"bar {bar}, pitch {pitch}, copper {copper}, frames {frames}, shading {shading}: give "
+            "a bar thinner than the pitch, positive numbers, and a shading below 1"
         )
-        f = _squared_frequency(self.canvas.shape, self.step, half=True)
-        hr, lr = (math.hypot(e.source_blur, psf) * e.hr_pixel for psf in (e.hr_psf, e.lr_psf))
-        self.hr_blur = torch.exp(-2 * (math.pi * hr) ** 2 * f).float()
-        self.lr_blur = torch.exp(-2 * (math.pi * lr) ** 2 * f).float()
-
-    def intensity(self, thickness):
-        """On the plane of the detectors, before any blur."""
-        e = self.experiment
-        wave = exit_wave(torch.from_numpy(thickness), e)
-        if e.distance:
-            wave = fresnel(wave, e.distance * 1e6, self.step, e.wavelength)
-        return wave.real**2 + wave.imag**2
-
-    def both(self, thickness):
-        """The frames of the sharp and the coarse camera, without noise."""
-        spectrum = torch.fft.rfft2(self.intensity(thickness))
-        sharp = torch.fft.irfft2(spectrum * self.hr_blur, self.canvas.shape)
-        coarse = torch.fft.irfft2(spectrum * self.lr_blur, self.canvas.shape)
-        return self._sharp(sharp), self._coarse(coarse)
-
-    def _sharp(self, image):
-        return self._inner(_bin(image, FINER)).numpy()
-
-    def _coarse(self, image):
-        e = self.experiment
-        if e.transform == Transform():
-            return _bin(self._inner(_bin(image, FINER)), 4).numpy()
-        # each coarse pixel is the mean of 4 x 4 points, looked up where the transform puts them
-        from scipy.ndimage import map_coordinates
-
-        h, w = e.lr_shape
-        sub = (np.arange(4) + 0.5) / 4 - 0.5
-        y = (np.arange(h)[:, None] + sub).reshape(-1)
-        x = (np.arange(w)[:, None] + sub).reshape(-1)
-        points = e.transform(np.stack(np.meshgrid(x, y), axis=-1))
-        places = (points[..., ::-1] + 0.5 + self.margin) * FINER - 0.5
-        found = map_coordinates(image.numpy(), places.transpose(2, 0, 1), order=3, mode="nearest")
-        return found.reshape(h, 4, w, 4).mean((1, 3), dtype=np.float32)
-
-    def _inner(self, image):
-        m = self.margin
-        return image[m : m + self.experiment.shape[0], m : m + self.experiment.shape[1]]
+    e = experiment or Experiment(shape=(384, 384), transform=TURNED, **COPPER)
+    rng, for_hr, for_lr = (np.random.default_rng([seed, n]) for n in range(3))
+    optics = Beamline(e)
+    sharp, coarse = optics.both(
+        _grid(optics.canvas, rng, pitch, bar, angle, copper, blocked, broken)
+    )
+    images = []
+    for image, photons, noise in ((sharp, e.hr_photons, for_hr), (coarse, e.lr_photons, for_lr)):
+        images.append(count(image * _shade(rng, image.shape, shading), photons * frames, noise))
+    return GridImages(*images, e.transform, pitch, e.hr_pixel)
 
 
-def _overhang(experiment):
-    """How far the coarse camera looks beyond the sharp one, in sharp pixels."""
-    (h, w), (height, width) = experiment.lr_shape, experiment.shape
-    corners = [(x, y) for x in (-0.5, w - 0.5) for y in (-0.5, h - 0.5)]
-    x, y = experiment.transform(corners).T
-    return math.ceil(max(0, -x.min(), -y.min(), x.max() - width, y.max() - height))
+def _grid(canvas, rng, pitch, bar, angle, copper, blocked, broken):
+    """Thickness of a turned square grid with faults, in um."""
+    c, s = math.cos(angle), math.sin(angle)
+    centre = [length / 2 for length in canvas.field]
+    y, x = canvas.y - centre[0], canvas.x - centre[1]
+    shift = rng.uniform(-0.5, 0.5, 2)
+    v, u = (c * y - s * x) / pitch + shift[0], (c * x + s * y) / pitch + shift[1]
+    row, column = np.rint(v), np.rint(u)
+    half, soft = (1 - bar / pitch) / 2, 0.7 / pitch  # etched walls, 0.7 um wide
+    across, along = (1 / (1 + np.exp(-(half - abs(w - np.rint(w))) / soft)) for w in (v, u))
+    is_open = across * along
+    reach = [0.42 * length / pitch for length in canvas.field]
+    sites = [(i, j) for i in range(-20, 21) for j in range(-20, 21)]
+    sites = [site for site in sites if abs(site[0]) < reach[0] and abs(site[1]) < reach[1]]
+    chosen = rng.permutation(len(sites))[: blocked + broken]
+    for n, (i, j) in enumerate(sites[k] for k in chosen):
+        if n < blocked:
+            is_open = np.where((row == i) & (column == j), 0, is_open)
+        else:  # the bar between this hole and the next one
+            is_open = np.where((row == i) & (abs(u - j - 0.5) < 0.5), across, is_open)
+    return (copper * (1 - is_open)).astype(np.float32)
 
 
-def _bin(image, n):
-    h, w = image.shape
-    return image.reshape(h // n, n, w // n, n).mean((1, 3))
-
-
-def _squared_frequency(shape, pixel, half=False):
-    fy = torch.fft.fftfreq(shape[0], pixel, dtype=torch.float64)[:, None]
-    fx = (torch.fft.rfftfreq if half else torch.fft.fftfreq)(shape[1], pixel, dtype=torch.float64)
-    return fy**2 + fx**2
+def _shade(rng, shape, strength):
+    """A smooth illumination between ``1 - strength`` and 1."""
+    y, x = (np.linspace(-1, 1, n) for n in shape)
+    y0, x0 = rng.uniform(-0.7, 0.7, 2)
+    away = (y[:, None] - y0) ** 2 + (x - x0) ** 2
+    return 1 - strength * away / away.max()
