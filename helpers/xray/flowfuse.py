@@ -1,0 +1,206 @@
+"""FlowFuse: move two sharp key frames to where a coarse frame says that things are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .baselines import check_inputs
+from .cameras import bicubic, coarsen
+from .stems import CENTRE, GREY, SCALE, Residual, padded, seeded
+
+N_MAPS = 8  # two flows of two components, three votes, one gate
+DOUBT = 3.0  # how far the enlarged coarse frame starts behind the key frames in the vote
+
+
+@dataclass(frozen=True)
+class FlowFuseConfig:
+    """Sizes of a `FlowFuse`.
+
+    Attributes
+    ----------
+    width : int
+        Channels on the grid of the coarse camera.
+    deep : int
+        Channels on a grid half as fine, where motion over many pixels is in reach.
+    blocks : int
+        Residual blocks on each of the two.
+    detail : int
+        Channels on half the sharp grid, where details are put right; an even number.
+    detail_blocks : int
+        Residual blocks there.
+
+    Examples
+    --------
+    >>> FlowFuseConfig().width
+    48
+    """
+
+    width: int = 48
+    deep: int = 64
+    blocks: int = 2
+    detail: int = 32
+    detail_blocks: int = 3
+
+    def __post_init__(self):
+        sizes = (self.width, self.deep, self.blocks, self.detail, self.detail_blocks)
+        if any(n != int(n) or n < 1 for n in sizes) or self.detail % 2:
+            raise ValueError(f"{self}: give whole numbers from 1 on, and an even detail")
+
+
+PRESETS = {
+    "small": FlowFuseConfig(32, 48, 1, 24, 2),
+    "full": FlowFuseConfig(),
+}
+
+
+class FlowFuse(nn.Module):
+    r"""Warp, blend, correct: two key frames carried to the time of a coarse frame.
+
+    Parameters
+    ----------
+    config : FlowFuseConfig, optional
+    generator : torch.Generator, optional
+        Of the weights at the start. Default: torch's own stream.
+
+    Raises
+    ------
+    ValueError
+        Frames whose shapes do not belong together.
+
+    Notes
+    -----
+    With the key frames :math:`h_0, h_1`, the coarse frame :math:`y`, its camera :math:`A` and
+    cubic interpolation :math:`U`, a network on the coarse grid gives two flows :math:`v_k`, shares
+    :math:`w_k` that sum to one, and a gate :math:`g` from 0 to 1:
+
+    .. math::
+
+        m = w_0\, h_0(\mathbf r + v_0) + w_1\, h_1(\mathbf r + v_1) + w_2\, U y , \qquad
+        b = m + g\, U (y - A m) ,
+
+    and a second one on half the sharp grid adds details to :math:`b`. Before training the flows
+    and details are zero and :math:`w` follows tau, so that it starts near
+    :func:`helpers.xray.baselines.detail_injection` with half its correction. Among the inputs are
+    :math:`y - A h_k`: they show where a key frame is outdated. Odd coarse sides are padded by
+    repeating the border, and the result is cut back. Derived in :doc:`/book/xray/05_fuse`.
+
+    Examples
+    --------
+    >>> net = FlowFuse.preset("small")
+    >>> lr, hr = torch.ones(1, 3, 1, 5, 8), torch.ones(1, 2, 1, 20, 32)
+    >>> net(lr, hr, torch.tensor([0.5])).shape
+    torch.Size([1, 1, 20, 32])
+    """
+
+    def __init__(self, config=None, *, generator=None):
+        super().__init__()
+        self.config = c = config or FlowFuseConfig()
+        n_seen = 3 + 2 * SCALE**2 + 2 + 1
+        with seeded(generator):
+            self.stem = nn.Conv2d(n_seen, c.width, 3, padding=1)
+            self.down = nn.Conv2d(c.width, c.deep, 3, stride=2, padding=1)
+            self.far = nn.Sequential(*(Residual(c.deep) for _ in range(c.blocks)))
+            self.up = nn.Conv2d(c.deep, 4 * c.width, 1)
+            self.near = nn.Sequential(*(Residual(c.width) for _ in range(c.blocks)))
+            self.maps = nn.Conv2d(c.width, 4 * N_MAPS, 3, padding=1)
+            self.guide = nn.Conv2d(c.width, 2 * c.detail, 1)
+            self.gather = nn.Conv2d(16 + c.detail // 2, c.detail, 3, padding=1)
+            self.detail = nn.Sequential(*(Residual(c.detail) for _ in range(c.detail_blocks)))
+            self.correct = nn.Conv2d(c.detail, 4, 3, padding=1)
+        for layer in (self.maps, self.correct):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        self.to(memory_format=torch.channels_last)  # the faster order for few channels on a CPU
+
+    @classmethod
+    def preset(cls, name, *, generator=None):
+        """Make the network called "full" (shipped) or "small" (a third of its weights)."""
+        if name not in PRESETS:
+            raise ValueError(f"no FlowFuse is called {name!r}: use one of {', '.join(PRESETS)}")
+        return cls(PRESETS[name], generator=generator)
+
+    def forward(self, lr, hr, tau):
+        """Transmission (B, 1, 4h, 4w) of the target.
+
+        Parameters
+        ----------
+        lr : (B, 3, 1, h, w) tensor
+            Coarse frames before, at and after the target.
+        hr : (B, 2, 1, 4h, 4w) tensor
+            Key frames before and after the target.
+        tau : (B,) tensor
+            Place of the target between the key frames, 0..1.
+        """
+        check_inputs(lr, hr, tau)
+        height, width = hr.shape[-2:]
+        lr, hr = padded(lr, hr, 2)
+        lr, hr = lr[:, :, 0], hr[:, :, 0]
+        features = self.look(lr, hr, tau)
+        base, warped = self.fuse(features, lr, hr, tau)
+        enlarged = bicubic(lr[:, CENTRE, None])
+        seen = torch.cat([base - GREY, warped - base, enlarged - base], dim=1)
+        guide = F.pixel_shuffle(self.guide(features), 2)
+        x = F.relu(self.gather(torch.cat([F.pixel_unshuffle(seen, 2), guide], dim=1)))
+        image = base + F.pixel_shuffle(self.correct(self.detail(x)), 2)
+        return image[..., :height, :width]
+
+    def look(self, lr, hr, tau):
+        """Features (B, C, h, w) of everything that was recorded, on the coarse grid."""
+        outdated = lr[:, CENTRE, None] - coarsen(hr)
+        when = (tau - 0.5).view(-1, 1, 1, 1).expand(-1, 1, *lr.shape[-2:])
+        keys = F.pixel_unshuffle(hr - GREY, SCALE)
+        x = F.relu(self.stem(torch.cat([lr - GREY, keys, 4 * outdated, when], dim=1)))
+        far = self.far(F.relu(self.down(x)))
+        return F.relu(self.near(x + F.pixel_shuffle(self.up(far), 2)))
+
+    def fuse(self, features, lr, hr, tau):
+        """The corrected blend (B, 1, Y, X) and the moved key frames (B, 2, Y, X)."""
+        maps = F.pixel_shuffle(self.maps(features), 2)
+        maps = F.interpolate(maps, scale_factor=2, mode="bilinear", align_corners=False)
+        flows, votes, gate = maps.split([4, 3, 1], dim=1)
+        warped = warp(
+            hr.reshape(-1, 1, *hr.shape[-2:]), SCALE * flows.unflatten(1, (2, 2)).flatten(0, 1)
+        )
+        warped = warped.view_as(hr)
+        coarse = lr[:, CENTRE, None]
+        later = tau.clamp(0.02, 0.98).view(-1, 1, 1, 1)
+        prior = torch.cat([(1 - later).log(), later.log(), torch.full_like(later, -DOUBT)], dim=1)
+        shares = (votes + prior).softmax(dim=1)
+        blend = (shares * torch.cat([warped, bicubic(coarse)], dim=1)).sum(1, keepdim=True)
+        return blend + gate.sigmoid() * bicubic(coarse - coarsen(blend)), warped
+
+
+def warp(image, flow):
+    r"""Look an image up where a flow points: :math:`h(\mathbf r + v(\mathbf r))`.
+
+    Parameters
+    ----------
+    image : (B, C, Y, X) tensor
+        Beyond the border it goes on as its last row.
+    flow : (B, 2, Y, X) tensor
+        In pixels, x before y.
+
+    Returns
+    -------
+    (B, C, Y, X) tensor
+        Interpolated linearly.
+
+    Examples
+    --------
+    >>> image = torch.arange(4.0).view(1, 1, 1, 4)
+    >>> flow = torch.zeros(1, 2, 1, 4)
+    >>> flow[:, 0] = 0.5
+    >>> warp(image, flow).flatten().tolist()
+    [0.5, 1.5, 2.5, 3.0]
+    """
+    y, x = (torch.arange(n, device=flow.device, dtype=flow.dtype) for n in flow.shape[-2:])
+    columns, rows = x + flow[:, 0], y[:, None] + flow[:, 1]
+    # grid_sample counts from edge to edge of the image, -1 to 1
+    grid = [(2 * at + 1) / len(n) - 1 for at, n in ((columns, x), (rows, y))]
+    return F.grid_sample(
+        image, torch.stack(grid, dim=-1), padding_mode="border", align_corners=False
+    )

@@ -1,0 +1,183 @@
+"""How good a fusion is: frame by frame, by the time between key frames, and where things moved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from .. import metrics
+from .pairs import stack
+
+
+@dataclass(frozen=True)
+class Score:
+    """What `evaluate` returns: one number for each sample, in the order of the data.
+
+    Attributes
+    ----------
+    psnr : (n,) array
+        In dB, for a peak of 1, the open beam.
+    ssim : (n,) array
+    aad : (n,) array
+        Mean absolute difference, in transmission.
+    moving : (n,) array
+        PSNR of the pixels of `motion_mask` alone; NaN where there are none.
+    moving_share : (n,) array
+        How much of the field they are.
+    tau : (n,) array
+        Place between the key frames.
+    clip : (n,) array of int
+        Which movie.
+
+    Examples
+    --------
+    >>> ones = np.ones(2)
+    >>> score = Score(20 * ones, ones, ones, ones, ones, np.array([0.1, 0.9]), np.array([0, 1]))
+    >>> score.mean("psnr"), score.by_clip("psnr").tolist(), score.by_tau("psnr")[1].tolist()
+    (20.0, [20.0, 20.0], [20.0, 20.0])
+    """
+
+    psnr: np.ndarray
+    ssim: np.ndarray
+    aad: np.ndarray
+    moving: np.ndarray
+    moving_share: np.ndarray
+    tau: np.ndarray
+    clip: np.ndarray
+
+    def mean(self, name):
+        """Mean of one of the numbers over all samples that have it."""
+        return float(np.nanmean(getattr(self, name)))
+
+    def by_clip(self, name):
+        """Its mean in each movie."""
+        return self._by(np.unique(self.clip, return_inverse=True), name)[1]
+
+    def by_tau(self, name):
+        """The values of tau, to two digits, and its mean at each."""
+        return self._by(np.unique(self.tau.round(2), return_inverse=True), name)
+
+    def _by(self, groups, name):
+        values, group = groups
+        number = getattr(self, name)
+        return values, np.array([np.nanmean(number[group == k]) for k in range(len(values))])
+
+
+def evaluate(net, data, *, change=None, batch=8, threshold=0.03):
+    r"""Judge a network, or a baseline, by samples whose target is known.
+
+    Parameters
+    ----------
+    net : callable
+        ``net(lr, hr, tau)``. A module is called in evaluation mode, on the device of its weights.
+    data : sequence of Sample
+        All of one shape. Movies are told apart by ``data.clips`` where it has them.
+    change : callable, optional
+        ``change(lr, hr, tau)`` gives other inputs: what if a camera were missing?
+    batch : int
+        Samples at a time.
+    threshold : float
+        See `motion_mask`.
+
+    Returns
+    -------
+    Score
+
+    Raises
+    ------
+    ValueError
+        No samples, or an estimate of another shape than its target, or one that is not finite.
+
+    Notes
+    -----
+    :math:`\mathrm{PSNR} = -10 \log_{10} \langle (\hat x - x)^2 \rangle`: transmission has the peak
+    1. Nothing is clipped or quantised. Used in :doc:`/book/xray/05_fuse`.
+
+    Examples
+    --------
+    >>> from helpers.xray.pairs import Sample
+    >>> target = np.random.default_rng(0).random((1, 16, 16))
+    >>> hr = np.stack([target + 0.1, target + 0.1])
+    >>> sample = Sample(np.ones((3, 1, 4, 4)), hr, 0.5, target)
+    >>> score = evaluate(lambda lr, hr, tau: hr[:, 0], [sample])
+    >>> round(score.mean("psnr"), 3), round(score.mean("aad"), 3), score.mean("moving_share")
+    (20.0, 0.1, 1.0)
+    """
+    if len(data) == 0:
+        raise ValueError("there are no samples: give at least one")
+    is_module = isinstance(net, torch.nn.Module)
+    device = next((p.device for p in net.parameters()), None) if is_module else None
+    training = is_module and net.training
+    rows = []
+    try:
+        if is_module:
+            net.eval()
+        for start in range(0, len(data), batch):
+            sample = stack([data[k] for k in range(start, min(start + batch, len(data)))])
+            inputs = [part.to(device) for part in sample[:3]]
+            with torch.no_grad():
+                estimate = net(*(change(*inputs) if change else inputs)).cpu()
+            _check(estimate, sample.target)
+            mask = motion_mask(sample.hr, sample.target, threshold)
+            parts = zip(estimate, sample.target, mask, sample.tau, strict=True)
+            rows += [_row(*part) for part in parts]
+    finally:
+        if training:
+            net.train()
+    clips = np.asarray(getattr(data, "clips", np.zeros(len(data), int)))
+    return Score(*np.array(rows).T, clip=clips)
+
+
+def motion_mask(hr, target, threshold=0.03):
+    """Where a key frame shows something else than the target does.
+
+    Parameters
+    ----------
+    hr : (B, 2, 1, Y, X) tensor
+    target : (B, 1, Y, X) tensor
+    threshold : float
+        In transmission. The difference is first averaged over 3 x 3 pixels, so that photon noise
+        is not taken for motion.
+
+    Returns
+    -------
+    (B, 1, Y, X) bool tensor
+
+    Examples
+    --------
+    >>> hr = torch.zeros(1, 2, 1, 8, 8)
+    >>> hr[0, 1, 0, 4, 4] = 0.3
+    >>> int(motion_mask(hr, torch.zeros(1, 1, 8, 8)).sum())
+    9
+    """
+    difference = F.avg_pool2d((hr - target[:, None])[:, :, 0], 3, stride=1, padding=1)
+    return (difference.abs() > threshold).any(dim=1, keepdim=True)
+
+
+def _row(estimate, target, mask, tau):
+    error = (estimate - target).double()
+    where = error[mask]
+    return (
+        _decibel(error),
+        metrics.ssim(estimate[0], target[0], data_range=1.0),
+        float(error.abs().mean()),
+        _decibel(where) if len(where) else np.nan,
+        float(mask.double().mean()),
+        float(tau),
+    )
+
+
+def _decibel(error):
+    return float(-10 * torch.log10((error**2).mean()))
+
+
+def _check(estimate, target):
+    if estimate.shape != target.shape:
+        raise ValueError(
+            f"the estimate is {tuple(estimate.shape)} but the target {tuple(target.shape)}"
+        )
+    if not bool(estimate.isfinite().all()):
+        raise ValueError("the estimate holds NaN or infinity: was the network trained?")
