@@ -33,7 +33,9 @@ class MoviePairs:
     Parameters
     ----------
     movies : sequence of TwoCameraMovie
-        With their truth, both cameras on one grid.
+        With their truth, both cameras on one grid and one clock.
+    every : int
+        Take only every n-th frame between two key frames.
 
     Attributes
     ----------
@@ -60,14 +62,16 @@ class MoviePairs:
     (9, (2, 1, 32, 32), 0.3)
     """
 
-    def __init__(self, movies):
+    def __init__(self, movies, *, every=1):
+        if every != int(every) or every < 1:
+            raise ValueError(f"every is {every}: give a whole number, at least 1")
         self.movies = list(movies)
         if not self.movies:
             raise ValueError("there are no movies: give at least one")
         places = []
         for number, movie in enumerate(self.movies):
             _check(movie, number)
-            places += [(number, t, k) for t, k in _targets(movie)]
+            places += [(number, t, k) for t, k in _targets(movie, every)]
         if not places:
             raise ValueError("no frame lies between two key frames: give longer movies")
         self.places = np.array(places)
@@ -162,13 +166,13 @@ def augment(sample, patch, rng):
     return Sample(lr, hr, np.float32(tau), target)
 
 
-def _targets(movie):
+def _targets(movie, every):
     """The frames (t, k) that lie between the key frames k and k + 1 and can be asked for."""
     keys = np.asarray(movie.key_times, float)
-    for t in range(1, len(movie.lr) - 1):
-        k = int(np.searchsorted(keys, t)) - 1
-        if 0 <= k < len(keys) - 1 and np.abs(keys - t).min() >= 0.5:
-            yield t, k
+    times = np.arange(1, len(movie.lr) - 1)
+    for k, (start, end) in enumerate(zip(keys, keys[1:], strict=False)):
+        between = times[(times - start >= 0.5) & (end - times >= 0.5)]
+        yield from ((int(t), k) for t in between[::every])
 
 
 def _check(movie, number):

@@ -20,6 +20,8 @@ from .distributed import Processes
 from .losses import charbonnier
 from .pairs import augment, stack
 
+SAME = ("batch", "patch", "clip", "ema", "betas", "seed", "n_samples")  # in one and the same run
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -306,12 +308,19 @@ class _Run:
         """Go on from a file; gives the number of steps that were made."""
         expected = {"net": self.net.state_dict(), "average": self.average.state_dict()}
         state, _ = checkpoints.load(path, expect=expected)
-        wrong = [k for k, v in self.settings.items() if state["settings"].get(k) != v]
+        then, done = state["settings"], len(state["history"])
+        wrong = [k for k in SAME if then.get(k) != self.settings[k]]
         if wrong:
-            told = ", ".join(
-                f"{k} {state['settings'].get(k)}, not {self.settings[k]}" for k in wrong
-            )
+            told = ", ".join(f"{k} {then.get(k)}, not {self.settings[k]}" for k in wrong)
             raise ValueError(f"{path} is of another run, with {told}: choose another file")
+        before = Schedule(**{k: then[k] for k in asdict(self.schedule)})
+        steps = range(min(done, self.schedule.n_steps))
+        if done > self.schedule.n_steps or any(
+            before.rate_at(n) != self.schedule.rate_at(n) for n in steps
+        ):
+            raise ValueError(
+                f"{path} holds {done} steps of another schedule, {before}: choose another file"
+            )
         self.net.load_state_dict(state["net"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
