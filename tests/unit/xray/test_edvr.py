@@ -144,6 +144,17 @@ def test_alignment_offsets_double_from_level_to_level():
     torch.testing.assert_close(guide[:, 0], torch.full((1, 8, 8), 3.0))
 
 
+def test_the_cascade_looks_at_the_reference_once_more():
+    torch.manual_seed(0)
+    align, pyramid = PyramidAlignment(4, groups=2), Pyramid(4)
+    frame, reference = (pyramid(x) for x in torch.randn(2, 1, 4, 8, 8))
+    seen = []
+    align.cascade_guide.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    align(frame, reference)
+    assert torch.equal(seen[0][:, 4:], reference[0])
+    assert not torch.equal(seen[0][:, :4], reference[0])
+
+
 def test_the_pyramid_halves_the_sides():
     levels = Pyramid(4)(torch.randn(3, 4, 16, 8))
     assert [tuple(level.shape) for level in levels] == [(3, 4, 16, 8), (3, 4, 8, 4), (3, 4, 4, 2)]
@@ -194,6 +205,18 @@ def test_the_sharp_stem_is_told_what_is_new():
     before, after = stem(lr, hr, torch.zeros(1))[0, 3:]
     torch.testing.assert_close(before, torch.zeros_like(before), atol=1e-6, rtol=0)
     torch.testing.assert_close(after, torch.ones_like(after))
+
+
+def test_the_sharp_stem_is_told_how_far_away_a_key_frame_is():
+    stem = SharpStem(4)
+    with torch.no_grad():
+        stem.hr.weight.zero_()
+        stem.hr.bias.zero_()
+        stem.hr.weight[:, 17, 1, 1] = 1.0
+    lr, hr, _ = frames(1)
+    before, after = stem(lr, hr, torch.tensor([0.1]))[0, 3:]
+    torch.testing.assert_close(before, torch.full_like(before, -0.04))
+    torch.testing.assert_close(after, torch.full_like(after, 0.4))
 
 
 def test_the_seed_makes_the_weights_and_leaves_torch_alone():
