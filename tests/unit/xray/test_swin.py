@@ -109,6 +109,15 @@ def test_the_published_way_out_has_no_image_underneath():
     assert bool((net(lr, hr, tau) == 0.25).all())
 
 
+def test_the_centre_frame_is_what_is_enlarged():
+    lr, hr, tau = frames()
+    net, seen = disturb(seeded_net(TINY)), {}
+    net.groups[-1].register_forward_hook(lambda module, _, y: seen.update(volume=y))
+    net.norm.register_forward_pre_hook(lambda module, inputs: seen.update(frame=inputs[0]))
+    net(lr, hr, tau)
+    assert torch.equal(seen["frame"], seen["volume"][:, 1])
+
+
 @pytest.mark.parametrize("config", [TINY, TINY_SHARP], ids=str)
 def test_every_frame_and_every_parameter_counts(config):
     lr, hr, tau = frames()
