@@ -165,7 +165,8 @@ def train(
 
     Notes
     -----
-    Adam :cite:p:`kingma2015` with a clipped gradient. The weights that are kept are a running mean,
+    Adam :cite:p:`kingma2015` with a clipped gradient. The weights that are kept are a running mean
+    :cite:p:`polyak1992`,
 
     .. math:: \bar\theta \leftarrow \bar\theta + (1 - \beta)(\theta - \bar\theta) ,
 

@@ -1,5 +1,7 @@
 """FlowFuse: where it starts, what it must not depend on, and that it learns."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -72,6 +74,17 @@ def test_every_input_and_every_weight_matters():
     for frame in range(3):
         assert lr.grad[:, frame].abs().max() > 0
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in net.parameters())
+
+
+def test_without_alignment_nothing_is_moved():
+    lr, hr, tau = inputs()
+    net = awake(replace(TINY, align=False))
+    still = awake(TINY)
+    with torch.no_grad():  # the flows are the first half of the maps
+        still.maps.weight[:16] = 0
+        still.maps.bias[:16] = 0
+    torch.testing.assert_close(net(lr, hr, tau), still(lr, hr, tau))
+    assert not torch.allclose(net(lr, hr, tau), awake(TINY)(lr, hr, tau), atol=1e-4)
 
 
 def test_the_generator_decides_the_weights_and_torch_is_left_alone():
