@@ -19,9 +19,9 @@ from helpers.xray.pairs import MoviePairs
 from helpers.xray.swin import SwinXVR
 from helpers.xray.train import Schedule, train
 
-NETWORKS = {"edvr": EDVR, "swin": SwinXVR}
+NETWORKS = {"edvr": (EDVR, 1e-3), "swin": (SwinXVR, 2e-3)}  # with the learning rate
 SEEDS = TRAINING[::3]  # of each three the one that is not varied
-SCHEDULE = Schedule(2400, rate=2e-3, warmup=60, decay=0.7, save_every=100)
+STEPS = 2400
 
 
 def main():
@@ -34,12 +34,13 @@ def main():
     if not asked.score:
         FOLDER.mkdir(parents=True, exist_ok=True)
         data = MoviePairs([recorded(seed) for seed in SEEDS])
-        net = NETWORKS[asked.name].preset("small", generator=torch.Generator().manual_seed(0))
+        kind, rate = NETWORKS[asked.name]
+        net = kind.preset("small", generator=torch.Generator().manual_seed(0))
         start = time.process_time()
         run = train(
             net,
             data,
-            schedule=SCHEDULE,
+            schedule=Schedule(STEPS, rate, warmup=60, decay=0.7, save_every=100),
             checkpoint=FOLDER / f"{asked.name}.safetensors",
             generator=torch.Generator().manual_seed(0),
             progress=True,

@@ -117,6 +117,9 @@ class DeformableConv(nn.Module):
         Channels C of the image, of the guide and of the result.
     groups : int
         Offset groups G.
+    gain : float
+        Pixels of displacement for each unit that the guide's convolution gives. Below 1 offsets
+        learn more slowly than weights, and do not run away.
 
     Notes
     -----
@@ -133,9 +136,9 @@ class DeformableConv(nn.Module):
     True
     """
 
-    def __init__(self, width, groups):
+    def __init__(self, width, groups, gain=1.0):
         super().__init__()
-        self.groups = groups
+        self.groups, self.gain = groups, gain
         self.conv = nn.Conv2d(width, width, 3, padding=1)
         self.guide = nn.Conv2d(width, 27 * groups, 3, padding=1)
         nn.init.zeros_(self.guide.weight)
@@ -144,7 +147,7 @@ class DeformableConv(nn.Module):
     def displacements(self, guide):
         """Offsets (B, 18 G, H, W) in pixels and masks (B, 9 G, H, W) that the guide asks for."""
         offset, logit = self.guide(guide).split([18 * self.groups, 9 * self.groups], dim=1)
-        return offset, logit.sigmoid()
+        return self.gain * offset, logit.sigmoid()
 
     def forward(self, x, guide):
         """Sample `x` (B, C, H, W) where `guide` (B, C, H, W) says."""

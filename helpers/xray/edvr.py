@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .baselines import check_inputs
-from .pcd import Pyramid, PyramidAlignment
+from .pcd import Pyramid, PyramidAlignment, conv
 from .stems import CENTRE, PooledStem, Residual, SharpHead, SharpStem, padded, seeded
 from .tsa import AttentionFusion
 
@@ -29,9 +29,12 @@ class EDVRConfig:
         Residual blocks before the alignment and after the fusion.
     head_width : int
         Channels on the fine grid.
+    offset_gain : float
+        See `DeformableConv`.
     sharp : bool
         Keep the key frames' detail: `SharpStem` and `SharpHead` instead of the published way in
-        through max-pooling and out without a key frame.
+        through max-pooling and out without a key frame, and a way for the features round the
+        alignment.
 
     Examples
     --------
@@ -44,12 +47,13 @@ class EDVRConfig:
     n_extract: int = 5
     n_reconstruct: int = 40
     head_width: int = 64
+    offset_gain: float = 1.0
     sharp: bool = False
 
 
 PRESETS = {
     "full": EDVRConfig(),
-    "small": EDVRConfig(16, 4, 2, 5, 16, sharp=True),
+    "small": EDVRConfig(16, 4, 2, 5, 16, offset_gain=0.1, sharp=True),
 }
 
 
@@ -73,7 +77,8 @@ class EDVR(nn.Module):
     and weighed by `AttentionFusion`; residual blocks and two pixel-shuffles follow. The published
     network (``preset("full")``, 20 926 817 parameters :cite:p:`tang2025edvr`) adds the result to
     the bilinearly enlarged centre frame and does not look at tau. ``preset("small")`` keeps the key
-    frames at hand up to its last layer, adds the result to `detail_injection` and knows tau.
+    frames at hand up to its last layer, adds the result to `detail_injection`, knows tau, and lets
+    features pass the alignment by.
 
     Coarse sides that are not multiples of 4 are padded by repeating the border, and the result is
     cut back. Explained in :doc:`/book/xray/03_edvr`.
@@ -95,8 +100,9 @@ class EDVR(nn.Module):
             self.stem = SharpStem(width) if config.sharp else PooledStem(width)
             self.extract = nn.Sequential(*(Residual(width) for _ in range(config.n_extract)))
             self.pyramid = Pyramid(width)
-            self.align = PyramidAlignment(width, config.groups)
+            self.align = PyramidAlignment(width, config.groups, config.offset_gain)
             self.fuse = AttentionFusion(width, N_FRAMES)
+            self.around = conv(N_FRAMES * width, width) if config.sharp else None
             self.reconstruct = nn.Sequential(
                 *(Residual(width) for _ in range(config.n_reconstruct))
             )
@@ -110,17 +116,12 @@ class EDVR(nn.Module):
             raise ValueError(f"no EDVR is called {name!r}: use one of {', '.join(PRESETS)}")
         return cls(PRESETS[name], generator=generator)
 
-    def aligned(self, lr, hr, tau):
-        """Features (B, 5, C, h, w) of all frames, aligned to the centre; sides multiples of 4."""
-        features = self.stem(lr, hr, tau)
+    def aligned(self, features):
+        """Features (B, 5, C, h, w) of the stem, aligned to the centre; sides multiples of 4."""
         batch = features.shape[:2]
         levels = self.pyramid(self.extract(features.flatten(0, 1)))
-        reference = [
-            level.unflatten(0, batch)[:, CENTRE, None]
-            .expand(-1, N_FRAMES, -1, -1, -1)
-            .flatten(0, 1)
-            for level in levels
-        ]
+        reference = [level.unflatten(0, batch)[:, CENTRE] for level in levels]
+        reference = [r.repeat_interleave(N_FRAMES, dim=0) for r in reference]
         return self.align(levels, reference).unflatten(0, batch)
 
     def forward(self, lr, hr, tau):
@@ -138,8 +139,11 @@ class EDVR(nn.Module):
         check_inputs(lr, hr, tau)
         height, width = hr.shape[-2:]
         lr, hr = padded(lr, hr, 4)
-        features = self.reconstruct(self.fuse(self.aligned(lr, hr, tau)))
-        return self.head(features, lr, hr, tau)[..., :height, :width]
+        features = self.stem(lr, hr, tau)
+        fused = self.fuse(self.aligned(features))
+        if self.around is not None:
+            fused = fused + self.around(features.flatten(1, 2))
+        return self.head(self.reconstruct(fused), lr, hr, tau)[..., :height, :width]
 
 
 class PlainHead(nn.Module):
@@ -154,8 +158,8 @@ class PlainHead(nn.Module):
 
     def forward(self, features, lr, hr, tau):
         """Image (B, 1, 4h, 4w) from features (B, C, h, w); `hr` and `tau` are not used."""
-        for conv in (self.up1, self.up2):
-            features = F.leaky_relu(F.pixel_shuffle(conv(features), 2), 0.1)
+        for up in (self.up1, self.up2):
+            features = F.leaky_relu(F.pixel_shuffle(up(features), 2), 0.1)
         detail = self.last(F.leaky_relu(self.mix(features), 0.1))
         centre = lr[:, CENTRE]
         return detail + F.interpolate(centre, scale_factor=4, mode="bilinear", align_corners=False)

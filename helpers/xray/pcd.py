@@ -36,6 +36,8 @@ class PyramidAlignment(nn.Module):
         Channels C.
     groups : int
         Offset groups of each deformable convolution.
+    gain : float
+        See `DeformableConv`.
 
     Notes
     -----
@@ -54,7 +56,7 @@ class PyramidAlignment(nn.Module):
     torch.Size([1, 8, 12, 16])
     """
 
-    def __init__(self, width, groups):
+    def __init__(self, width, groups, gain=1.0):
         super().__init__()
         self.compare = nn.ModuleList(conv(2 * width, width) for _ in range(LEVELS))
         # the coarsest level has no guide from above
@@ -62,12 +64,12 @@ class PyramidAlignment(nn.Module):
             conv((1 if level == LEVELS - 1 else 2) * width, width) for level in range(LEVELS)
         )
         self.settle = nn.ModuleList(conv(width, width) for _ in range(LEVELS - 1))
-        self.deform = nn.ModuleList(DeformableConv(width, groups) for _ in range(LEVELS))
+        self.deform = nn.ModuleList(DeformableConv(width, groups, gain) for _ in range(LEVELS))
         self.merge = nn.ModuleList(conv(2 * width, width) for _ in range(LEVELS - 1))
         self.cascade_guide = nn.Sequential(
             conv(2 * width, width), nn.LeakyReLU(0.1), conv(width, width), nn.LeakyReLU(0.1)
         )
-        self.cascade = DeformableConv(width, groups)
+        self.cascade = DeformableConv(width, groups, gain)
 
     def forward(self, frame, reference):
         """Lists of (N, C, h, w), finest first, as of `Pyramid`; aligned features (N, C, h, w)."""

@@ -136,6 +136,16 @@ def test_the_layer_starts_as_half_a_convolution_and_its_guide_moves_it():
     torch.testing.assert_close(layer(x, guide)[..., 1:4], moved[..., 1:4], atol=1e-5, rtol=1e-5)
 
 
+def test_gain_is_pixels_for_each_unit():
+    slow, fast = DeformableConv(4, 1, gain=0.1), DeformableConv(4, 1)
+    guide = torch.randn(1, 4, 5, 5)
+    fast.guide.weight.data.normal_()
+    slow.load_state_dict(fast.state_dict())
+    (offset, mask), (larger, same) = slow.displacements(guide), fast.displacements(guide)
+    torch.testing.assert_close(offset, 0.1 * larger)
+    assert torch.equal(mask, same) and float(larger.detach().abs().max()) > 0
+
+
 GOOD = arguments()
 
 

@@ -11,7 +11,7 @@ from helpers.xray.stems import CENTRE, PooledStem, SharpStem, padded, seeded
 from helpers.xray.tsa import AttentionFusion
 
 TINY = EDVRConfig(8, 2, 1, 1, 8)
-TINY_SHARP = EDVRConfig(8, 2, 1, 1, 8, sharp=True)
+TINY_SHARP = EDVRConfig(8, 2, 1, 1, 8, offset_gain=0.1, sharp=True)
 
 
 def count(module):
@@ -122,12 +122,22 @@ def test_all_frames_at_once_is_one_frame_after_the_other():
     """The frames are aligned as one batch; aligned one by one they come out the same."""
     lr, hr, tau = frames(2)
     net = disturb(seeded_net(TINY))
-    together = net.aligned(lr, hr, tau)
     features = net.stem(lr, hr, tau)
+    together = net.aligned(features)
     centre = net.pyramid(net.extract(features[:, CENTRE]))
     for number in range(5):
         frame = net.pyramid(net.extract(features[:, number]))
         torch.testing.assert_close(together[:, number], net.align(frame, centre))
+
+
+def test_features_go_round_the_alignment_in_the_sharp_network_alone():
+    lr, hr, tau = frames()
+    for config, goes in ((TINY, False), (TINY_SHARP, True)):
+        net = disturb(seeded_net(config))
+        other = hr.flip(-1)
+        net.fuse.forward = lambda frames: torch.zeros_like(frames[:, 0])
+        net.head.forward = lambda features, *rest: features.mean(1, keepdim=True)
+        assert torch.equal(net(lr, hr, tau), net(lr, other, tau)) is not goes
 
 
 def test_alignment_offsets_double_from_level_to_level():
