@@ -10,8 +10,9 @@ import numpy as np
 from ..arrays import like, to_tensor
 from ..devices import pick_device
 from . import losses
+from .checks import check_data, checked_background, moved
 from .fields import MLP, FeatureGrid, Field, Softplus, Voxels, extent_of, pyramid
-from .fit import check_data, fit, moved
+from .fit import fit
 from .sampling import Stage
 
 STRENGTHS = (0.8, 0.4, 0.2, 0.1, 0.05, 0.025)
@@ -127,7 +128,7 @@ def reconstruct(
             )
         loss = partial(losses.poisson, read_noise=read_noise)
     operator = moved(operator, device)
-    b = to_tensor(background, device, torch.float32).expand_as(y)
+    b = checked_background(background, y)
     mean = _mean(operator, y - b)
     generator = torch.Generator().manual_seed(seed)
     prior = partial(losses.hessian, weights=steps(operator), smooth=1e-3 * mean)
@@ -205,8 +206,7 @@ def choose_prior(
 
 def steps(operator):
     """Weights of second differences along (z, y, x): the finest step counts one."""
-    size = np.asarray(getattr(operator, "voxel_size", None) or (1.0, 1.0, 1.0), dtype=float)
-    return tuple((size.min() / size).tolist())
+    return losses.step_weights(getattr(operator, "voxel_size", None) or (1.0, 1.0, 1.0))
 
 
 class _Pixels:
