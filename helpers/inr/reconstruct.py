@@ -105,8 +105,8 @@ def reconstruct(
     A sixth of the pixels, drawn at random, is held out. Free voxels are fitted to the others with
     each strength of `losses.hessian`, from the strongest to the weakest, each from the last. Noise
     is independent from pixel to pixel, so the held-out pixels judge without bias; of the strengths
-    within one standard error of the best, the strongest is taken. The field, a pyramid of grids that
-    are added up, is then fitted to all pixels. Derived in :doc:`/book/inr/03_neural_field`.
+    within one standard error of the best, the strongest is taken. The field, grids from coarse to
+    fine that are added up, is then fitted to all pixels. Derived in :doc:`/book/inr/03_neural_field`.
 
     Examples
     --------
@@ -188,8 +188,8 @@ def choose_prior(
     for n, weight in enumerate(weights):
         start = fit(
             start, seen, data[keep], background=background[keep], loss=loss,
-            prior=_times(float(weight), prior), schedule=Stage(80 if n == 0 else 40, 0.6, betas=SHORT),
-            device=data.device, progress=progress,
+            prior=_times(float(weight), prior), device=data.device, progress=progress,
+            schedule=Stage(80 if n == 0 else 40, 0.6, betas=SHORT),
         )  # fmt: skip
         with torch.no_grad():
             prediction = (operator(start.volume) + background)[~keep]
