@@ -106,7 +106,9 @@ def reconstruct(
     each strength of `losses.hessian`, from the strongest to the weakest, each from the last. Noise
     is independent from pixel to pixel, so the held-out pixels judge without bias; of the strengths
     within one standard error of the best, the strongest is taken. The field, grids from coarse to
-    fine that are added up, is then fitted to all pixels. Derived in :doc:`/book/inr/03_neural_field`.
+    fine that are added up, is then fitted to all pixels.
+
+    Derived in :doc:`/book/inr/03_neural_field`.
 
     Examples
     --------
