@@ -22,7 +22,7 @@ from .encodings import box
 REBUILT = (
     kinds.Field, kinds.Voxels, kinds.MLP, kinds.PositionalEncoding, kinds.RadialEncoding,
     kinds.FeatureGrid, kinds.PlaneGrid, kinds.HashGrid, kinds.Softplus, kinds.ReLU, kinds.Index,
-    kinds.Identity,
+    kinds.Identity, kinds.Sum,
 )  # fmt: skip
 AT_THE_START = ("generator", "std")  # arguments that decide the first weights and nothing else
 LARGEST_HALF = 65504.0

@@ -157,10 +157,10 @@ def linear_inverse(op, intensity, regularisation, *, logarithm=False):
     Notes
     -----
     The model is an L x Z matrix :math:`H` for each lateral frequency, so the minimum of
-    :math:`\|Hx - y\|^2 + lpha \|H\|_F^2 \|x\|^2` is an exact solve of L or Z equations,
+    :math:`\|Hx - y\|^2 + \alpha \|H\|_F^2 \|x\|^2` is an exact solve of L or Z equations,
 
-    .. math:: \hat x = H^* (H H^* + lpha \|H\|_F^2)^{-1} \hat y
-        = (H^* H + lpha \|H\|_F^2)^{-1} H^* \hat y.
+    .. math:: \hat x = H^* (H H^* + \alpha \|H\|_F^2)^{-1} \hat y
+        = (H^* H + \alpha \|H\|_F^2)^{-1} H^* \hat y.
 
     Derived in :doc:`/book/inr/07_diffraction`.
 

@@ -14,6 +14,7 @@ import numpy as np
 from ..arrays import like, to_numpy, to_tensor
 from ..devices import pick_device
 from ..noise import Poisson, thin
+from .checks import moved
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def richardson_lucy(
     kept = {int(k) for k in snapshots}
     if n_iter < 1 or (kept and not 0 <= min(kept) <= max(kept) <= n_iter):
         raise ValueError(f"n_iter is {n_iter} and snapshots are {sorted(kept)}: 0 to n_iter each")
-    op = op.to(device) if hasattr(op, "to") else op
+    op = moved(op, device)
     data = to_tensor(y, device)
     offset = to_tensor(background, device, data.dtype) + read_noise**2
     sensitivity = op.adjoint(torch.ones_like(data))
@@ -274,7 +275,7 @@ def choose_iterations(
         raise ValueError(f"n_folds is {n_folds}: one part must be held out, and one be left")
     background = to_numpy(check_views(op, y, background, read_noise))
     device = pick_device(device)
-    op = op.to(device) if hasattr(op, "to") else op
+    op = moved(op, device)
     rng = np.random.default_rng(seed)
     # The variance of rounding is 1/12: with it, mean and variance are those of Poisson counts.
     shift = read_noise**2 + 1 / 12 if read_noise else 0.0

@@ -9,7 +9,7 @@ from .encodings import extent_of
 from .fields import Field, Softplus
 from .fit import fit
 from .grids import FeatureGrid, pyramid
-from .losses import amplitude, gaussian, l1, total_variation
+from .losses import amplitude, gaussian, l1, step_weights, total_variation
 from .sampling import Stage
 
 SCHEDULE = Stage(120, 0.3, views=10)
@@ -99,8 +99,7 @@ def fit_contrast(
         field, _Identity(model.in_shape), start, loss=partial(gaussian, sigma=TYPICAL),
         schedule=Stage(60, 0.1), **shared,
     )  # fmt: skip
-    lengths = model.optics.voxel_size
-    steps = tuple(min(lengths) / length for length in lengths)
+    steps = step_weights(model.optics.voxel_size)
 
     def prior(volume):
         rough = total_variation(volume, weights=steps, smooth=TYPICAL / 100)

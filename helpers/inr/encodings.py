@@ -116,7 +116,21 @@ def box(shape, roi=None):
     return tuple(slice(a, a + n) for a, n in zip(corner, size, strict=True))
 
 
-class PositionalEncoding(nn.Module):
+class _Waves(nn.Module):
+    """Octaves of sines and cosines along z, and along some directions of the lateral plane."""
+
+    n_lateral: int
+
+    def __init__(self, octaves, octaves_z=None, *, pi=True):
+        super().__init__()
+        self.octaves, self.pi = octaves, pi
+        self.octaves_z = octaves if octaves_z is None else octaves_z
+        if self.octaves < 0 or self.octaves_z < 0:
+            raise ValueError(f"octaves are {self.octaves} and {self.octaves_z}: at least 0")
+        self.out_features = 3 + 2 * self.octaves_z + 2 * self.n_lateral * self.octaves
+
+
+class PositionalEncoding(_Waves):
     r"""Each coordinate, with sines and cosines of it in octaves.
 
     Parameters
@@ -142,13 +156,7 @@ class PositionalEncoding(nn.Module):
     (51, 47)
     """
 
-    def __init__(self, octaves, octaves_z=None, *, pi=True):
-        super().__init__()
-        self.octaves, self.pi = octaves, pi
-        self.octaves_z = octaves if octaves_z is None else octaves_z
-        if self.octaves < 0 or self.octaves_z < 0:
-            raise ValueError(f"octaves are {self.octaves} and {self.octaves_z}: at least 0")
-        self.out_features = 3 + 2 * self.octaves_z + 4 * self.octaves
+    n_lateral = 2
 
     def forward(self, points, extent=(1.0, 1.0, 1.0)):
         """Encode (..., 3) points into (..., out_features)."""
@@ -166,7 +174,7 @@ class PositionalEncoding(nn.Module):
         return _octaves(u, self.octaves_z if axis == 0 else self.octaves, self.pi)
 
 
-class RadialEncoding(nn.Module):
+class RadialEncoding(_Waves):
     r"""Waves along z and along four directions of the lateral plane, 45 degrees apart.
 
     Parameters
@@ -185,13 +193,7 @@ class RadialEncoding(nn.Module):
     83
     """
 
-    def __init__(self, octaves, octaves_z=None, *, pi=True):
-        super().__init__()
-        self.octaves, self.pi = octaves, pi
-        self.octaves_z = octaves if octaves_z is None else octaves_z
-        if self.octaves < 0 or self.octaves_z < 0:
-            raise ValueError(f"octaves are {self.octaves} and {self.octaves_z}: at least 0")
-        self.out_features = 3 + 2 * self.octaves_z + 8 * self.octaves
+    n_lateral = 4
 
     def forward(self, points, extent=(1.0, 1.0, 1.0)):
         """Encode (..., 3) points into (..., out_features)."""

@@ -127,6 +127,20 @@ def _linear(x, weight, bias=None):
     return (weight @ x.T if bias is None else torch.addmm(bias[:, None], weight, x.T)).T
 
 
+class Sum(nn.Module):
+    """Add the features up: the network of a field that is nothing but a pyramid of grids.
+
+    Examples
+    --------
+    >>> Sum()(torch.tensor([[1.0, 2.0]]))
+    tensor([[3.]])
+    """
+
+    def forward(self, x):
+        """Features (N, C) to (N, 1)."""
+        return x.sum(dim=-1, keepdim=True)
+
+
 class Softplus(nn.Module):
     r"""Keep the object positive, and start it at the mean that the data ask for.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import math
 import time
 from dataclasses import asdict, dataclass
 from dataclasses import field as dataclass_field
@@ -17,11 +16,11 @@ import numpy as np
 from .. import checkpoints
 from ..arrays import like, to_numpy, to_tensor
 from ..devices import pick_device
+from .checks import ADVICE, check_data, check_objective, checked_background, moved
 from .losses import poisson
 from .sampling import Stage, look
 
 ONE_STAGE = Stage()
-ADVICE = "lower the learning rate, and check the units of data, background and prior"
 
 
 @dataclass(frozen=True)
@@ -146,7 +145,7 @@ def fit(
     y = to_tensor(data, device, torch.float32)
     check_data(operator, y)
     _check_counts(loss, y)
-    b = _checked_background(background, y)
+    b = checked_background(background, y)
     operator = moved(operator, device)
     draws = [look(stage, operator, y, b) for stage in stages]
     moments = getattr(field, "moments", None)
@@ -156,8 +155,10 @@ def fit(
         optimizer.load_state_dict(copy.deepcopy(moments))  # Adam works in place
     generator = torch.Generator().manual_seed(0) if generator is None else generator
 
-    run = _Run(field, optimizer, generator, _identity(y, b, operator, stages, loss, prior))
-    memory = run.resume(checkpoint) if checkpoint is not None else None
+    run, memory = _Run(field, optimizer, generator), None
+    if checkpoint is not None:
+        run.identity = _identity(y, b, operator, stages, loss, prior)
+        memory = run.resume(checkpoint)
     total = sum(stage.n_steps for stage in stages)
     bar = tqdm(total=total, initial=run.step, disable=not progress, leave=False, unit="step")
     begun = time.perf_counter() - (run.seconds[-1] if run.seconds else 0.0)
@@ -208,9 +209,9 @@ def fit(
 class _Run:
     """What an interrupted fit must find again to go on bit for bit."""
 
-    def __init__(self, field, optimizer, generator, identity):
+    def __init__(self, field, optimizer, generator):
         self.field, self.optimizer, self.generator = field, optimizer, generator
-        self.identity = identity
+        self.identity = None  # reading all data takes time, and only a checkpoint asks for it
         self.objective, self.seconds = [], []
 
     @property
@@ -218,10 +219,7 @@ class _Run:
         return len(self.objective)
 
     def record(self, objective, seconds):
-        if not math.isfinite(objective):
-            raise FloatingPointError(
-                f"the objective is {objective} at step {self.step + 1}: {ADVICE}"
-            )
+        check_objective(objective, self.step + 1)
         self.objective.append(objective)
         self.seconds.append(seconds)
 
@@ -259,25 +257,6 @@ class _Run:
         return state["memory"]
 
 
-def check_data(operator, data):
-    """Raise ValueError where `data` cannot have come from `operator`, or hold NaN."""
-    import torch
-
-    expected = getattr(operator, "out_shape", None)
-    if expected is not None and tuple(data.shape) != tuple(expected):
-        raise ValueError(
-            f"data has shape {tuple(data.shape)}, but the operator gives {tuple(expected)}: "
-            "crop the views, or make the operator for their size and number"
-        )
-    if not bool(torch.isfinite(data).all()):
-        raise ValueError("data has NaN or infinite values: replace dead pixels first")
-
-
-def moved(operator, device):
-    """The operator on a device, if it knows how to move."""
-    return operator.to(device) if hasattr(operator, "to") else operator
-
-
 def _check_counts(loss, data):
     """Shot noise alone never gives negative counts; with read noise it may."""
     settings = {}
@@ -289,23 +268,6 @@ def _check_counts(loss, data):
             "data has negative counts: leave the background in and give it as `background`, tell "
             "the loss the read noise, or use losses.gaussian for data that are not counts"
         )
-
-
-def _checked_background(background, data):
-    """The background as a tensor of the shape of the data."""
-    import torch
-
-    b = to_tensor(background, data.device, torch.float32)
-    try:
-        b = b.expand_as(data)
-    except RuntimeError as error:
-        raise ValueError(
-            f"background has shape {tuple(b.shape)}, which does not broadcast to the data's "
-            f"{tuple(data.shape)}: give a number, or an array (V, 1, 1) for one number a view"
-        ) from error
-    if not bool(torch.isfinite(b).all()):
-        raise ValueError("background has NaN or infinite values")
-    return b
 
 
 def _identity(data, background, operator, stages, loss, prior):

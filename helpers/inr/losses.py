@@ -113,6 +113,27 @@ def l1(volume):
     return volume.abs().sum()
 
 
+def step_weights(voxel_size):
+    """Weights of differences along (z, y, x) for a prior in units of length.
+
+    Parameters
+    ----------
+    voxel_size : (float, float, float)
+        Along (z, y, x), any unit.
+
+    Returns
+    -------
+    tuple of 3 float
+        One over the length of each step, times the shortest: the finest step counts one.
+
+    Examples
+    --------
+    >>> step_weights((0.4, 0.2, 0.2))
+    (0.5, 1.0, 1.0)
+    """
+    return tuple(min(voxel_size) / length for length in voxel_size)
+
+
 def total_variation(volume, *, weights=(1.0, 1.0, 1.0), smooth=1e-3):
     r"""Sum over voxels of the length of the gradient, from forward differences.
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..arrays import to_numpy, to_tensor
 from ..devices import pick_device
-from .fit import check_data, moved
+from .checks import check_data, check_objective, checked_background, moved
 from .losses import poisson
 
 
@@ -162,21 +162,17 @@ def reptile(
                 p.copy_(torch.lerp(before, p, share))
         if callback is not None and callback(len(log.objective), log.objective[-1], field):
             break
-    return MetaField(
-        field=field,
-        history=log.history(),
-        n_steps=len(log.objective),
-        seen=seen,
-        settings={
-            "method": "reptile",
-            "n_tasks": len(objectives),
-            "n_outer": n_outer,
-            "n_inner": n_inner,
-            "epsilon": epsilon,
-            "learning_rate": learning_rate,
-            "betas": tuple(betas),
-            "device": str(device),
-        },
+    return log.start(
+        field,
+        seen,
+        method="reptile",
+        n_tasks=len(objectives),
+        n_outer=n_outer,
+        n_inner=n_inner,
+        epsilon=epsilon,
+        learning_rate=learning_rate,
+        betas=tuple(betas),
+        device=str(device),
     )
 
 
@@ -259,20 +255,16 @@ def shared_decoder(
     field = _fresh(make_field).to(device)
     field.network.load_state_dict(network.state_dict())
     field.network.requires_grad_(not freeze)
-    return MetaField(
-        field=field,
-        history=log.history(),
-        n_steps=len(log.objective),
-        seen=seen,
-        settings={
-            "method": "shared_decoder",
-            "n_tasks": len(objectives),
-            "n_rounds": n_rounds,
-            "learning_rate": learning_rate,
-            "betas": tuple(betas),
-            "freeze": freeze,
-            "device": str(device),
-        },
+    return log.start(
+        field,
+        seen,
+        method="shared_decoder",
+        n_tasks=len(objectives),
+        n_rounds=n_rounds,
+        learning_rate=learning_rate,
+        betas=tuple(betas),
+        freeze=freeze,
+        device=str(device),
     )
 
 
@@ -283,19 +275,22 @@ class _Log:
         self.objective, self.seconds, self.begun = [], [], time.perf_counter()
 
     def step(self, value, optimizer):
-        if not math.isfinite(value.item()):
-            raise FloatingPointError(
-                f"the objective is {value.item()} at step {len(self.objective) + 1}: "
-                "lower the learning rate, and check the units of data, background and prior"
-            )
+        check_objective(value.item(), len(self.objective) + 1)
         optimizer.zero_grad(set_to_none=True)
         value.backward()
         optimizer.step()
         self.objective.append(value.item())
         self.seconds.append(time.perf_counter() - self.begun)
 
-    def history(self):
-        return {"objective": np.array(self.objective), "seconds": np.array(self.seconds)}
+    def start(self, field, seen, **settings):
+        """The start that these steps led to."""
+        return MetaField(
+            field=field,
+            history={"objective": np.array(self.objective), "seconds": np.array(self.seconds)},
+            n_steps=len(self.objective),
+            seen=seen,
+            settings=settings,
+        )
 
 
 def _fresh(make_field):
@@ -325,9 +320,9 @@ def _objectives(tasks, loss, prior, device):
         y = to_tensor(data, device)
         try:
             check_data(operator, y)
+            b = checked_background(background, y)
         except ValueError as error:
             raise ValueError(f"task {number}: {error}") from None
-        b = to_tensor(background, device)
         objectives.append(_objective(moved(operator, device), y, b, loss, prior))
     return objectives, frozenset(seen)
 

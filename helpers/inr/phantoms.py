@@ -7,6 +7,7 @@ reconstructed: a solver that only inverts its own assumptions shows it on these 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -17,7 +18,8 @@ from ..arrays import to_numpy
 from .lightfield import LightField, Optics, psf
 from .phantoms_diffraction import worm  # noqa: F401, the object of the page on diffraction
 from .phantoms_tomography import apoferritin, cells  # noqa: F401, the objects of the other pages
-from .tubes import Tube, axes_of, draw, field_size, moving_tubes, shifted, turn_back, walk
+from .tubes import Tube, draw, moving_tubes, shifted, turn_back, walk
+from .voxel_grid import axes_of, binned, field_size
 
 
 def mitochondria(
@@ -364,7 +366,8 @@ def simulate(
     def fine(at):
         small = tuple(d / f for d, f in zip(voxel_size, factors, strict=True))
         volume = phantom(fine_op.in_shape, small, seed=seed, t=at, **options)
-        return volume, _bin(fine_op(np.asarray(volume, np.float32)), (1, *factors[1:]))
+        light = fine_op(np.asarray(volume, np.float32))
+        return volume, fine_pixels**2 * binned(light, (1, *factors[1:]))
 
     volume, signal = fine(t)
     brightest = float((signal if photons_at == t else fine(photons_at)[1]).max())
@@ -377,7 +380,7 @@ def simulate(
     )
     counts = rng.poisson(expected) + read_noise * rng.standard_normal(expected.shape)
     return Simulation(
-        truth=(scale * _bin(volume, factors)).astype(np.float32),
+        truth=(scale * math.prod(factors) * binned(volume, factors)).astype(np.float32),
         views=counts.clip(min=0).astype(np.float32),
         expected=expected.astype(np.float32),
         op=op,
@@ -399,12 +402,6 @@ def _operator(optics, shape, voxel_size, views, view_pad, fine_planes, fine_pixe
     h = psf(finer, (np.arange(n_z) - (n_z - 1) / 2) * step, window, views)
     voxel = (step, *(d / fine_pixels for d in voxel_size[1:]))
     return LightField(h, shape=lateral, view_shape=view, voxel_size=voxel)
-
-
-def _bin(x, factors):
-    """Sum over blocks of `factors` along the three axes."""
-    blocks = [k for n, f in zip(x.shape, factors, strict=True) for k in (n // f, f)]
-    return x.reshape(blocks).sum(axis=(1, 3, 5))
 
 
 def _check_amounts(photons, background, read_noise, view_pad, fine_planes, fine_pixels):

@@ -13,6 +13,7 @@ from scipy.special import expit
 
 from .helmholtz import Helmholtz
 from .led_array import Microscope
+from .voxel_grid import axes_of, binned, field_size
 
 EDGE = 0.09  # width of a sigmoid edge, in um
 
@@ -53,10 +54,10 @@ def worm(shape, voxel_size, *, seed):
     >>> bool(contrast.min() == 0), bool(0.02 < contrast.max() < 0.035)
     (True, True)
     """
-    size = _field(shape, voxel_size)
+    size = field_size(shape, voxel_size)
     rng = np.random.default_rng(seed)
     width, length = 0.19 * size.min(), 0.40 * size[1:].min()
-    axes = [(np.arange(n) - (n - 1) / 2) * d for n, d in zip(shape, voxel_size, strict=True)]
+    axes = axes_of(shape, voxel_size)
     grid = np.meshgrid(*axes, indexing="ij", sparse=True)
     s, v, z = _straightened(*grid, length, width, rng)
     t = s / length
@@ -203,7 +204,7 @@ def simulate(
         raise ValueError(f"photons is {photons}: give the counts of the bright field, above zero")
     if len(finer) != 3 or any(int(f) != f or f < 1 for f in finer):
         raise ValueError(f"finer is {finer}: give three whole numbers (z, y, x)")
-    _field(shape, optics.voxel_size)
+    field_size(shape, optics.voxel_size)
     draw = tuple(f * more for f, more in zip(finer, (1, 2, 2), strict=True))
     drawn = phantom(
         tuple(n * f for n, f in zip(shape, draw, strict=True)),
@@ -211,31 +212,17 @@ def simulate(
         seed=seed,
     )
     drawn = np.float32(strength) * drawn
-    fine = _bin(drawn, (1, 2, 2))
+    fine = binned(drawn, (1, 2, 2))
     small = tuple(d / f for d, f in zip(optics.voxel_size, finer, strict=True))
     model = Helmholtz(replace(optics, voxel_size=small), leds, fine.shape, pixels=shape[1:])
     expected = model(fine)
     rng = np.random.default_rng([seed, 1])
     counts = rng.poisson(photons * expected.astype(float))
     return Scan(
-        truth=_bin(fine, finer),
+        truth=binned(fine, finer),
         intensity=(counts / photons).astype(np.float32),
         expected=expected,
         leds=np.asarray(leds, float),
         optics=optics,
         photons=float(photons),
     )
-
-
-def _bin(volume, factors):
-    """Mean over blocks of voxels."""
-    sides = [side for n, f in zip(volume.shape, factors, strict=True) for side in (n // f, f)]
-    return volume.reshape(sides).mean(axis=(1, 3, 5))
-
-
-def _field(shape, voxel_size):
-    if len(shape) != 3 or any(int(n) != n or n < 1 for n in shape):
-        raise ValueError(f"shape is {shape}: give three whole numbers (Z, Y, X)")
-    if np.shape(voxel_size) != (3,) or not all(0 < d < np.inf for d in voxel_size):
-        raise ValueError(f"voxel_size is {voxel_size}: give three lengths (z, y, x) in um")
-    return np.multiply(shape, voxel_size)

@@ -14,6 +14,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from .tomography import ParallelBeam
+from .voxel_grid import axes_of, binned, field_size
 
 FINER = 2  # pixels and voxels are means over this many finer ones along each axis
 
@@ -71,7 +72,9 @@ def cells(shape, voxel_size, *, seed, n_cells=18, granules=14):
     >>> cells((24, 24, 24), (4.0, 4.0, 4.0), seed=0).shape
     (24, 24, 24)
     """
-    return sample(cell_blobs(_size(shape, voxel_size), seed, n_cells, granules), shape, voxel_size)
+    return sample(
+        cell_blobs(field_size(shape, voxel_size), seed, n_cells, granules), shape, voxel_size
+    )
 
 
 def apoferritin(shape, voxel_size, *, seed, n_shells=5):
@@ -101,7 +104,7 @@ def apoferritin(shape, voxel_size, *, seed, n_shells=5):
     >>> apoferritin((24, 24, 24), (0.8, 0.8, 0.8), seed=0, n_shells=1).shape
     (24, 24, 24)
     """
-    return sample(shell_blobs(_size(shape, voxel_size), seed, n_shells), shape, voxel_size)
+    return sample(shell_blobs(field_size(shape, voxel_size), seed, n_shells), shape, voxel_size)
 
 
 def cell_blobs(size, seed, n_cells=18, granules=14):
@@ -175,7 +178,7 @@ def octahedral_rotations():
 
 def sample(blobs, shape, voxel_size, finer=FINER):
     """Mean density of the blobs in each voxel, (Z, Y, X) float32, from `finer` points per axis."""
-    axes = [_axis(n * finer, d / finer) for n, d in zip(shape, voxel_size, strict=True)]
+    axes = axes_of([n * finer for n in shape], [d / finer for d in voxel_size])
     volume = np.zeros([len(axis) for axis in axes], np.float32)
     for blob in blobs:
         box, local = _near(axes, blob.centre, blob.matrix, blob.solid)
@@ -186,7 +189,7 @@ def sample(blobs, shape, voxel_size, finer=FINER):
         square = square + 2 * z[:, None, None] * (form[0, 1] * y[:, None] + form[0, 2] * x)
         profile = square <= 1 if blob.solid else np.exp(-square / 2)
         volume[box] += np.float32(blob.density) * profile
-    return _binned(volume, finer)
+    return binned(volume, [finer] * 3)
 
 
 def shadows(blobs, angles_deg, shape, pixel_size, finer=FINER):
@@ -218,7 +221,7 @@ def shadows(blobs, angles_deg, shape, pixel_size, finer=FINER):
         \quad\text{(ellipsoid)},\qquad
         \sqrt{2\pi \tfrac{\det M}{\det m}}\; e^{-q^\top m^{-1} q / 2} \quad\text{(Gaussian)}.
     """
-    axes = [_axis(n * finer, pixel_size / finer) for n in shape]
+    axes = axes_of([n * finer for n in shape], [pixel_size / finer] * 2)
     images = np.zeros((len(angles_deg), *(len(axis) for axis in axes)), np.float32)
     for image, angle in zip(images, np.deg2rad(angles_deg), strict=True):
         onto = np.array([[0.0, 1.0, 0.0], [np.sin(angle), 0.0, np.cos(angle)]])
@@ -236,7 +239,7 @@ def shadows(blobs, angles_deg, shape, pixel_size, finer=FINER):
             else:
                 profile = np.sqrt(2 * np.pi) * np.exp(-square / 2)
             image[box] += np.float32(blob.density * height) * profile
-    return np.stack([_binned(image, finer) for image in images])
+    return np.stack([binned(image, [finer] * 2) for image in images])
 
 
 @dataclass(frozen=True)
@@ -308,7 +311,7 @@ def simulate_opt(n_views=7, *, shape=(48, 48, 48), photons=500.0, background=4.0
             "view, photons above zero, and a background of zero or more"
         )
     voxel_size = 96 / min(shape)
-    blobs = cell_blobs(_size(shape, (voxel_size,) * 3), seed)
+    blobs = cell_blobs(field_size(shape, (voxel_size,) * 3), seed)
     op = ParallelBeam(np.arange(n_views) * 180 / n_views, shape)
     clean = shadows(blobs, op.angles_deg, op.out_shape[1:], voxel_size)
     scale = np.float32(photons / clean.max())
@@ -357,7 +360,7 @@ def simulate_cryo(n_tilts=13, *, shape=(48, 48, 48), snr=0.3, max_tilt=60.0, see
             "least two tilts, at most 90 degrees, and a ratio above zero"
         )
     voxel_size = 0.8
-    blobs = shell_blobs(_size(shape, (voxel_size,) * 3), seed)
+    blobs = shell_blobs(field_size(shape, (voxel_size,) * 3), seed)
     op = ParallelBeam(np.linspace(-max_tilt, max_tilt, n_tilts), shape)
     expected = shadows(blobs, op.angles_deg, op.out_shape[1:], voxel_size)
     rng = np.random.default_rng((seed, n_tilts))
@@ -386,11 +389,6 @@ def _turn(rng):
     return Rotation.from_quat(rng.normal(size=4)).as_matrix()
 
 
-def _axis(n, step):
-    """Places of the samples, from the centre of the field."""
-    return (np.arange(n) - (n - 1) / 2) * step
-
-
 def _near(axes, centre, matrix, solid):
     """The part of a grid that a blob reaches: slices, and the axes cut by them."""
     reach = np.sqrt(np.diag(matrix)) * (1 if solid else 4)
@@ -399,18 +397,3 @@ def _near(axes, centre, matrix, solid):
         for axis, c, r in zip(axes, centre, reach, strict=True)
     )
     return box, [axis[part] for axis, part in zip(axes, box, strict=True)]
-
-
-def _binned(fine, finer):
-    """Mean over blocks of `finer` samples along each axis."""
-    blocks = [k for n in fine.shape for k in (n // finer, finer)]
-    return fine.reshape(blocks).mean(axis=tuple(range(1, 2 * fine.ndim, 2)))
-
-
-def _size(shape, voxel_size):
-    """Size of the field, once shape and voxel size are known to be sound."""
-    if len(shape) != 3 or any(n != int(n) or n < 1 for n in shape):
-        raise ValueError(f"shape is {shape}: give three whole numbers (Z, Y, X)")
-    if np.shape(voxel_size) != (3,) or not all(0 < d < np.inf for d in voxel_size):
-        raise ValueError(f"voxel_size is {voxel_size}: give three lengths (z, y, x)")
-    return np.multiply(shape, voxel_size)

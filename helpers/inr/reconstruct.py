@@ -10,11 +10,13 @@ import numpy as np
 from ..arrays import like, to_tensor
 from ..devices import pick_device
 from . import losses
-from .fields import MLP, FeatureGrid, Field, Softplus, Voxels, extent_of, pyramid
-from .fit import check_data, fit, moved
+from .checks import check_data, checked_background, moved
+from .fields import FeatureGrid, Field, Softplus, Sum, Voxels, extent_of, pyramid
+from .fit import fit
 from .sampling import Stage
 
 STRENGTHS = (0.8, 0.4, 0.2, 0.1, 0.05, 0.025)
+SHORT = (0.8, 0.95)  # memory of Adam: every step sees all data, so there is no noise to average
 N_GROUPS = 64  # of held-out pixels, from which the standard error is estimated
 
 
@@ -53,7 +55,7 @@ def reconstruct(
     read_noise=0.0,
     loss=None,
     strengths=STRENGTHS,
-    n_steps=300,
+    n_steps=150,
     seed=0,
     device=None,
     checkpoint=None,
@@ -81,7 +83,7 @@ def reconstruct(
     n_steps : int
         Of the final fit.
     seed : int
-        Of the held-out pixels and of the network.
+        Of the held-out pixels and of the field's start.
     device, progress
         As for `fit`.
     checkpoint : str or Path, optional
@@ -103,8 +105,10 @@ def reconstruct(
     A sixth of the pixels, drawn at random, is held out. Free voxels are fitted to the others with
     each strength of `losses.hessian`, from the strongest to the weakest, each from the last. Noise
     is independent from pixel to pixel, so the held-out pixels judge without bias; of the strengths
-    within one standard error of the best, the strongest is taken. The field is then fitted to all
-    pixels. Derived in :doc:`/book/inr/03_neural_field`.
+    within one standard error of the best, the strongest is taken. The field, grids from coarse to
+    fine that are added up, is then fitted to all pixels.
+
+    Derived in :doc:`/book/inr/03_neural_field`.
 
     Examples
     --------
@@ -127,7 +131,7 @@ def reconstruct(
             )
         loss = partial(losses.poisson, read_noise=read_noise)
     operator = moved(operator, device)
-    b = to_tensor(background, device, torch.float32).expand_as(y)
+    b = checked_background(background, y)
     mean = _mean(operator, y - b)
     generator = torch.Generator().manual_seed(seed)
     prior = partial(losses.hessian, weights=steps(operator), smooth=1e-3 * mean)
@@ -138,14 +142,14 @@ def reconstruct(
     shape = operator.in_shape
     levels = pyramid(shape, 4)
     field = Field(
-        FeatureGrid(levels, 4, generator=generator),
-        MLP(4 * len(levels), 16, 2, generator=generator),
+        FeatureGrid(levels, 1, generator=generator),
+        Sum(),
         Softplus(mean, scale=10 * mean),
         extent_of(shape, getattr(operator, "voxel_size", None) or 1.0),
     )
     result = fit(
         field, operator, y, background=b, loss=loss, prior=_times(choice.weight, prior),
-        schedule=Stage(n_steps, 3e-2), generator=generator, checkpoint=checkpoint,
+        schedule=Stage(n_steps, 0.3, betas=SHORT), generator=generator, checkpoint=checkpoint,
         progress=progress, device=device,
     )  # fmt: skip
     settings = result.settings | {"choice": choice, "seed": seed}
@@ -186,8 +190,8 @@ def choose_prior(
     for n, weight in enumerate(weights):
         start = fit(
             start, seen, data[keep], background=background[keep], loss=loss,
-            prior=_times(float(weight), prior), schedule=Stage(120 if n == 0 else 60, 0.3),
-            device=data.device, progress=progress,
+            prior=_times(float(weight), prior), device=data.device, progress=progress,
+            schedule=Stage(80 if n == 0 else 40, 0.6, betas=SHORT),
         )  # fmt: skip
         with torch.no_grad():
             prediction = (operator(start.volume) + background)[~keep]
@@ -205,8 +209,7 @@ def choose_prior(
 
 def steps(operator):
     """Weights of second differences along (z, y, x): the finest step counts one."""
-    size = np.asarray(getattr(operator, "voxel_size", None) or (1.0, 1.0, 1.0), dtype=float)
-    return tuple((size.min() / size).tolist())
+    return losses.step_weights(getattr(operator, "voxel_size", None) or (1.0, 1.0, 1.0))
 
 
 class _Pixels:

@@ -16,7 +16,8 @@ import numpy as np
 
 from ..arrays import is_tensor, to_numpy, to_tensor
 from ..devices import pick_device
-from .fit import ONE_STAGE, check_data, fit, moved
+from .checks import check_data, moved
+from .fit import ONE_STAGE, fit
 from .frame_store import FrameStore
 from .losses import poisson
 from .sampling import Stage
@@ -276,10 +277,10 @@ def _chain(problem, start, rule, store):
         if not found:
             begun = time.perf_counter()
             first = fitted if init == "previous" and number else start
-            if number == 0 or init == "scratch":
-                schedules, first = [stages], first
-            else:
-                schedules, first = rounds * [further], _fixed(first) if fix_network else first
+            schedules = [stages]
+            if number and init != "scratch":
+                schedules = rounds * [further]
+                first = _fixed(first) if fix_network else first
             parts, misfits = [], []
             for schedule in schedules:
                 fitted = problem.fit(parts[-1] if parts else first, number, schedule)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import expit
 
+from .voxel_grid import axes_of
+
 EDGE = 0.07  # width of a tube's sigmoid edge, in um
 
 
@@ -154,17 +156,3 @@ def _broken(tube, since, speed=0.5, furthest=0.45):
     apart = tangent / np.linalg.norm(tangent) * (tube.radius + min(speed * since, furthest))
     halves = (tube.path[: middle + 1] - apart, tube.path[middle:] + apart)
     return [Tube(path, tube.radius, tube.amplitude) for path in halves]
-
-
-def axes_of(shape, voxel_size):
-    """Places of the voxel centres along each axis, in um from the centre of the field."""
-    return [(np.arange(n) - (n - 1) / 2) * d for n, d in zip(shape, voxel_size, strict=True)]
-
-
-def field_size(shape, voxel_size):
-    """Size of the field in um, once shape and voxel size are known to be sound."""
-    if len(shape) != 3 or any(int(n) != n or n < 1 for n in shape):
-        raise ValueError(f"shape is {shape}: give three whole numbers (Z, Y, X)")
-    if np.shape(voxel_size) != (3,) or not all(0 < d < np.inf for d in voxel_size):
-        raise ValueError(f"voxel_size is {voxel_size}: give three lengths (z, y, x) in um")
-    return np.multiply(shape, voxel_size)

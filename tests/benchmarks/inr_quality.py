@@ -10,7 +10,7 @@ import numpy as np
 from helpers.inr import fields, losses, phantoms
 from helpers.inr.deconvolve import richardson_lucy
 from helpers.inr.fit import fit, reconstruct
-from helpers.inr.reconstruct import steps
+from helpers.inr.reconstruct import SHORT, steps
 from helpers.inr.sampling import Stage
 from helpers.metrics import psnr
 
@@ -69,7 +69,7 @@ def _scene(seed, settings):
         scene.views,
         loss=partial(losses.poisson, read_noise=scene.read_noise),
         prior=lambda v: weight * losses.hessian(v, weights=steps(scene.op), smooth=1e-3 * mean),
-        schedule=Stage(result.n_iter, 0.3),
+        schedule=Stage(result.n_iter, 0.6, betas=SHORT),
         background=scene.background,
         device="cpu",
     )

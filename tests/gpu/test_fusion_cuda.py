@@ -1,7 +1,5 @@
 """The same answers on CUDA as on the CPU."""
 
-import time
-
 import numpy as np
 import pytest
 import torch
@@ -10,6 +8,7 @@ from helpers.fusion import fuse
 from helpers.fusion.model import normalize
 from helpers.fusion.phantoms import twin_dysco3
 from helpers.tv import prox_tv
+from tests.gpu.timing import seconds
 
 pytestmark = [
     pytest.mark.gpu,
@@ -23,16 +22,6 @@ def crystal():
     arrays = twin_dysco3()
     maps, haadf = normalize({e: arrays[e] for e in ("Sc", "Dy", "O")}, arrays["HAADF"])
     return haadf, np.stack(list(maps.values()))
-
-
-def seconds(work):
-    """Run once to warm up and once to time; give the result of the second."""
-    work()
-    torch.cuda.synchronize()
-    begin = time.perf_counter()
-    result = work()
-    torch.cuda.synchronize()
-    return result, time.perf_counter() - begin
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

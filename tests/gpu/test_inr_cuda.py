@@ -1,7 +1,5 @@
 """Neural fields and their operators: the same answers on CUDA as on the CPU."""
 
-import time
-
 import numpy as np
 import pytest
 import torch
@@ -9,21 +7,12 @@ import torch
 from helpers.inr.phantoms_tomography import simulate_opt
 from helpers.inr.tomography import ParallelBeam, sirt
 from helpers.operators import check_adjoint
+from tests.gpu.timing import seconds
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine"),
 ]
-
-
-def seconds(work):
-    """Run once to warm up and once to time; give the result of the second."""
-    work()
-    torch.cuda.synchronize()
-    begin = time.perf_counter()
-    result = work()
-    torch.cuda.synchronize()
-    return result, time.perf_counter() - begin
 
 
 @pytest.mark.parametrize(("dtype", "most"), [("float32", 1e-5), ("float64", 1e-10)])

@@ -5,7 +5,7 @@ from time import process_time
 import numpy as np
 import pytest
 
-from helpers.inr import phantoms
+from helpers.inr import phantoms, voxel_grid
 from helpers.inr.phantoms import (
     Simulation,
     bead_pairs,
@@ -21,8 +21,8 @@ SHAPE, VOXEL = (16, 56, 56), (0.34, 0.2171, 0.2171)
 SMALL = {"shape": (8, 32, 32), "n_tubes": 4}
 
 
-def binned(volume, factors):
-    return phantoms._bin(volume, factors)
+def summed(volume, factors):
+    return np.prod(factors) * voxel_grid.binned(volume, factors)
 
 
 def psnr(a, b):
@@ -44,8 +44,8 @@ def test_the_object_does_not_depend_on_the_grid(phantom):
     """Sampled ever more finely, and averaged, it converges: the object is in um."""
     settings = {"seed": 3, "t": 0.4}
     fine = phantom((64, 224, 224), tuple(d / 4 for d in VOXEL), **settings)
-    truth = binned(fine, (4, 4, 4)) / 64
-    twice = binned(phantom((32, 112, 112), tuple(d / 2 for d in VOXEL), **settings), (2, 2, 2)) / 8
+    truth = summed(fine, (4, 4, 4)) / 64
+    twice = summed(phantom((32, 112, 112), tuple(d / 2 for d in VOXEL), **settings), (2, 2, 2)) / 8
     once = phantom(SHAPE, VOXEL, **settings)
     assert psnr(twice, truth) > 45 and psnr(twice, truth) > psnr(once, truth) + 6
 
@@ -148,7 +148,7 @@ def test_beads_hold_their_light_on_every_grid():
     coarse = beads((16, 40, 40), VOXEL, positions=places)
     assert coarse.sum() == pytest.approx(2, rel=1e-4)
     fine = beads((32, 80, 80), tuple(d / 2 for d in VOXEL), positions=places)
-    np.testing.assert_allclose(binned(fine, (2, 2, 2)), coarse, atol=1e-6)
+    np.testing.assert_allclose(summed(fine, (2, 2, 2)), coarse, atol=1e-6)
     one = beads((16, 40, 40), VOXEL, positions=places[:1], sigma=0.2)
     axes = [(np.arange(n) - (n - 1) / 2) * d for n, d in zip(one.shape, VOXEL, strict=True)]
     for axis, (at, place) in enumerate(zip(axes, places[0], strict=True)):
@@ -269,7 +269,7 @@ def test_a_phantom_takes_less_than_half_a_second():
     [
         (lambda: mitochondria((16, 56), VOXEL, seed=0), "give three whole numbers"),
         (lambda: mitochondria((16, 56, 0), VOXEL, seed=0), "give three whole numbers"),
-        (lambda: mitochondria(SHAPE, 0.34, seed=0), r"give three lengths \(z, y, x\) in um"),
+        (lambda: mitochondria(SHAPE, 0.34, seed=0), r"give three lengths \(z, y, x\)"),
         (lambda: mitochondria(SHAPE, (0.3, 0.2, 0.0), seed=0), "give three lengths"),
         (lambda: mitochondria(SHAPE, VOXEL, seed=0, bleaching=-1), "bleaching is -1"),
         (lambda: mitochondria(SHAPE, VOXEL, seed=0, cytoplasm=np.nan), "cytoplasm is nan"),
