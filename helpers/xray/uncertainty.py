@@ -30,7 +30,7 @@ class Interval:
         return self.factor * (self.floor + _spread_of(reconstruction))
 
 
-def conformal(held_out, readings, level=0.9):
+def conformal(held_out, readings, level=0.9, *, where=None):
     r"""Scale the spread so that it covers what was measured.
 
     Parameters
@@ -41,6 +41,8 @@ def conformal(held_out, readings, level=0.9):
         Those key frames as they were recorded.
     level : float
         Share of the pixels that the interval should hold.
+    where : (n, Y, X) bool array, optional
+        The pixels that count, such as those that move; all of them if left out.
 
     Returns
     -------
@@ -49,12 +51,13 @@ def conformal(held_out, readings, level=0.9):
     Raises
     ------
     ValueError
-        No spread, shapes that differ, or a level that is not between 0 and 1.
+        No spread, shapes that differ, a level that is not between 0 and 1, or no pixel that
+        counts.
 
     Notes
     -----
     With the spread s, the median error f, and the quotients
-    :math:`q = |x - \hat x| / (f + s)` of all pixels, the factor is the quantile `level` of q
+    :math:`q = |x - \hat x| / (f + s)` of the pixels, the factor is the quantile `level` of q
     :cite:p:`angelopoulos2023`. It holds for readings like those, noise included, whatever the
     network does; pixels are not independent, so one movie fixes it only roughly. Shown in
     :doc:`/book/xray/06_reconstruct`.
@@ -76,7 +79,12 @@ def conformal(held_out, readings, level=0.9):
             f"readings are {readings.shape}, frames {spread.shape}, level {level}: give one "
             "reading for each frame, and a level between 0 and 1"
         )
-    error = np.abs(readings - held_out.frames)
+    where = np.ones(spread.shape, bool) if where is None else np.asarray(where, bool)
+    if where.shape != spread.shape or not where.any():
+        raise ValueError(
+            f"where is {where.shape} with {where.sum()} pixels: give some of {spread.shape}"
+        )
+    error, spread = np.abs(readings - held_out.frames)[where], spread[where]
     floor = float(np.median(error))
     return Interval(level, float(np.quantile(error / (floor + spread), level)), floor)
 

@@ -26,6 +26,19 @@ def test_an_interval_covers_other_frames_of_the_same_kind(level):
     assert interval.level == level and interval.floor > 0
 
 
+def test_it_can_be_calibrated_on_some_pixels_alone():
+    answer, hard = guess(0), np.zeros((2, 100, 100), bool)
+    hard[:, 40:60] = True
+    answer.frames[hard] *= 5
+    easy, honest = (conformal(answer, np.zeros(hard.shape), where=w) for w in (None, hard))
+    other = guess(1)
+    other.frames[hard] *= 5
+    covered = [np.mean((np.abs(other.frames) <= i(other))[hard]) for i in (easy, honest)]
+    assert covered[0] < 0.8 and covered[1] == pytest.approx(0.9, abs=0.02)
+    with pytest.raises(ValueError, match=r"where is \(2, 100, 100\) with 0 pixels"):
+        conformal(answer, np.zeros(hard.shape), where=~hard & hard)
+
+
 def test_it_is_wide_where_the_spread_is():
     width = Interval(0.9, 2.0, 0.1)(SimpleNamespace(spread=np.array([0.0, 1.0])))
     np.testing.assert_allclose(width, [0.2, 2.2])
