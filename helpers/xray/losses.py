@@ -35,6 +35,37 @@ def charbonnier(estimate, target, eps=1e-3):
     return ((estimate - target) ** 2 + eps**2).sqrt().mean()
 
 
+def negative_psnr(estimate, target, floor=1e-6):
+    r"""Mean of :math:`10 \log_{10} (\mathrm{MSE} + \epsilon)` over the samples of a batch, in dB.
+
+    Parameters
+    ----------
+    estimate, target : tensor (B, ...)
+        The same shape.
+    floor : float
+        Errors below it, the noise of the key frames, need not become smaller.
+
+    Returns
+    -------
+    tensor
+        A scalar.
+
+    Notes
+    -----
+    Large errors, which are where things move, count more than in `charbonnier`, and each sample as
+    much as any other. For the last part of a training: it does no good at the start. Used for the
+    network of :doc:`/book/xray/05_fuse` that is shipped.
+
+    Examples
+    --------
+    >>> import torch
+    >>> round(float(negative_psnr(torch.full((2, 4), 0.1), torch.zeros(2, 4))), 2)
+    -20.0
+    """
+    error = ((estimate - target) ** 2).flatten(1).mean(dim=1)
+    return 10 * (error + floor).log10().mean()
+
+
 @dataclass(frozen=True)
 class PoissonLR:
     r"""Photon noise on the coarse frames, of an exposure that is drawn anew for each sample.
