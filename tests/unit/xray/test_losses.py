@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.xray.losses import PoissonLR, charbonnier
+from helpers.xray.losses import PoissonLR, charbonnier, negative_psnr
 
 
 def test_charbonnier_is_its_formula_and_does_not_grow_with_the_patch():
@@ -42,3 +42,10 @@ def test_exposures_are_drawn_evenly_in_their_logarithm():
 def test_bad_exposures_are_named(bounds):
     with pytest.raises(ValueError, match="give photons with 0 < low <= high"):
         PoissonLR(*bounds)
+
+
+def test_a_loss_in_decibels_is_minus_the_psnr_of_each_sample():
+    a, b = torch.rand(2, 3, 1, 8, 8, generator=torch.Generator().manual_seed(0)).double()
+    each = [10 * np.log10(float(((x - y) ** 2).mean())) for x, y in zip(a, b, strict=True)]
+    assert float(negative_psnr(a, b, floor=0)) == pytest.approx(np.mean(each))
+    assert float(negative_psnr(a, a)) == pytest.approx(-60)
