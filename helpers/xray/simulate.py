@@ -15,6 +15,7 @@ from .cameras import Transform
 from .scenes import bubbles, cracks, melt_pool
 from .scenes_other import other_melt_pool
 
+SMALLEST = 64.0  # um
 SCENES = {
     ("standard", "melt_pool"): melt_pool,
     ("standard", "bubbles"): bubbles,
@@ -99,6 +100,11 @@ class Experiment:
             raise ValueError(f"no scene {self.generator} {self.scene}: there are {known}")
         if min(self.shape) < 4 or any(n % 4 for n in self.shape):
             raise ValueError(f"shape is {self.shape}: give two multiples of 4")
+        if min(self.shape) * self.hr_pixel < SMALLEST:
+            raise ValueError(
+                f"the field is {self.shape} pixels of {self.hr_pixel} um: a specimen needs "
+                f"{SMALLEST} um along both sides"
+            )
         if self.n_frames < 3 or self.key_every < 1:
             raise ValueError(
                 f"{self.n_frames} frames with a key every {self.key_every}: "

@@ -101,6 +101,7 @@ def test_a_turned_camera_sees_the_same_specimen_elsewhere():
         ({"scene": "soup"}, "no scene standard soup: there are standard melt_pool"),
         ({"generator": "other", "scene": "cracks"}, "no scene other cracks"),
         ({"shape": (66, 64)}, "two multiples of 4"),
+        ({"shape": (64, 28)}, "a specimen needs 64.0 um along both sides"),
         ({"n_frames": 2}, "three frames or more"),
         ({"key_every": 0}, "1 or more between keys"),
         ({"hr_photons": 0.0}, "hr_photons is 0.0: give a positive number"),
