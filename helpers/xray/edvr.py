@@ -9,10 +9,8 @@ from torch import nn
 
 from .baselines import check_inputs
 from .pcd import Pyramid, PyramidAlignment, conv
-from .stems import CENTRE, PooledStem, Residual, SharpHead, SharpStem, padded, seeded
+from .stems import CENTRE, N_FRAMES, PooledStem, Residual, SharpHead, SharpStem, padded, seeded
 from .tsa import AttentionFusion
-
-N_FRAMES = 5
 
 
 @dataclass(frozen=True)

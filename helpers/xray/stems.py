@@ -16,7 +16,8 @@ from torch import nn
 from .baselines import detail_injection
 from .cameras import coarsen
 
-CENTRE = 1  # of the five frames: the fast frame of the target's time
+N_FRAMES = 5
+CENTRE = 1  # of them: the fast frame of the target's time
 SCALE = 4  # fine pixels along one coarse pixel
 GREY = 0.7  # between metal and the open beam, so that what convolutions pad with is neither
 

@@ -12,6 +12,7 @@ from torch import nn
 from .baselines import check_inputs
 from .stems import (
     CENTRE,
+    N_FRAMES,
     PooledStem,
     SharpHead,
     SharpStem,
@@ -42,7 +43,8 @@ class SwinConfig:
         Chance that the last block is left out in a training step; from 0 at the first, linearly.
     sharp : bool
         Keep the key frames' detail: `SharpStem` and `SharpHead` instead of the published way in
-        through max-pooling and out without any image.
+        through max-pooling and out without any image, and a way for the features of all frames
+        round the attention.
 
     Examples
     --------
@@ -88,7 +90,7 @@ class SwinXVR(nn.Module):
     10 009 033 parameters, and ``preset("actual")``, 38 294 545 :cite:p:`tang2025swin`) add nothing
     to the result, so they must learn the grey level itself, and do not look at tau.
     ``preset("small")`` keeps the key frames at hand up to its last layer, adds the result to
-    `detail_injection` and knows tau.
+    `detail_injection`, knows tau, and lets features pass the attention by.
 
     Coarse sides that are not multiples of the window are padded by repeating the border, and the
     result is cut back. Explained in :doc:`/book/xray/04_swin`.
@@ -113,6 +115,8 @@ class SwinXVR(nn.Module):
             )
             self.norm = nn.LayerNorm(width)
             self.after = nn.Conv2d(width, width, 3, padding=1)
+            wide = N_FRAMES * width
+            self.around = nn.Conv2d(wide, width, 3, padding=1) if config.sharp else None
             head = SharpHead if config.sharp else BareHead
             self.head = head(width, config.head_width)
 
@@ -144,6 +148,8 @@ class SwinXVR(nn.Module):
             x = group(x)
         # only the centre frame is enlarged, and a convolution of each frame mixes no frames
         fused = self.after(self.norm(x[:, CENTRE]).movedim(-1, 1)) + features[:, CENTRE]
+        if self.around is not None:
+            fused = fused + self.around(features.flatten(1, 2))
         return self.head(fused, lr, hr, tau)[..., :height, :width]
 
 

@@ -109,6 +109,16 @@ def test_the_published_way_out_has_no_image_underneath():
     assert bool((net(lr, hr, tau) == 0.25).all())
 
 
+def test_features_go_round_the_attention_in_the_sharp_network_alone():
+    lr, hr, tau = frames()
+    for config, goes in ((TINY, False), (TINY_SHARP, True)):
+        net = disturb(seeded_net(config))
+        for group in net.groups:
+            group.forward = torch.zeros_like
+        net.head.forward = lambda features, *rest: features.mean(1, keepdim=True)
+        assert torch.equal(net(lr, hr, tau), net(lr, hr.flip(-1), tau)) is not goes
+
+
 def test_the_centre_frame_is_what_is_enlarged():
     lr, hr, tau = frames()
     net, seen = disturb(seeded_net(TINY)), {}
