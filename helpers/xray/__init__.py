@@ -4,6 +4,7 @@ NETWORKS = {  # the class of each shipped kind, and of its config
     "flowfuse": ("flowfuse", "FlowFuse", "FlowFuseConfig"),
     "edvr": ("edvr", "EDVR", "EDVRConfig"),
     "swin": ("swin", "SwinXVR", "SwinConfig"),
+    "calibrator": ("flow", "FlowNet", "FlowConfig"),
 }
 
 
@@ -13,7 +14,8 @@ def load(name, device=None):
     Parameters
     ----------
     name : str
-        "flowfuse", "edvr" or "swin"; or the path of a file that `save` wrote.
+        "flowfuse", "edvr" or "swin"; "calibrator" for the flow network that aligns the cameras,
+        which is called as ``net(lr, hr)``; or the path of a file that `save` wrote.
     device : str or torch.device, optional
         See `helpers.devices.pick_device`.
 

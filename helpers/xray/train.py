@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from .. import checkpoints
+from .calibrator import train_calibrator as train_calibrator  # the other training, found here too
 from .distributed import Processes
 from .losses import charbonnier
 from .pairs import augment, stack
