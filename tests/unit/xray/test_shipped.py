@@ -33,7 +33,7 @@ def test_the_card_of_flowfuse_is_true(flowfuse, generator):
     )
     assert len(data) == 72
     said, score = flowfuse.card["metric"][generator], evaluate(flowfuse, data)
-    for name, tolerance in (("psnr", 0.01), ("ssim", 2e-4), ("aad", 2e-5), ("moving", 0.01)):
+    for name, tolerance in (("psnr", 0.01), ("ssim", 2e-4), ("aad", 1e-4), ("moving", 0.01)):
         assert score.mean(name) == pytest.approx(said[name], abs=tolerance)
     for baseline in (baselines.bicubic, baselines.linear, baselines.detail_injection):
         gain = score.by_clip("psnr") - evaluate(baseline, data).by_clip("psnr")
@@ -47,6 +47,10 @@ def test_what_the_shipped_flowfuse_must_reach(flowfuse):
     assert standard["over_bicubic"] > 7.5
     assert standard["over_linear"] > 4.5
     assert standard["over_detail_injection"] > 3.5
+    other = flowfuse.card["metric"]["other"]  # whose movies have less motion to undo
+    assert other["over_bicubic"] > 7.5
+    assert other["over_linear"] > 4
+    assert other["over_detail_injection"] > 3.5
 
 
 def test_no_test_movie_was_trained_on(flowfuse):
