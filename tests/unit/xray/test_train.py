@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -79,7 +80,7 @@ def test_the_loss_falls_and_the_mean_network_is_ready():
 
 def test_every_step_is_the_recipe():
     """Adam, its rate, the clipped gradient and the running mean, written out once more."""
-    data, schedule = samples(), SHORT
+    data, schedule = samples(), replace(SHORT, clip=0.01)  # most gradients are longer
     net = FlowFuse(TINY, generator=seeded())
     result = train(net, data, schedule=schedule, generator=seeded(5), device="cpu")
     again = FlowFuse(TINY, generator=seeded())
@@ -103,7 +104,7 @@ def test_every_step_is_the_recipe():
                 m.lerp_(p, 1 - memory)
         assert result.history[step] == pytest.approx(loss.item(), rel=2e-3)
     for ours, theirs in zip(mean, result.net.parameters(), strict=True):
-        torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=1e-2)
+        torch.testing.assert_close(ours, theirs, atol=5e-5, rtol=1e-3)
 
 
 def test_the_rate_rises_stays_and_falls():
