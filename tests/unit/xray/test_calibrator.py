@@ -249,3 +249,33 @@ def test_bad_settings_are_named(data):
         net.heat.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="the loss of step 0 is nan"):
         train_calibrator(net, None, data, schedule=Schedule(2, batch=1), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    from helpers.xray import load
+
+    return load("calibrator", device="cpu")
+
+
+def test_the_shipped_network_reaches_what_its_card_says(shipped):
+    """Below one sharp pixel, on movies of seeds that it has not seen."""
+    card = shipped.card
+    validation = Misalignments(movies(range(1000, 1004), (96, 96)))
+    assert end_point_error(shipped, validation, 12, device="cpu").mean() == pytest.approx(
+        card["metric"]["epe"], abs=0.12
+    )
+    unseen = Misalignments(movies(range(2060, 2064), (96, 96)))
+    errors = end_point_error(shipped, unseen, 16, device="cpu")
+    assert errors.mean() < 0.6 and errors.max() < 1.5
+
+
+def test_the_shipped_network_works_on_other_sizes(shipped):
+    unseen = Misalignments(movies([2064], (128, 160)))
+    assert end_point_error(shipped, unseen, 4, device="cpu").mean() < 1
+
+
+def test_both_trainings_are_found_in_one_place():
+    from helpers.xray import train
+
+    assert train.train_calibrator is train_calibrator
