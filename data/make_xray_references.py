@@ -1,7 +1,7 @@
 """Make data/checkpoints/xray_edvr.safetensors and xray_swin.safetensors: train, judge, write.
 
     python data/make_xray_references.py edvr        # or swin; five minutes on one quiet core
-    python data/make_xray_references.py control     # FlowFuse with the same movies and CPU time
+    python data/make_xray_references.py control     # last: FlowFuse, same movies and CPU time
     python data/make_xray_references.py edvr --score
 
 The small presets, on the movies of make_xray_checkpoints.py that are like those of the book. The
