@@ -233,7 +233,7 @@ def train_calibrator(
             total = losses[0] + (0 if evaluator is None else weight * losses[1])
             if not bool(total.isfinite()):
                 raise FloatingPointError(
-                    f"the loss of step {step} is {float(total)}: lower the learning rate, or look "
+                    f"the loss of step {step} is {total.item()}: lower the learning rate, or look "
                     "for NaN in the data"
                 )
             optimizer.param_groups[0]["lr"] = schedule.rate_at(step)

@@ -328,7 +328,7 @@ def summit(match, heat):
     --------
     >>> match = torch.zeros(1, 9, 2, 2)
     >>> match[:, 5] = 50  # one to the right
-    >>> summit(match, torch.tensor(1.0))[0, :, 0, 0].tolist()
+    >>> summit(match, torch.tensor(1.0))[0, :, 0, 0].round(decimals=3).abs().tolist()
     [1.0, 0.0]
     """
     n = round(match.shape[1] ** 0.5)

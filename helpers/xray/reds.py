@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -23,9 +24,9 @@ class Clip(NamedTuple):
 class Reds(NamedTuple):
     """Where `convert_reds` has put the frames of one part of the data set."""
 
-    hr: Path
-    lr: Path
-    meta_info: Path
+    hr: pathlib.Path
+    lr: pathlib.Path
+    meta_info: pathlib.Path
 
 
 def convert_reds(src, dst):
