@@ -184,6 +184,8 @@ def reconstruct(
     training = is_module and net.training
     if is_module:
         net.to(device).eval()
+    # a network that looks both ways in time would give the same answer twice
+    ask = getattr(net, "one_way", net) if spread else net
     from tqdm.auto import tqdm
 
     frames, spreads, seconds = [], [], 0.0
@@ -193,7 +195,7 @@ def reconstruct(
             began = time.perf_counter()
             with torch.inference_mode():
                 ways = [
-                    by_tiles(net, *asked, tile=tile, overlap=overlap, batch=batch)
+                    by_tiles(ask, *asked, tile=tile, overlap=overlap, batch=batch)
                     for asked in _ways(inputs, spread)
                 ]
                 ways = torch.stack([_undo(way, k) for k, way in enumerate(ways)]).cpu()

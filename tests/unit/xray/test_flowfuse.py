@@ -87,6 +87,17 @@ def test_without_alignment_nothing_is_moved():
     assert not torch.allclose(net(lr, hr, tau), awake(TINY)(lr, hr, tau), atol=1e-4)
 
 
+def test_both_directions_of_time_agree_when_both_are_looked_at():
+    lr, hr, tau = inputs()
+    once, twice = awake(), awake(replace(TINY, both_ways=True))
+    there, back = once(lr, hr, tau), once(lr.flip(1), hr.flip(1), 1 - tau)
+    assert (there - back).abs().max() > 1e-3
+    torch.testing.assert_close(twice(lr, hr, tau), (there + back) / 2)
+    torch.testing.assert_close(twice(lr.flip(1), hr.flip(1), 1 - tau), twice(lr, hr, tau))
+    torch.testing.assert_close(twice.one_way(lr, hr, tau), there)
+    torch.testing.assert_close(twice.train()(lr, hr, tau), there)  # training is not slowed
+
+
 def test_the_generator_decides_the_weights_and_torch_is_left_alone():
     torch.manual_seed(3)
     before = torch.random.get_rng_state()
