@@ -5,7 +5,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from helpers.xray.cameras import coarsen
+from helpers.xray.beamline import count
+from helpers.xray.calibrator import misalign
+from helpers.xray.cameras import Transform, coarsen
 from helpers.xray.flow import (
     FlowConfig,
     FlowNet,
@@ -15,6 +17,7 @@ from helpers.xray.flow import (
     look_up,
     summit,
 )
+from helpers.xray.simulate import Experiment, simulate
 
 
 def seeded(seed=0):
@@ -122,6 +125,21 @@ def test_without_training_it_walks_towards_the_match():
         still = net(coarsen(sharp), sharp, n_iter=8)[-1]
     assert abs(float(flow[0, 0].mean()) - 2) < 0.7 and abs(float(flow[0, 1].mean())) < 0.4
     assert still.abs().max() < 0.5
+
+
+@pytest.mark.parametrize("seed", [2065, 2066, 2067])
+def test_the_border_is_no_feature_that_matches_at_rest(seed):
+    """Melt pools are bright above and dark below, and noisy: all places together find the shift."""
+    torch.manual_seed(0)
+    net = FlowNet.preset("small")
+    movie = simulate(Experiment(shape=(96, 96), n_frames=3), seed)
+    sharp = torch.from_numpy(movie.truth[1:2])[None]
+    coarse = misalign(movie.truth[1:2], Transform(tx=1.5 - 8.0))  # two coarse pixels
+    coarse = torch.from_numpy(count(coarse, 3000, np.random.default_rng(seed)))[None]
+    with torch.no_grad():
+        maps = correlations(net.sharp(coarsen(sharp)), net.coarse(coarse), 1)
+        total = look_up(maps, torch.zeros(1, 2, 24, 24), 3).mean((0, 2, 3)).reshape(7, 7)
+    assert divmod(int(total.argmax()), 7) == (3, 5)
 
 
 def test_gain_and_offset_of_a_camera_do_not_matter():
