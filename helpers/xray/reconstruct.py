@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -57,8 +57,8 @@ class Reconstruction:
     scored: np.ndarray
     score: Score | None
     rate: float
-    pixel_size: float | None = None
-    settings: dict = field(default_factory=dict)
+    pixel_size: float | None
+    settings: dict
 
     @property
     def table(self):

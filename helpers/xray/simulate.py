@@ -6,7 +6,7 @@ Specimens come from :mod:`helpers.xray.scenes`, the physics from :mod:`helpers.x
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -90,7 +90,7 @@ class Experiment:
     shape: tuple[int, int] = (128, 128)
     n_frames: int = 21
     key_every: int = 10
-    transform: Transform = field(default_factory=Transform)
+    transform: Transform = Transform()
     time_offset: float = 0.0
     clock_rate: float = 1.0
 
