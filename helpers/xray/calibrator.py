@@ -17,7 +17,7 @@ from .beamline import count
 from .calibrate import fit_transform
 from .cameras import Transform, coarsen
 from .flowfuse import warp
-from .pairs import MoviePairs
+from .pairs import MoviePairs, stack
 
 SCALE = 4
 
@@ -405,14 +405,6 @@ def misalign(frames, transform, sigma=2.2):
         blurred[None], grid[None], mode="bilinear", padding_mode="border", align_corners=False
     )
     return F.avg_pool2d(seen[0], SCALE).numpy()
-
-
-def stack(samples, device=None):
-    """Join `Misaligned` samples to a batch of tensors."""
-    columns = zip(*samples, strict=True)
-    return Misaligned(
-        *(torch.from_numpy(np.stack(c).astype(np.float32, copy=False)).to(device) for c in columns)
-    )
 
 
 def _grids(shape):

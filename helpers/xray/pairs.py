@@ -96,8 +96,8 @@ class MoviePairs:
         return self.places[:, 0]
 
 
-def stack(samples):
-    """Join samples of one shape to a batch of tensors.
+def stack(samples, device=None):
+    """Join samples of one kind and shape to a batch of float32 tensors.
 
     Examples
     --------
@@ -109,7 +109,8 @@ def stack(samples):
     import torch
 
     columns = zip(*samples, strict=True)
-    return Sample(*(torch.from_numpy(np.stack(c).astype(np.float32, copy=False)) for c in columns))
+    batch = (torch.from_numpy(np.stack(c).astype(np.float32, copy=False)) for c in columns)
+    return type(samples[0])(*(part.to(device) for part in batch))
 
 
 def augment(sample, patch, rng):

@@ -9,33 +9,14 @@ from helpers.xray.edvr import EDVR, PRESETS, EDVRConfig
 from helpers.xray.pcd import Pyramid, PyramidAlignment
 from helpers.xray.stems import CENTRE, PooledStem, SharpStem, padded, seeded
 from helpers.xray.tsa import AttentionFusion
+from tests.unit.xray.networks import count, disturb, frames
 
 TINY = EDVRConfig(8, 2, 1, 1, 8)
 TINY_SHARP = EDVRConfig(8, 2, 1, 1, 8, offset_gain=0.1, sharp=True)
 
 
-def count(module):
-    return sum(p.numel() for p in module.parameters())
-
-
-def frames(batch=2, h=8, w=12, seed=0):
-    draw = torch.Generator().manual_seed(seed)
-    lr = torch.rand(batch, 3, 1, h, w, generator=draw)
-    hr = torch.rand(batch, 2, 1, 4 * h, 4 * w, generator=draw)
-    return lr, hr, torch.rand(batch, generator=draw)
-
-
 def seeded_net(config, seed=0):
     return EDVR(config, generator=torch.Generator().manual_seed(seed))
-
-
-def disturb(net, seed=1):
-    """Away from the start, where zeros would hide what is wrong."""
-    draw = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for p in net.parameters():
-            p.add_(0.05 * torch.randn(p.shape, generator=draw))
-    return net
 
 
 def test_the_published_network_has_its_parameters():

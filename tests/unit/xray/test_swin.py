@@ -17,32 +17,14 @@ from helpers.xray.windows import (
     window_shift,
     wrapped_regions,
 )
+from tests.unit.xray.networks import count, disturb, frames
 
 TINY = SwinConfig(12, (2, 1), 2, (5, 4, 4), 8, drop_path=0.0)
 TINY_SHARP = SwinConfig(12, (2,), 2, (5, 4, 4), 8, drop_path=0.0, sharp=True)
 
 
-def count(module):
-    return sum(p.numel() for p in module.parameters())
-
-
-def frames(batch=2, h=8, w=12, seed=0):
-    draw = torch.Generator().manual_seed(seed)
-    lr = torch.rand(batch, 3, 1, h, w, generator=draw)
-    hr = torch.rand(batch, 2, 1, 4 * h, 4 * w, generator=draw)
-    return lr, hr, torch.rand(batch, generator=draw)
-
-
 def seeded_net(config, seed=0):
     return SwinXVR(config, generator=torch.Generator().manual_seed(seed))
-
-
-def disturb(net, seed=1):
-    draw = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for p in net.parameters():
-            p.add_(0.05 * torch.randn(p.shape, generator=draw))
-    return net
 
 
 def attention(window=(2, 4, 4), heads=2, width=8, dtype=torch.float64):
