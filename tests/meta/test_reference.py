@@ -13,7 +13,7 @@ PARTS = sorted(p.stem for p in API.glob("*.md") if (ROOT / "helpers" / p.stem).i
 def listed(part):
     """Modules of a part that its page of the reference names, "" for the package itself."""
     text = (API / f"{part}.md").read_text(encoding="utf-8")
-    return re.findall(rf"automodule:: helpers\.{part}\.?(\w*)\n", text)
+    return re.findall(rf"automodule:: helpers\.{part}\.?([\w.]*)\n", text)
 
 
 def test_there_are_parts_with_a_page():
@@ -25,7 +25,8 @@ def test_what_is_listed_exists_and_is_listed_once(part):
     names = listed(part)
     assert len(names) == len(set(names))
     for name in names:
-        assert (ROOT / "helpers" / part / f"{name or '__init__'}.py").is_file(), name
+        path = ROOT / "helpers" / part / name.replace(".", "/")
+        assert path.with_suffix(".py").is_file() or (path / "__init__.py").is_file(), name
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -34,5 +35,8 @@ def test_every_public_module_is_listed(part):
     names = listed(part)
     if names == [""]:
         return
-    public = {path.stem for path in (ROOT / "helpers" / part).glob("[!_]*.py")}
+    home = ROOT / "helpers" / part
+    public = {
+        ".".join(path.relative_to(home).with_suffix("").parts) for path in home.rglob("[!_]*.py")
+    }
     assert public - set(names) == set(), f"book/api/{part}.md lacks these modules"

@@ -1,0 +1,1 @@
+"""Let physics label the data: encoder, mapper and renderer; pupils, molecules, deconvolution."""

@@ -1,0 +1,5 @@
+"""Renderers: named physical parameters in, expected images out."""
+
+from .base import Renderer
+
+__all__ = ["Renderer"]
