@@ -12,7 +12,12 @@ import os
 from pathlib import Path
 
 SOURCES = ("helpers/**/*.py", "helpers/**/*.mplstyle", "data/**/*", "constraints.txt")
-NO_EFFECT = ("HELPERS_STATIC", "HELPERS_REQUIRE_BOOK", "HELPERS_REQUIRE_BROWSER")
+NO_EFFECT = (
+    "HELPERS_STATIC",
+    "HELPERS_BUILD_PAGES",
+    "HELPERS_REQUIRE_BOOK",
+    "HELPERS_REQUIRE_BROWSER",
+)
 
 
 def fingerprint(root, environ=os.environ):
