@@ -1,5 +1,14 @@
 """Simulated data of known truth, by code that shares nothing with the renderers."""
 
 from .filaments import filament_images, molecules, network, spots_image
+from .movies import Movie, blinking_movie, crowded_frames
 
-__all__ = ["filament_images", "molecules", "network", "spots_image"]
+__all__ = [
+    "Movie",
+    "blinking_movie",
+    "crowded_frames",
+    "filament_images",
+    "molecules",
+    "network",
+    "spots_image",
+]
