@@ -1,10 +1,25 @@
 """Scalar wave optics on a grid: angles, axial wavenumbers, propagation from plane to plane.
 
 Lengths are in micrometres. Directions are in units of numerical aperture, ``q = n sin(theta)``, so
-that a plane wave is ``exp(2 pi i q x / wavelength)``. Grids are in the order of the FFT.
+that a plane wave is ``exp(2 pi i q x / wavelength)``. Grids are in the order of the FFT. Pupils
+and their aberrations have their own modules and are public here.
 """
 
 from __future__ import annotations
+
+from .pupil import Pupil, psf_from_pupil
+from .zernike import noll_to_osa, osa_to_noll, zernike
+
+__all__ = [
+    "Pupil",
+    "axial",
+    "directions",
+    "noll_to_osa",
+    "osa_to_noll",
+    "propagate",
+    "psf_from_pupil",
+    "zernike",
+]
 
 
 def directions(n_pixels, pixel_size, wavelength, *, device=None, dtype=None):
