@@ -1,0 +1,456 @@
+r"""Fit any renderer to many images by maximum likelihood, and say how well it can be done."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..arrays import is_tensor, like, to_tensor
+from ..devices import pick_device
+
+
+@dataclass(frozen=True)
+class Fits:
+    """The outcome of `fit`.
+
+    Attributes
+    ----------
+    params : dict
+        Estimates by name, fixed ones included: (B,), or (B, K) for K emitters an image. `x`, `y`
+        in px from the image centre, `z` in µm, `photons` and `background` in photo-electrons.
+    crlb : dict
+        STANDARD DEVIATIONS, not variances: the root of the Cramér-Rao bound at the estimate, by
+        name, in the unit of the parameter. Only of what was fitted. Infinite where the image says
+        nothing about a parameter.
+    deviance : array (B,)
+        Twice the log-likelihood lost against a model that explains every pixel.
+    converged : array (B,) of bool
+        The next step would be shorter than `tolerance`.
+    n_iter : array (B,) of int
+        Steps tried.
+    goodness : array (B,)
+        How far the deviance is from what noise alone would give, in standard deviations: around 0
+        for a good fit, above 4 or so for a spot that the model cannot explain.
+    n_pixels : array (B,) of int
+        Pixels used: those not masked and not saturated.
+    settings : dict
+        What the fit ran with.
+    """
+
+    params: dict
+    crlb: dict
+    deviance: Any
+    converged: Any
+    n_iter: Any
+    goodness: Any = None
+    n_pixels: Any = None
+    settings: dict = field(default_factory=dict, repr=False)
+
+
+def fit(
+    images,
+    renderer,
+    noise,
+    start=None,
+    *,
+    fixed=None,
+    mask=None,
+    saturation=None,
+    n_iter=50,
+    tolerance=1e-3,
+    chunk=1024,
+    device=None,
+):
+    r"""Maximum-likelihood parameters of each image, their bounds, and how well they fit.
+
+    Parameters
+    ----------
+    images : array or tensor (B, Y, X)
+        Photo-electrons; B may be 0. For camera counts, (ADU - offset) / gain.
+    renderer : Renderer
+        Such as ``Gaussian2D((13, 13))``. All its parameters are fitted unless `fixed`. It is not
+        changed, and its weights are not fitted.
+    noise : object
+        A model of `helpers.noise`, such as ``Poisson()``.
+    start : dict, optional
+        First guesses by name, (B,), or (B, K) for K emitters an image; missing ones take their
+        `start`. Default: found from the images, for one emitter each; a depth `z` is tried in
+        several planes.
+    fixed : dict, optional
+        Values by name that are known: numbers or arrays (B,) or (B, K).
+    mask : array or tensor of bool (Y, X) or (B, Y, X), optional
+        True where a pixel counts.
+    saturation : float, optional
+        Pixels at or above it are left out; `Fits.n_pixels` reports how many are left.
+    n_iter : int
+        Steps at most.
+    tolerance : float
+        A fit has converged when the next step is shorter than this many standard deviations of
+        the estimate.
+    chunk : int
+        Images at once; about a thousand stay in the cache. The result does not depend on it.
+    device : str or torch.device, optional
+        Default: that of a tensor, and for an array the best one.
+
+    Returns
+    -------
+    Fits
+        Arrays for an array, tensors for a tensor. ``crlb`` holds standard deviations.
+
+    Raises
+    ------
+    ValueError
+        NaN or infinite pixels, shapes that do not go together, an unknown name, nothing left to
+        fit, or a start outside the limits of its parameter.
+
+    Notes
+    -----
+    With the rate :math:`\mu(\theta)` of the renderer, gradient and Fisher information of the
+    likelihood are
+
+    .. math:: g_p = \sum_i \frac{\partial \mu_i}{\partial \theta_p} \,
+              \frac{\partial(-\log L_i)}{\partial \mu_i}, \qquad
+              F_{pq} = \sum_i \frac{\partial \mu_i}{\partial \theta_p}
+              \frac{\partial \mu_i}{\partial \theta_q}\, I(\mu_i) ,
+
+    for Poisson counts d with :math:`1 - d/\mu` and :math:`I = 1/\mu`. A step solves
+    :math:`(F + \lambda\,\mathrm{diag}F)\,\delta = -g` and counts only if the deviance falls
+    :cite:p:`smith2010`. Derived in :doc:`/book/renderer/03_fit_to_the_limit`.
+
+    Examples
+    --------
+    >>> from helpers.noise import Poisson
+    >>> from helpers.renderer.renderers import Gaussian2D
+    >>> spots = Gaussian2D((13, 13))
+    >>> expected = spots.render({"x": [0.3, -1.0], "photons": 900.0, "background": 5.0})
+    >>> fits = fit(expected, spots, Poisson())
+    >>> fits.params["x"].round(2).tolist(), fits.converged.tolist()
+    ([0.3, -1.0], [True, True])
+    """
+    import torch
+
+    from . import levenberg
+
+    tensors = is_tensor(images)
+    y = _checked_images(images, renderer.image_shape)
+    target = y.device if device is None and tensors else pick_device(device)
+    y = y.to(target)
+    weight = _checked_mask(mask, saturation, y)
+    renderer = _moved(renderer, y)
+    fixed = _named(fixed, renderer, y, "fixed")
+    free = [name for name in renderer.params if name not in fixed]
+    if not free:
+        raise ValueError("every parameter is fixed: leave at least one out of `fixed`")
+    for name in free:
+        if renderer.params[name].per_pixel:
+            raise ValueError(
+                f"{name} has a value for each pixel: fix it, or fit it with "
+                "helpers.renderer.model.FitModel"
+            )
+    given = None if start is None else _named(start, renderer, y, "start")
+    noise = _noise_on(noise, y)
+    noise.deviance(y.clamp(min=1e-6)[:1], y[:1])  # refuses what its likelihood cannot hold
+    options = {"n_iter": int(n_iter), "tolerance": float(tolerance)}
+    parts = []
+    with torch.no_grad():
+        for first in range(0, max(len(y), 1), chunk):
+            part = slice(first, first + chunk)
+            parts.append(
+                _fit_chunk(
+                    y[part],
+                    weight[part],
+                    renderer,
+                    levenberg.noise_of(noise, part),
+                    free,
+                    _rows(fixed, part),
+                    None if given is None else _rows(given, part),
+                    options,
+                )  # fmt: skip
+            )
+    params, crlb, rest = _joined(parts)
+    settings = {
+        "renderer": type(renderer).__name__, "noise": type(noise).__name__, **options,
+        "device": str(target), "saturation": saturation, "fixed": sorted(fixed),
+    }  # fmt: skip
+    kind = images if tensors else np.zeros(0)
+    return Fits(
+        {name: like(params[name], kind) for name in renderer.params},
+        {name: like(value, kind) for name, value in crlb.items()},
+        *(like(value, kind) for value in rest),
+        settings=settings,
+    )
+
+
+def crlb(renderer, params, noise, *, fixed=()):
+    r"""Cramér-Rao bound: the least standard deviation that an unbiased estimate can have.
+
+    Parameters
+    ----------
+    renderer : Renderer
+    params : dict
+        The true values by name, as for `Renderer.render`.
+    noise : object
+        A model of `helpers.noise`.
+    fixed : sequence of str
+        Parameters that are known. All others count as unknown, which raises the bound of each.
+
+    Returns
+    -------
+    dict
+        By name, STANDARD DEVIATIONS (not variances) in the unit of the parameter: (B,), or (B, K)
+        for K emitters. Arrays, or tensors if a parameter is one.
+
+    Raises
+    ------
+    ValueError
+        An unknown name, or nothing left to fit.
+
+    Notes
+    -----
+    :math:`\sqrt{(F^{-1})_{pp}}` with the Fisher information of `fit`; infinite where F is
+    singular. Derived in :doc:`/book/renderer/03_fit_to_the_limit`.
+
+    Examples
+    --------
+    >>> from helpers.noise import Poisson
+    >>> from helpers.renderer.renderers import Gaussian2D
+    >>> truth = {"photons": 1000.0, "background": 10.0, "sigma": 1.3}
+    >>> crlb(Gaussian2D((13, 13)), truth, Poisson())["x"].round(4).tolist()
+    [0.0563]
+    """
+    import torch
+
+    from . import levenberg
+
+    if unknown := [name for name in fixed if name not in renderer.params]:
+        raise ValueError(
+            f"{', '.join(unknown)} cannot be fixed: {type(renderer).__name__} has "
+            f"{', '.join(renderer.params)}"
+        )
+    names = [name for name in renderer.params if name not in fixed]
+    names = [name for name in names if not renderer.params[name].per_pixel]
+    if not names:
+        raise ValueError("every parameter is fixed: leave at least one out of `fixed`")
+    tensors = [value for value in params.values() if is_tensor(value)]
+    with torch.no_grad():
+        rate, slopes = renderer.jacobian(params, names)
+        full = renderer.complete(params)
+        noise = _noise_on(noise, rate)
+        information = noise.information(rate.clamp(min=1e-6)).flatten(1)
+        slopes = slopes.flatten(2)
+        fisher = (slopes * information[:, None]) @ slopes.mT
+        bound = levenberg.standard_deviations(fisher)
+    free = _columns(names, renderer, {name: full[name] for name in names})
+    example = tensors[0] if tensors else np.zeros(0)
+    return {name: like(value, example) for name, value in _by_name(bound, free).items()}
+
+
+def _fit_chunk(images, weight, renderer, noise, free, fixed, given, options):
+    """Everything about some of the images, on their device."""
+    import torch
+
+    from . import levenberg, starts
+
+    tried = [given] if given is not None else _starts(starts, images, weight, renderer, fixed)
+    columns = _columns(free, renderer, tried[0])
+    limits = [_limits(renderer.params[name]) for name, _ in columns]
+    low, high = torch.tensor(limits, dtype=images.dtype, device=images.device).reshape(-1, 2).T
+    problem = levenberg.Problem(images, weight, renderer, noise, columns, fixed, low, high)
+    theta = [_stacked(guess, columns) for guess in tried]
+    if len(theta) > 1:
+        theta = _best_of(levenberg, problem, theta)
+    else:
+        theta = theta[0]
+    if not bool(torch.isfinite(theta).all()):
+        raise ValueError("a start is NaN or infinite: give finite numbers, or start=None")
+    theta, deviance, information, converged, n_iter = levenberg.minimize(
+        problem, theta, options["n_iter"], options["tolerance"]
+    )
+    bound = levenberg.standard_deviations(information)
+    n_pixels = weight.flatten(1).sum(1)
+    degrees = (n_pixels - theta.shape[1]).clamp(min=1)
+    goodness = (deviance - degrees) / (2 * degrees).sqrt()
+    params = problem.params(theta)
+    rest = deviance, converged, n_iter, goodness, n_pixels.long()
+    return params, _by_name(bound, columns), rest
+
+
+def _best_of(levenberg, problem, starts):
+    """The best of several starts, each after a few steps."""
+    import torch
+
+    best, least = None, None
+    for theta in starts:
+        theta, deviance, *_ = levenberg.minimize(problem, theta, SCOUT_STEPS, 0.1)
+        if best is None:
+            best, least = theta, deviance
+            continue
+        better = deviance < least
+        best = torch.where(better[:, None], theta, best)
+        least = torch.where(better, deviance, least)
+    return best
+
+
+def _starts(starts, images, weight, renderer, fixed):
+    """One start, or one for each plane of an unknown depth."""
+    found = starts.find_start(images, weight, renderer, fixed)
+    if "z" not in renderer.params or "z" in fixed:
+        return [found]
+    return [
+        {**found, "z": found["z"].new_full(found["z"].shape, plane)}
+        for plane in starts.planes(renderer.params["z"])
+    ]
+
+
+SCOUT_STEPS = 5
+
+
+def _checked_images(images, image_shape):
+    y = to_tensor(images)
+    if y.ndim != len(image_shape) + 1 or tuple(y.shape[1:]) != tuple(image_shape):
+        raise ValueError(
+            f"images are {tuple(y.shape)} but the renderer makes (B, "
+            f"{', '.join(map(str, image_shape))}): cut them to its shape, one image too has B = 1"
+        )
+    import torch
+
+    if not bool(torch.isfinite(y).all()):
+        bad = int((~torch.isfinite(y)).flatten(1).any(1).sum())
+        raise ValueError(
+            f"{bad} of {len(y)} images hold NaN or infinite pixels: put a number there and leave "
+            "them out by `mask`"
+        )
+    return y
+
+
+def _checked_mask(mask, saturation, y):
+    """1 where a pixel counts, else 0."""
+    import torch
+
+    use = torch.ones_like(y, dtype=torch.bool)
+    if mask is not None:
+        m = to_tensor(mask, y.device, torch.bool)
+        if tuple(m.shape) not in (tuple(y.shape), tuple(y.shape[1:])):
+            raise ValueError(
+                f"mask is {tuple(m.shape)} but images are {tuple(y.shape)}: give a mask for all "
+                f"images, {tuple(y.shape[1:])}, or for each"
+            )
+        use = use & m
+    if saturation is not None:
+        use = use & (y < saturation)
+    return use.to(y.dtype)
+
+
+def _moved(renderer, y):
+    """A copy of the renderer in the place and precision of the images, if it has weights."""
+    weights = [*renderer.parameters(), *renderer.buffers()]
+    if all(w.device == y.device and w.dtype == y.dtype for w in weights):
+        return renderer
+    return copy.deepcopy(renderer).to(device=y.device, dtype=y.dtype)
+
+
+def _noise_on(noise, y):
+    move = getattr(noise, "to", None)
+    return noise if move is None else move(y.device, y.dtype)
+
+
+def _named(values, renderer, y, what):
+    """Tensors (B,) or (B, K) by name, within the limits of their parameters."""
+    import torch
+
+    named = {}
+    for name, value in (values or {}).items():
+        param = renderer.params.get(name)
+        if param is None:
+            raise ValueError(
+                f"`{what}` has {name}, but {type(renderer).__name__} has "
+                f"{', '.join(renderer.params)}"
+            )
+        value = to_tensor(value, y.device, y.dtype)
+        if value.ndim == 0:
+            value = value.expand(len(y))
+        if value.shape[0] != len(y) or (value.ndim > 2 and not param.per_pixel):
+            raise ValueError(
+                f"{name} in `{what}` is {tuple(value.shape)}: give one value for each of the "
+                f"{len(y)} images, or (B, K) for K emitters"
+            )
+        inside = (value >= param.transform.low) & (value <= param.transform.high)
+        if not bool(inside.all()):  # also for NaN
+            raise ValueError(
+                f"{name} in `{what}` leaves {param.transform.low} .. {param.transform.high} "
+                f"{param.unit}, or is NaN: bring it inside"
+            )
+        named[name] = value
+    if what == "start":
+        emitters = {value.shape[1] for value in named.values() if value.ndim == 2}
+        for name, param in renderer.params.items():
+            if name in named or param.per_pixel:
+                continue
+            shape = (len(y), *emitters) if param.per_emitter else (len(y),)
+            named[name] = torch.full(shape[:2], param.start, dtype=y.dtype, device=y.device)
+    return named
+
+
+def _limits(param):
+    """Limits of a fit, a hair inside those of physics, where a width is not zero."""
+    low, high = param.transform.low, param.transform.high
+    hair = 1e-4
+    if math.isfinite(low):
+        low = low + hair * (param.start - low)
+    if math.isfinite(high):
+        high = high - hair * (high - param.start)
+    return low, high
+
+
+def _columns(names, renderer, values):
+    """(name, emitter) of every column of a jacobian; emitter None where there is only one."""
+    columns = []
+    for name in names:
+        emitters = max(
+            (
+                v.shape[1]
+                for n, v in values.items()
+                if v.ndim == 2 and renderer.params[n].per_emitter
+            ),
+            default=1,
+        )
+        several = renderer.params[name].per_emitter and emitters > 1
+        columns += [(name, k) for k in range(emitters)] if several else [(name, None)]
+    return columns
+
+
+def _stacked(values, columns):
+    """Tensor (B, P) of the free parameters."""
+    import torch
+
+    picked = []
+    for name, k in columns:
+        value = values[name]
+        value = value[:, None] if value.ndim == 1 else value
+        picked.append(value[:, 0 if k is None or value.shape[1] == 1 else k])
+    return torch.stack(picked, 1)
+
+
+def _by_name(theta, columns):
+    import torch
+
+    named = {}
+    for p, (name, _) in enumerate(columns):
+        named.setdefault(name, []).append(theta[:, p])
+    return {k: v[0] if len(v) == 1 else torch.stack(v, 1) for k, v in named.items()}
+
+
+def _rows(values, part):
+    return {name: value[part] for name, value in values.items()}
+
+
+def _joined(parts):
+    import torch
+
+    params = {name: torch.cat([p[0][name] for p in parts]) for name in parts[0][0]}
+    bound = {name: torch.cat([p[1][name] for p in parts]) for name in parts[0][1]}
+    return params, bound, [torch.cat(each) for each in zip(*(p[2] for p in parts), strict=True)]
