@@ -1,14 +1,21 @@
 """Simulated data of known truth, by code that shares nothing with the renderers."""
 
+from .beads import Emitters, Microscope, aberrated_psf, bead_stack, blinks, random_aberrations
 from .filaments import filament_images, molecules, network, spots_image
 from .movies import Movie, blinking_movie, crowded_frames
 
 __all__ = [
+    "Emitters",
+    "Microscope",
     "Movie",
+    "aberrated_psf",
+    "bead_stack",
     "blinking_movie",
+    "blinks",
     "crowded_frames",
     "filament_images",
     "molecules",
     "network",
+    "random_aberrations",
     "spots_image",
 ]
