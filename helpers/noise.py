@@ -1,5 +1,8 @@
 """What the camera does to the light: likelihoods, samples, and data split by thinning.
 
+Counts are in photo-electrons. Every model has `nll`, `deviance` and `sample`, and for solvers
+`score` and `information`, which take tensors and check nothing.
+
 NumPy in, NumPy out; torch in, torch out (differentiable where that makes sense).
 """
 
@@ -9,9 +12,20 @@ import math
 
 import numpy as np
 
-from .arrays import is_tensor, like, to_tensor
+from .amounts import check_amounts, check_rng, rate_and_counts, reduced
+from .arrays import is_tensor, to_numpy, to_tensor
+from .readout import EMCCD, PoissonGauss, checked_variance, to_electrons
 
-REDUCTIONS = ("sum", "mean", "none")
+__all__ = [
+    "EMCCD",
+    "SCMOS",
+    "Poisson",
+    "PoissonGauss",
+    "anscombe",
+    "inverse_anscombe",
+    "thin",
+    "to_electrons",
+]
 
 
 class Poisson:
@@ -51,22 +65,14 @@ class Poisson:
         ValueError
             Shapes differ, or something is negative or NaN.
         """
-        import torch
-
-        x, b = _rate_and_counts(rate, counts)
-        each = x - torch.xlogy(b, x) + torch.lgamma(b + 1)
-        return _reduce(each, reduction, rate)
+        return reduced(self._nll(*rate_and_counts(rate, counts)), reduction, rate)
 
     def deviance(self, rate, counts, *, reduction="sum"):
         """Twice the log-likelihood lost against ``rate = counts``.
 
         For the true rate and many counts its mean is near 1. Parameters as for `nll`.
         """
-        import torch
-
-        x, b = _rate_and_counts(rate, counts)
-        each = 2 * (torch.xlogy(b, b) - torch.xlogy(b, x) - b + x)
-        return _reduce(each, reduction, rate)
+        return reduced(self._deviance(*rate_and_counts(rate, counts)), reduction, rate)
 
     def sample(self, rate, rng):
         """Draw counts.
@@ -88,13 +94,100 @@ class Poisson:
         [0, 11]
         """
         rate = rate if is_tensor(rate) else np.asarray(rate)
-        _check_rng(rng, rate)
-        _check_amounts(rate, "rate")
+        check_rng(rng, rate)
+        check_amounts(rate, "rate")
         if is_tensor(rate):
             import torch
 
             return torch.poisson(rate, generator=rng)
         return rng.poisson(rate)
+
+    def score(self, rate, counts):
+        """Slope of the `nll` of each pixel by its rate: tensors of one shape, unchecked."""
+        return 1 - counts / rate
+
+    def information(self, rate):
+        """Fisher information of a pixel about its rate: a tensor, unchecked."""
+        return 1 / rate
+
+    @staticmethod
+    def _nll(rate, counts):
+        import torch
+
+        return rate - torch.xlogy(counts, rate) + torch.lgamma(counts + 1)
+
+    @staticmethod
+    def _deviance(rate, counts):
+        import torch
+
+        return 2 * (torch.xlogy(counts, counts) - torch.xlogy(counts, rate) - counts + rate)
+
+
+class SCMOS:
+    r"""Shot noise and read noise of known variance, as Poisson counts shifted by that variance.
+
+    Parameters
+    ----------
+    variance : number, array or tensor (..., Y, X)
+        Of the read noise, in photo-electrons squared; a map has one value for each pixel.
+
+    Raises
+    ------
+    ValueError
+        Negative or NaN variances.
+
+    Notes
+    -----
+    A pixel of rate :math:`\mu` gives :math:`d` with mean :math:`\mu` and variance
+    :math:`\mu + v`. So does :math:`d + v \sim \mathrm{Poisson}(\mu + v)`, in closed form
+    :cite:p:`huang2013`. Both `nll` and `sample` are of this approximation: counts are whole
+    numbers minus v, and :math:`d + v` below zero counts as zero. The camera itself is
+    `PoissonGauss`. Derived in :doc:`/book/renderer/01_point_spread`.
+
+    Examples
+    --------
+    >>> noise = SCMOS(np.array([1.0, 100.0]))
+    >>> noise.nll(np.array([5.0, 5.0]), np.array([-0.5, -0.5]), reduction="none").round(2).tolist()
+    [4.98, 3.37]
+    """
+
+    def __init__(self, variance):
+        self.variance = checked_variance(variance)
+
+    def nll(self, rate, counts, *, reduction="sum"):
+        """Negative log-likelihood; parameters as for `Poisson.nll`, counts may be negative."""
+        x, b = self._shifted(*rate_and_counts(rate, counts, signed=True))
+        return reduced(Poisson._nll(x, b), reduction, rate)
+
+    def deviance(self, rate, counts, *, reduction="sum"):
+        """Twice the log-likelihood lost against ``rate = counts``; parameters as for `nll`."""
+        x, b = self._shifted(*rate_and_counts(rate, counts, signed=True))
+        return reduced(Poisson._deviance(x, b), reduction, rate)
+
+    def sample(self, rate, rng):
+        """Draw counts of the dtype of `rate`; parameters as for `Poisson.sample`."""
+        rate = rate if is_tensor(rate) else np.asarray(rate, dtype=float)
+        check_amounts(rate, "rate")
+        variance = self._like(rate)
+        return Poisson().sample(rate + variance, rng) - variance
+
+    def score(self, rate, counts):
+        """Slope of the `nll` of each pixel by its rate: tensors of one shape, unchecked."""
+        x, b = self._shifted(rate, counts)
+        return 1 - b / x
+
+    def information(self, rate):
+        """Fisher information of a pixel about its rate: a tensor, unchecked."""
+        return 1 / (rate + self._like(rate))
+
+    def _shifted(self, rate, counts):
+        variance = self._like(rate)
+        return rate + variance, (counts + variance).clamp_min(0)
+
+    def _like(self, example):
+        if not is_tensor(example):
+            return to_numpy(self.variance)
+        return to_tensor(self.variance, example.device, example.dtype)
 
 
 def thin(counts, fraction, rng):
@@ -134,10 +227,10 @@ def thin(counts, fraction, rng):
     [0, 10, 1000]
     """
     counts = counts if is_tensor(counts) else np.asarray(counts)
-    _check_rng(rng, counts)
+    check_rng(rng, counts)
     if not 0 < fraction < 1:
         raise ValueError(f"fraction is {fraction}: give the share to keep, between 0 and 1")
-    _check_amounts(counts, "counts")
+    check_amounts(counts, "counts")
     if bool((counts != counts.round()).any()):
         raise ValueError(
             "counts are not whole numbers: thinning needs the counts themselves, "
@@ -163,7 +256,7 @@ def anscombe(counts):
     2.0
     """
     counts = counts if is_tensor(counts) else np.asarray(counts, dtype=float)
-    _check_amounts(counts, "counts")
+    check_amounts(counts, "counts")
     return 2 * (counts + 0.375) ** 0.5
 
 
@@ -196,37 +289,3 @@ def inverse_anscombe(values):
     c = math.sqrt(1.5)
     rate = d**2 / 4 + c / (4 * d) - 11 / (8 * d**2) + 5 * c / (8 * d**3) - 1 / 8
     return rate.clip(min=0) * (values > lowest)
-
-
-def _rate_and_counts(rate, counts):
-    if np.shape(rate) != np.shape(counts):
-        raise ValueError(f"rate is {np.shape(rate)} but counts are {np.shape(counts)}: match them")
-    x = to_tensor(rate)
-    b = to_tensor(counts, x.device, x.dtype)
-    _check_amounts(x, "rate")
-    _check_amounts(b, "counts")
-    return x, b
-
-
-def _check_amounts(x, name):
-    if not bool((x >= 0).all()):  # also false for NaN
-        raise ValueError(f"negative values or NaN among the {name}: mask or clip them first")
-
-
-def _check_rng(rng, example):
-    kind = type(rng).__module__.partition(".")[0]
-    expected = "torch" if is_tensor(example) else "numpy"
-    if kind != expected or isinstance(rng, np.random.RandomState):
-        raise TypeError(
-            f"rng is {type(rng).__name__} for a {type(example).__name__}: "
-            f"give a {'torch.Generator' if expected == 'torch' else 'numpy.random.Generator'}"
-        )
-
-
-def _reduce(each, reduction, example):
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction is {reduction!r}: use one of {', '.join(REDUCTIONS)}")
-    if reduction == "none":
-        return like(each, example)
-    total = each.sum() if reduction == "sum" else each.mean()
-    return total if is_tensor(example) else total.item()
