@@ -21,7 +21,7 @@ class Movie:
     shape : (int, int)
         Pixels (Y, X).
     n_frames : int
-    truth : dict of arrays
+    truth : structured array
         One row for each molecule that emits in a frame, sorted by frame: `frame`, `molecule`,
         `x`, `y` in px from the image centre, and its expected `photons` in that frame.
     sigma : float
@@ -35,7 +35,7 @@ class Movie:
 
     shape: tuple
     n_frames: int
-    truth: dict = field(repr=False)
+    truth: np.ndarray = field(repr=False)
     sigma: float
     background: float
     read_noise: float
@@ -135,8 +135,8 @@ def blinking_movie(
     Examples
     --------
     >>> movie = blinking_movie([[0.2, -0.1]], (16, 16), 100, time_off=10.0, seed=3)
-    >>> len(movie), movie[7].shape, sorted(movie.truth)
-    (100, (16, 16), ['frame', 'molecule', 'photons', 'x', 'y'])
+    >>> len(movie), movie[7].shape, movie.truth.dtype.names
+    (100, (16, 16), ('frame', 'molecule', 'x', 'y', 'photons'))
     >>> bool((movie[7] == movie[7]).all())
     True
     """
@@ -166,8 +166,8 @@ def blinking_movie(
     order = np.lexsort((molecule[blink], frame))
     frame, blink, lit = frame[order], blink[order], lit[order]
     x, y = positions[molecule[blink]].T / pixel_size
-    light = rate[blink] * lit
-    truth = {"frame": frame, "molecule": molecule[blink], "x": x, "y": y, "photons": light}
+    columns = [frame, molecule[blink], x, y, rate[blink] * lit]
+    truth = np.rec.fromarrays(columns, names="frame,molecule,x,y,photons")
     shape = tuple(int(n) for n in shape)
     return Movie(shape, int(n_frames), truth, sigma, background, read_noise, seed)
 
@@ -230,8 +230,9 @@ def crowded_frames(
     -------
     frames : (n, Y, X) float32 array
         Photo-electrons with noise.
-    truth : dict of arrays
-        `frame`, `x`, `y` in px from the image centre, `photons`; sorted by frame.
+    truth : structured array
+        One row for each molecule, sorted by frame: `frame`, `x`, `y` in px from the image centre,
+        `photons`.
 
     Raises
     ------
@@ -241,7 +242,7 @@ def crowded_frames(
     Examples
     --------
     >>> frames, truth = crowded_frames(10, emitters=2, present=1.0)
-    >>> frames.shape, len(truth["x"])
+    >>> frames.shape, len(truth)
     ((10, 32, 32), 20)
     """
     if n != int(n) or n < 1 or emitters != int(emitters) or emitters < 0:
@@ -259,5 +260,5 @@ def crowded_frames(
     for k, on in enumerate(there):
         rate = haze[k] + spots_image(x[k, on], y[k, on], light[k, on], sigma, shape)
         frames[k] = rng.poisson(rate) + read_noise * rng.standard_normal(shape)
-    truth = {"frame": np.nonzero(there)[0], "x": x[there], "y": y[there], "photons": light[there]}
-    return frames, truth
+    columns = [np.nonzero(there)[0], x[there], y[there], light[there]]
+    return frames, np.rec.fromarrays(columns, names="frame,x,y,photons")
