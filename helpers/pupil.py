@@ -167,6 +167,16 @@ class Pupil:
             amplitude = amplitude * torch.exp(-decay * z) / left.sqrt()
         return torch.complex(amplitude * phase.cos(), amplitude * phase.sin())
 
+    def field_slope(self, z, dtype=None, device=None):
+        """Derivative of `field` by z, divided by it: complex (..., samples, samples) per µm."""
+        import torch
+
+        z = z[..., None, None]
+        _, light, kz, decay, _ = _constants(self, dtype or torch.float64, device)
+        fading = light * torch.exp(-2 * decay * z)
+        fading = (fading * decay).sum((-2, -1), keepdim=True) / fading.sum((-2, -1), keepdim=True)
+        return torch.complex(*torch.broadcast_tensors(fading - decay, kz))
+
     def transform(self, n_pixels, dtype=None, device=None):
         """Matrix of the Fourier transform along one axis, (n_pixels * oversampling, samples)."""
         import torch
