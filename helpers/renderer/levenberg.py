@@ -6,21 +6,28 @@ through `Renderer.jacobian`, any noise through `score`, `information` and `devia
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import copy
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 
-DAMPING, LEAST, MOST = 1e-3, 1e-7, 1e7
+from .goodness import deviance_moments
+
+DIM = 1e-6  # the least rate; a spline can dip below zero
+DAMPING, LEAST, MOST = 1e-3, 1e-7, 1e7  # at the start, at least, at most
+# Steps too short for the deviance to tell, squared: in double precision, and in single
+RESOLUTION, ROUGH_RESOLUTION = 1e-10, 1e-4
 
 
 @dataclass
 class Problem:
-    """What is fitted to what.
+    r"""What is fitted to what.
 
     Attributes
     ----------
-    images, mask : tensor (B, *image_shape)
+    images, use : tensor (B, \*image_shape)
+        Photo-electrons, and 1 where a pixel counts, else 0.
     renderer : Renderer
     noise : object
         A model of `helpers.noise`.
@@ -33,7 +40,7 @@ class Problem:
     """
 
     images: Any
-    mask: Any
+    use: Any
     renderer: Any
     noise: Any
     free: list
@@ -44,50 +51,92 @@ class Problem:
     def select(self, index):
         """The problem of some of the images."""
         fixed = {name: value[index] for name, value in self.fixed.items()}
-        return Problem(
-            self.images[index], self.mask[index], self.renderer, noise_of(self.noise, index),
-            self.free, fixed, self.low, self.high,
-        )  # fmt: skip
+        return replace(
+            self,
+            images=self.images[index],
+            use=self.use[index],
+            noise=noise_of(self.noise, index),
+            fixed=fixed,
+        )
 
     def params(self, theta):
         """Dict by name of the columns of `theta` (B, P) and of what is fixed."""
-        columns = {}
-        for p, (name, _) in enumerate(self.free):
-            columns.setdefault(name, []).append(theta[:, p])
-        whole = {k: v[0] if len(v) == 1 else torch.stack(v, 1) for k, v in columns.items()}
-        return {**self.fixed, **whole}
+        return {**self.fixed, **by_name(theta, self.free)}
+
+    def rate(self, theta):
+        """Expected images."""
+        return self.renderer.render(self.params(theta)).clamp(min=DIM)
 
     def evaluate(self, theta):
         """Deviance (B,), gradient (B, P) and Fisher information (B, P, P) at `theta`."""
         names = list(dict.fromkeys(name for name, _ in self.free))
         rate, slopes = self.renderer.jacobian(self.params(theta), names)
-        rate = rate.clamp(min=1e-6)
-        wide = torch.float32 if rate.device.type == "mps" else torch.float64
-        each = self.noise.deviance(rate.to(wide), self.images.to(wide), reduction="none")
-        deviance = (each * self.mask).flatten(1).sum(1)
-        score = (self.noise.score(rate, self.images) * self.mask).flatten(1)
-        information = (self.noise.information(rate) * self.mask).flatten(1)
+        rate = rate.clamp(min=DIM)
+        each = self.noise.deviance(
+            rate.to(wide(rate)), self.images.to(wide(rate)), reduction="none"
+        )
+        deviance = (each * self.use).flatten(1).sum(1)
+        score = (self.noise.score(rate, self.images) * self.use).flatten(1)
+        information = (self.noise.information(rate) * self.use).flatten(1)
         slopes = slopes.flatten(2)
         gradient = (slopes @ score[..., None])[..., 0]
         return deviance, gradient, (slopes * information[:, None]) @ slopes.mT
 
+    def moments(self, theta):
+        """Mean and variance (2, B) that the deviance would have at `theta`."""
+        each = deviance_moments(self.noise, self.rate(theta))
+        return torch.stack([(part * self.use).flatten(1).sum(1) for part in each])
 
-def noise_of(noise, index):
-    """The noise model of some of the images: maps of a value for each image are cut down."""
-    select = getattr(noise, "select", None)
-    return noise if select is None else select(index)
 
+class Minimum(NamedTuple):
+    """Where a batch of fits ended: tensors (B, ...).
 
-def minimize(problem, theta, n_iter, tolerance):
-    r"""Fit from `theta` (B, P).
-
-    Returns
-    -------
+    Attributes
+    ----------
     theta : tensor (B, P)
     deviance : tensor (B,)
     information : tensor (B, P, P)
+        Fisher information at `theta`.
+    moments : tensor (2, B)
+        Mean and variance of the deviance by noise alone.
     converged : tensor (B,) of bool
     n_iter : tensor (B,) of int
+        Steps tried.
+    """
+
+    theta: Any
+    deviance: Any
+    information: Any
+    moments: Any
+    converged: Any
+    n_iter: Any
+
+
+def noise_of(noise, index):
+    """The noise model of some of the images, where its map has a value for each of them."""
+    variance = getattr(noise, "variance", None)
+    if getattr(variance, "ndim", 0) < 3:
+        return noise
+    part = copy.copy(noise)
+    part.variance = variance[index]
+    return part
+
+
+def by_name(theta, free):
+    """Dict by name of the columns of `theta` (B, P): (B,), or (B, K) for several emitters."""
+    columns = {}
+    for p, (name, _) in enumerate(free):
+        columns.setdefault(name, []).append(theta[:, p])
+    return {k: v[0] if len(v) == 1 else torch.stack(v, 1) for k, v in columns.items()}
+
+
+def wide(x):
+    """The widest type on the device of `x`."""
+    return torch.float32 if x.device.type == "mps" else torch.float64
+
+
+def minimize(problem, theta, n_iter, tolerance):
+    r"""Fit from `theta` (B, P); gives a `Minimum`.
 
     Notes
     -----
@@ -95,7 +144,7 @@ def minimize(problem, theta, n_iter, tolerance):
     deviance falls; then the damping falls tenfold, else it rises tenfold. A fit has converged when
     the step it wants, measured in standard deviations of the estimate, is below `tolerance`.
     """
-    n_images, n_free = theta.shape
+    whole, n_images = problem, len(theta)
     theta = theta.clamp(problem.low, problem.high)
     deviance, gradient, information = problem.evaluate(theta)
     result = [theta.clone(), deviance.clone(), information.clone()]
@@ -103,8 +152,7 @@ def minimize(problem, theta, n_iter, tolerance):
     steps = torch.zeros(n_images, dtype=torch.int64, device=theta.device)
     active = torch.arange(n_images, device=theta.device)
     damping = torch.full((n_images,), DAMPING, dtype=theta.dtype, device=theta.device)
-    # a step too short for the deviance to tell, in the precision of the rates
-    resolution = 1e-4 if theta.dtype == torch.float32 else 1e-10
+    resolution = ROUGH_RESOLUTION if theta.dtype == torch.float32 else RESOLUTION
     for _ in range(n_iter):
         if not len(active):
             break
@@ -119,8 +167,8 @@ def minimize(problem, theta, n_iter, tolerance):
         information = torch.where(falls[:, None, None], new[2], information)
         damping = torch.where(falls, damping / 10, damping * 10).clamp(LEAST, MOST)
         done = (wanted < tolerance**2) | (~falls & (wanted < resolution))
-        for whole, part in zip(result, (theta, deviance, information), strict=True):
-            whole[active] = part
+        for every, part in zip(result, (theta, deviance, information), strict=True):
+            every[active] = part
         converged[active] = done
         if bool(done.any()):
             keep = ~done
@@ -128,7 +176,7 @@ def minimize(problem, theta, n_iter, tolerance):
             theta, deviance = theta[keep], deviance[keep]
             gradient, information = gradient[keep], information[keep]
             problem = problem.select(keep)
-    return (*result, converged, steps)
+    return Minimum(*result, whole.moments(result[0]), converged, steps)
 
 
 def _step(problem, theta, gradient, information, damping):
@@ -155,11 +203,7 @@ def standard_deviations(information):
     unit = information * scale[:, :, None] * scale[:, None, :]
     identity = torch.eye(unit.shape[1], dtype=unit.dtype, device=unit.device)
     unit = torch.where(finite[:, None, None], unit, identity)
-    inverse, failed = torch.linalg.inv_ex(unit.to(_wide(unit)))
+    inverse, failed = torch.linalg.inv_ex(unit.to(wide(unit)))
     variances = inverse.diagonal(dim1=1, dim2=2).to(unit.dtype)
     known = finite[:, None] & (failed == 0)[:, None] & (variances > 0)
     return torch.where(known, variances.clamp(min=0).sqrt() * scale, torch.inf)
-
-
-def _wide(x):
-    return torch.float32 if x.device.type == "mps" else torch.float64

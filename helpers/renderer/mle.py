@@ -11,6 +11,9 @@ import numpy as np
 
 from ..arrays import is_tensor, like, to_tensor
 from ..devices import pick_device
+from .goodness import departure
+
+SCOUT = 5, 0.1  # steps and tolerance of a start that is one of several
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def fit(
     mask=None,
     saturation=None,
     n_iter=50,
-    tolerance=1e-3,
+    tolerance=0.01,
     chunk=1024,
     device=None,
 ):
@@ -139,7 +142,7 @@ def fit(
     y = _checked_images(images, renderer.image_shape)
     target = y.device if device is None and tensors else pick_device(device)
     y = y.to(target)
-    weight = _checked_mask(mask, saturation, y)
+    use = _checked_mask(mask, saturation, y)
     renderer = _moved(renderer, y)
     fixed = _named(fixed, renderer, y, "fixed")
     free = [name for name in renderer.params if name not in fixed]
@@ -152,8 +155,11 @@ def fit(
                 "helpers.renderer.model.FitModel"
             )
     given = None if start is None else _named(start, renderer, y, "start")
-    noise = _noise_on(noise, y)
-    noise.deviance(y.clamp(min=1e-6)[:1], y[:1])  # refuses what its likelihood cannot hold
+    if len(y):  # the noise refuses counts that its likelihood cannot hold
+        lowest = y.amin(tuple(range(1, y.ndim))).argmin()
+        levenberg.noise_of(noise, [lowest]).deviance(torch.ones_like(y[:1]), y[lowest][None])
+    if not all(bool(torch.isfinite(value).all()) for value in (given or {}).values()):
+        raise ValueError("a start is NaN or infinite: give finite numbers, or start=None")
     options = {"n_iter": int(n_iter), "tolerance": float(tolerance)}
     parts = []
     with torch.no_grad():
@@ -162,7 +168,7 @@ def fit(
             parts.append(
                 _fit_chunk(
                     y[part],
-                    weight[part],
+                    use[part],
                     renderer,
                     levenberg.noise_of(noise, part),
                     free,
@@ -239,65 +245,40 @@ def crlb(renderer, params, noise, *, fixed=()):
     with torch.no_grad():
         rate, slopes = renderer.jacobian(params, names)
         full = renderer.complete(params)
-        noise = _noise_on(noise, rate)
         information = noise.information(rate.clamp(min=1e-6)).flatten(1)
         slopes = slopes.flatten(2)
         fisher = (slopes * information[:, None]) @ slopes.mT
         bound = levenberg.standard_deviations(fisher)
     free = _columns(names, renderer, {name: full[name] for name in names})
     example = tensors[0] if tensors else np.zeros(0)
-    return {name: like(value, example) for name, value in _by_name(bound, free).items()}
+    return {name: like(value, example) for name, value in levenberg.by_name(bound, free).items()}
 
 
-def _fit_chunk(images, weight, renderer, noise, free, fixed, given, options):
+def _fit_chunk(images, use, renderer, noise, free, fixed, given, options):
     """Everything about some of the images, on their device."""
     import torch
 
-    from . import levenberg, starts
+    from . import compiled, levenberg
 
-    tried = [given] if given is not None else _starts(starts, images, weight, renderer, fixed)
+    tried = _starts(images, use, renderer, fixed) if given is None else [given]
     columns = _columns(free, renderer, tried[0])
     limits = [_limits(renderer.params[name]) for name, _ in columns]
-    low, high = torch.tensor(limits, dtype=images.dtype, device=images.device).reshape(-1, 2).T
-    problem = levenberg.Problem(images, weight, renderer, noise, columns, fixed, low, high)
-    theta = [_stacked(guess, columns) for guess in tried]
-    if len(theta) > 1:
-        theta = _best_of(levenberg, problem, theta)
-    else:
-        theta = theta[0]
-    if not bool(torch.isfinite(theta).all()):
-        raise ValueError("a start is NaN or infinite: give finite numbers, or start=None")
-    theta, deviance, information, converged, n_iter = levenberg.minimize(
-        problem, theta, options["n_iter"], options["tolerance"]
-    )
-    bound = levenberg.standard_deviations(information)
-    n_pixels = weight.flatten(1).sum(1)
-    degrees = (n_pixels - theta.shape[1]).clamp(min=1)
-    goodness = (deviance - degrees) / (2 * degrees).sqrt()
-    params = problem.params(theta)
-    rest = deviance, converged, n_iter, goodness, n_pixels.long()
-    return params, _by_name(bound, columns), rest
+    low, high = torch.tensor(limits, dtype=images.dtype, device=images.device).T
+    problem = levenberg.Problem(images, use, renderer, noise, columns, fixed, low, high)
+    minimize = compiled.minimize if compiled.serves(problem) else levenberg.minimize
+    theta = _best_of([_stacked(guess, columns) for guess in tried], problem, minimize)
+    found = minimize(problem, theta, **options)
+    bound = levenberg.standard_deviations(found.information)
+    goodness = departure(found.deviance, *found.moments, theta.shape[1])
+    rest = found.deviance, found.converged, found.n_iter, goodness, use.flatten(1).sum(1).long()
+    return problem.params(found.theta), levenberg.by_name(bound, columns), rest
 
 
-def _best_of(levenberg, problem, starts):
-    """The best of several starts, each after a few steps."""
-    import torch
-
-    best, least = None, None
-    for theta in starts:
-        theta, deviance, *_ = levenberg.minimize(problem, theta, SCOUT_STEPS, 0.1)
-        if best is None:
-            best, least = theta, deviance
-            continue
-        better = deviance < least
-        best = torch.where(better[:, None], theta, best)
-        least = torch.where(better, deviance, least)
-    return best
-
-
-def _starts(starts, images, weight, renderer, fixed):
+def _starts(images, use, renderer, fixed):
     """One start, or one for each plane of an unknown depth."""
-    found = starts.find_start(images, weight, renderer, fixed)
+    from . import starts
+
+    found = starts.find_start(images, use, renderer, fixed)
     if "z" not in renderer.params or "z" in fixed:
         return [found]
     return [
@@ -306,7 +287,16 @@ def _starts(starts, images, weight, renderer, fixed):
     ]
 
 
-SCOUT_STEPS = 5
+def _best_of(starts, problem, minimize):
+    """The best of several starts, each after a few steps."""
+    import torch
+
+    if len(starts) == 1:
+        return starts[0]
+    scouts = [minimize(problem, theta, *SCOUT) for theta in starts]
+    best = torch.stack([scout.deviance for scout in scouts]).argmin(0)
+    thetas = torch.stack([scout.theta for scout in scouts])
+    return thetas[best, torch.arange(len(best), device=best.device)]
 
 
 def _checked_images(images, image_shape):
@@ -351,11 +341,6 @@ def _moved(renderer, y):
     if all(w.device == y.device and w.dtype == y.dtype for w in weights):
         return renderer
     return copy.deepcopy(renderer).to(device=y.device, dtype=y.dtype)
-
-
-def _noise_on(noise, y):
-    move = getattr(noise, "to", None)
-    return noise if move is None else move(y.device, y.dtype)
 
 
 def _named(values, renderer, y, what):
@@ -433,15 +418,6 @@ def _stacked(values, columns):
         value = value[:, None] if value.ndim == 1 else value
         picked.append(value[:, 0 if k is None or value.shape[1] == 1 else k])
     return torch.stack(picked, 1)
-
-
-def _by_name(theta, columns):
-    import torch
-
-    named = {}
-    for p, (name, _) in enumerate(columns):
-        named.setdefault(name, []).append(theta[:, p])
-    return {k: v[0] if len(v) == 1 else torch.stack(v, 1) for k, v in named.items()}
 
 
 def _rows(values, part):

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 
 N_PLANES = 5
 
 
-def find_start(images, mask, renderer, fixed):
+def find_start(images, use, renderer, fixed):
     """A start for each image: a dict by name of tensors (B,).
 
     Parameters
     ----------
     images : tensor (B, Y, X)
         Photo-electrons.
-    mask : tensor (B, Y, X)
+    use : tensor (B, Y, X)
         1 where a pixel counts, else 0.
     renderer : Renderer
         Its `params` say what is needed; unknown names take their `start`.
@@ -29,50 +30,72 @@ def find_start(images, mask, renderer, fixed):
 
     Notes
     -----
-    The background is the median of the border. The place is the centroid, within two pixels of
-    the maximum, of the image smoothed over 3 x 3 pixels. A Gaussian of width s has the peak
-    ``photons / (2 pi s^2)``, which gives the width.
+    The background is the mean of the border, without pixels that stand out of it. The place is
+    the centroid, within two pixels of the maximum, of the image smoothed over 3 x 3 pixels. A
+    Gaussian of width s has the peak ``photons / (2 pi s^2)``, which gives the width.
     """
     if len(renderer.image_shape) != 2:
         raise ValueError(
             f"the renderer's images are {renderer.image_shape}: give `start`, a dict by name; "
             "starts are found for images (Y, X) of one emitter"
         )
-    background = fixed.get("background", _border_median(images, mask))
-    net = (images - background[:, None, None]) * mask
-    smooth = torch.nn.functional.avg_pool2d(net[:, None], 3, 1, 1)[:, 0]
-    x, y = _centroid_at_the_top(smooth)
-    photons = fixed.get("photons", net.sum((1, 2)))
+    background = fixed.get("background")
+    if background is None:
+        background = torch.full_like(images[:, 0, 0], torch.nan)
+    measure = _measure_compiled if images.device.type == "cpu" else _measure
+    background, total, top, x, y = measure(images, use, background)
     # the sum of a dim spot may vanish in the noise; what lies around its top does not
-    photons = torch.maximum(photons, 9 * smooth.amax((1, 2))).clamp(min=1)
-    # smoothing widens: (n^2 - 1) / 12 is the variance of n pixels in a row, and of one pixel 1/12
-    variance = photons / (2 * math.pi * smooth.amax((1, 2)).clamp(min=1e-3))
-    width = (variance - 9 / 12).clamp(min=0.25).sqrt()
+    photons = fixed.get("photons", torch.maximum(total, 9 * top).clamp(min=1))
+    # smoothing widens: the variance of three pixels in a row is 8/12, and of one pixel 1/12
+    variance = photons / (2 * math.pi * top.clamp(min=1e-3)) - 9 / 12
     known = {"x": x, "y": y, "photons": photons, "background": background}
     start = {}
     for name, param in renderer.params.items():
-        guess = width if name.startswith("sigma") else known.get(name)
-        if guess is None:
+        guess = known.get(name)
+        if name.startswith("sigma"):
+            guess = variance.clamp(min=0.25).sqrt()
+        elif guess is None:
             guess = torch.full_like(photons, param.start)
         start[name] = fixed.get(name, guess)
     return start
 
 
 def planes(param):
-    """Values of a depth between the limits of its Param, the limits left out."""
+    """Values of a depth, evenly between the limits of its Param."""
     low, high = param.transform.low, param.transform.high
     if not math.isfinite(low) or not math.isfinite(high):
         raise ValueError(f"{param.name} has no limits: give `start`, or bound its transform")
     return [low + (high - low) * (k + 0.5) / N_PLANES for k in range(N_PLANES)]
 
 
-def _border_median(images, mask):
-    def border(a):
-        rows = a[:, [0, -1], :].flatten(1)
-        return torch.cat([rows, a[:, 1:-1, [0, -1]].flatten(1)], 1)
+def _measure_compiled(images, use, background):
+    from .starts_cpu import measure
 
-    pixels = torch.where(border(mask) > 0, border(images), torch.nan)
-    return torch.nan_to_num(torch.nanmedian(pixels, 1).values).clamp(min=0.01)
+    found = np.empty((len(images), 5))
+    measure(*(t.double().contiguous().numpy() for t in (images, use, background)), found)
+    return torch.from_numpy(found).to(images.dtype).unbind(1)
+
+
+def _measure(images, use, background):
+    """Background, sum above it, top of the smoothed image, x and y: tensors (B,)."""
+    background = torch.where(background.isnan(), _clipped_border(images, use), background)
+    net = (images - background[:, None, None]) * use
+    smooth = torch.nn.functional.avg_pool2d(net[:, None], 3, 1, 1)[:, 0]
+    x, y = _centroid_at_the_top(smooth)
+    return background, net.sum((1, 2)), smooth.amax((1, 2)), x, y
+
+
+def _clipped_border(images, use):
+    border = torch.ones_like(images[:1], dtype=torch.bool)
+    border[:, 1:-1, 1:-1] = False
+    use = use * border
+
+    def mean(use):
+        return ((images * use).sum((1, 2)) / use.sum((1, 2))).nan_to_num().clamp(min=0.01)
+
+    first = mean(use)
+    ceiling = first + 2 * first.sqrt()
+    return mean(use * (images <= ceiling[:, None, None]))
 
 
 def _centroid_at_the_top(smooth):

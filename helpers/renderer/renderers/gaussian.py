@@ -225,6 +225,10 @@ class Gaussian3D(_Gaussians):
                     f"{z_range[0]} and {z_range[1]} µm: check them or narrow z_range"
                 )
 
+    def calibration(self):
+        """The constants of both axes, (5, 2): width, focus, depth, cubic, quartic."""
+        return torch.stack([self.sigma, self.focus, self.depth, self.cubic, self.quartic]).detach()
+
     def _squared(self, z, axis):
         """Square of the width relative to focus, and its derivative by z."""
         focus, depth, cubic, quartic = (

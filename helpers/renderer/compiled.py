@@ -1,0 +1,58 @@
+"""Which fits can run in the compiled loop, and the way in and out of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from ..noise import SCMOS, Poisson
+from .goodness import FIRST, STEPS, moment_table
+from .levenberg import Minimum
+from .renderers.gaussian import Gaussian2D, Gaussian3D
+
+CODES = ("x", "y", "photons", "background", "sigma", "sigma_x", "sigma_y", "z")
+
+
+def serves(problem):
+    """True for one spot an image, shot noise or its shifted form, and the CPU."""
+    return (
+        type(problem.renderer) in (Gaussian2D, Gaussian3D)
+        and type(problem.noise) in (Poisson, SCMOS)
+        and problem.images.device.type == "cpu"
+        and all(emitter is None for _, emitter in problem.free)
+        and all(value.ndim == 1 for value in problem.fixed.values())
+    )
+
+
+def minimize(problem, theta, n_iter, tolerance):
+    """The same as `helpers.renderer.levenberg.minimize`, compiled."""
+    from . import levenberg_cpu
+
+    n_images, n_free = theta.shape
+    names = [name for name, _ in problem.free]
+    codes = np.array([CODES.index(name) for name in names])
+    low, high = problem.low.double().numpy(), problem.high.double().numpy()
+    start = np.zeros((n_images, len(CODES)))
+    for name, value in problem.fixed.items():
+        start[:, CODES.index(name)] = value.numpy()
+    start[:, codes] = np.clip(theta.double().numpy(), low, high)
+    if "sigma" in problem.renderer.params:
+        start[:, [5, 6]] = start[:, [4]]
+    astigmatism = np.zeros((0, 2))
+    if isinstance(problem.renderer, Gaussian3D):
+        astigmatism = problem.renderer.calibration().double().numpy()
+    shift = torch.zeros(1, *problem.images.shape[1:])
+    if isinstance(problem.noise, SCMOS):
+        shift = problem.noise.variance.expand_as(
+            problem.images if problem.noise.variance.ndim > 2 else shift
+        )
+    deviance, moments = np.empty(n_images), np.empty((2, n_images))
+    information = np.empty((n_images, n_free, n_free))
+    converged, steps = np.empty(n_images, bool), np.empty(n_images, np.int64)
+    arrays = (t.double().contiguous().numpy() for t in (problem.images, problem.use, shift))
+    levenberg_cpu.minimize(
+        *arrays, start, codes, low, high, astigmatism, n_iter, tolerance, moment_table(), FIRST,
+        STEPS, deviance, moments, information, converged, steps,
+    )  # fmt: skip
+    found = (start[:, codes], deviance, information, moments)
+    return Minimum(*map(torch.from_numpy, (*found, converged, steps)))

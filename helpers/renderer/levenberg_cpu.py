@@ -1,0 +1,367 @@
+r"""The loop of `helpers.renderer.levenberg` compiled for the CPU: one image after the other.
+
+An image of 13 x 13 pixels and its derivatives fill a few kilobytes, so a whole fit happens in the
+nearest cache, in double precision. The noise is Poisson, or Poisson with a shift,
+(counts + v) ~ Poisson(rate + v), which stands for the readout noise of an sCMOS camera. Checked
+against the torch loop, which serves everything else; `helpers.renderer.compiled` chooses.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+from numpy.polynomial import Chebyshev, Polynomial
+from scipy.special import erfcx
+
+from .levenberg import DAMPING, LEAST, MOST, RESOLUTION
+
+# Sums may be reordered, so that they vectorise; NaN and infinity keep their meaning.
+_OPTIONS = {
+    "cache": True,
+    "nogil": True,
+    "error_model": "numpy",
+    "fastmath": {"reassoc", "contract", "nsz", "arcp"},
+}
+_jit = njit(**_OPTIONS)
+_inline = njit(inline="always", **_OPTIONS)
+
+X, Y, PHOTONS, BACKGROUND, SIGMA, SIGMA_X, SIGMA_Y, Z = range(8)
+N_CODES = 8
+_SQRT_HALF = np.int64(np.float64(math.sqrt(0.5)).view(np.int64))
+_LN2 = math.log(2)
+_LN2_HIGH = float(np.int64(np.float64(_LN2).view(np.int64) >> 32 << 32).view(np.float64))
+_LN2_LOW = _LN2 - _LN2_HIGH
+_ROOT_TWO_PI = math.sqrt(2 * math.pi)
+_ROOT_HALF = math.sqrt(0.5)
+_E = tuple(1 / math.factorial(k) for k in range(13))
+# erfcx(x) as a polynomial of (4 - x) / (4 + x), which runs from 1 to -1/3
+_C = tuple(
+    Chebyshev.interpolate(lambda v: erfcx(4 * (1 - v) / (1 + v)), 13, [-1 / 3, 1])
+    .convert(kind=Polynomial, domain=[-1, 1], window=[-1, 1])
+    .coef.tolist()
+)
+
+
+@_inline
+def _split(x):
+    """Exponent and mantissa of a double above zero, the mantissa within sqrt(1/2) .. sqrt(2)."""
+    bits = np.float64(x).view(np.int64)
+    exponent = (bits - _SQRT_HALF) >> np.int64(52)
+    return np.float64(exponent), np.int64(bits - (exponent << np.int64(52))).view(np.float64)
+
+
+@_inline
+def _log_series(s):
+    """log((1 + s) / (1 - s)) for abs(s) < 0.172, to double precision."""
+    t = s * s
+    p = 2 / 15 + t * (2 / 17)
+    p = 2 / 5 + t * (2 / 7 + t * (2 / 9 + t * (2 / 11 + t * (2 / 13 + t * p))))
+    return s * (2 + t * (2 / 3 + t * p))
+
+
+@_jit
+def _weigh(rate, counts, shift, use, score, information):
+    """Fill score and information; return half the deviance, the part without the rate left out."""
+    total = 0.0
+    for i in range(rate.size):
+        m = (rate[i] if rate[i] > 1e-6 else 1e-6) + shift[i]  # `max` would not vectorise
+        exponent, mantissa = _split(m)
+        # one division serves both 1 / m and the argument of the logarithm
+        inverse = 1.0 / (m * (mantissa + 1.0))
+        log = exponent * _LN2 + _log_series((mantissa - 1.0) * (m * inverse))
+        one_over = (mantissa + 1.0) * inverse
+        score[i] = use[i] * (1.0 - counts[i] * one_over)
+        information[i] = use[i] * one_over
+        total += use[i] * (m - counts[i] * log)
+    return total
+
+
+@_jit
+def _shifted_counts(image, shift, counts):
+    for i in range(counts.size):
+        d = image[i] + shift[i]
+        counts[i] = d if d > 0 else 0.0
+
+
+@_jit
+def _own_deviance(counts, use):
+    """The other part: half the deviance at ``rate = counts``, negative."""
+    total = 0.0
+    for i in range(counts.size):
+        d = counts[i]
+        exponent, mantissa = _split(d if d > 1e-300 else 1e-300)
+        log = exponent * _LN2 + _log_series((mantissa - 1.0) / (mantissa + 1.0))
+        total += use[i] * d * (log - 1.0)
+    return total
+
+
+@_jit
+def _moments(rate, shift, use, table, first, steps):
+    """Sum of mean and variance of the deviance of all pixels, from the table of rates."""
+    mean, variance = 0.0, 0.0
+    last = table.shape[1] - 1.001
+    for i in range(rate.size):
+        m = max(rate[i], 1e-6) + shift[i]
+        exponent, mantissa = _split(m)
+        log2 = exponent + _log_series((mantissa - 1.0) / (mantissa + 1.0)) / _LN2
+        place = min(max((log2 - first) * steps, 0.0), last)
+        k = int(place)
+        part = place - k
+        mean += use[i] * (table[0, k] * (1 - part) + table[0, k + 1] * part)
+        variance += use[i] * (table[1, k] * (1 - part) + table[1, k + 1] * part)
+    return mean, variance
+
+
+@_inline
+def _exp_minus(y):
+    """exp(-y) for y from 0 to 700."""
+    k = np.float64(np.int64(y * (1 / _LN2) + 0.5))
+    r = k * _LN2_HIGH - y + k * _LN2_LOW
+    p = _E[8] + r * (_E[9] + r * (_E[10] + r * (_E[11] + r * _E[12])))
+    p = _E[3] + r * (_E[4] + r * (_E[5] + r * (_E[6] + r * (_E[7] + r * p))))
+    p = 1.0 + r * (1.0 + r * (_E[2] + r * p))
+    return p * np.int64((np.int64(1023) - np.int64(k)) << np.int64(52)).view(np.float64)
+
+
+@_inline
+def _erfcx(x):
+    """exp(x^2) erfc(x) for x from 0 to 8, to 3e-13; beyond, something harmless."""
+    v = (4.0 - x) / (4.0 + x)
+    p = _C[7] + v * (_C[8] + v * (_C[9] + v * (_C[10] + v * (_C[11] + v * (_C[12] + v * _C[13])))))
+    p = _C[2] + v * (_C[3] + v * (_C[4] + v * (_C[5] + v * (_C[6] + v * p))))
+    return _C[0] + v * (_C[1] + v * p)
+
+
+@_jit
+def _bells(first, inverse, below, density, product):
+    """Light below each edge, the density there, and the density times the distance.
+
+    Edges lie one pixel apart from `first`; `inverse` is 1 / sigma.
+    """
+    for i in range(below.size):
+        t = (i + first) * inverse
+        half_square = 0.5 * t * t
+        bell = _exp_minus(half_square if half_square < 700.0 else 700.0)
+        tail = 0.5 * bell * _erfcx(abs(t) * _ROOT_HALF)
+        below[i] = tail if t < 0 else 1.0 - tail
+        density[i] = bell
+        product[i] = t * bell
+
+
+@_jit
+def _differences(values, factor, out):
+    for i in range(out.size):
+        out[i] = factor * (values[i + 1] - values[i])
+
+
+@_jit
+def _shares(centre, sigma, edges, profile):
+    """Share of the light in each column and its derivatives by centre and width, (3, n)."""
+    n = profile.shape[1]
+    inverse = 1.0 / sigma
+    scale = -inverse / _ROOT_TWO_PI
+    _bells(-0.5 * n - centre, inverse, edges[0, : n + 1], edges[1, : n + 1], edges[2, : n + 1])
+    _differences(edges[0], 1.0, profile[0])
+    _differences(edges[1], scale, profile[1])
+    _differences(edges[2], scale, profile[2])
+
+
+@_jit
+def _outer(a, b, factor, offset, out):
+    """``offset + factor * a * b`` in the rows of `out`."""
+    for i in range(a.size):
+        f = factor * a[i]
+        at = i * b.size
+        for j in range(b.size):
+            out[at + j] = offset + f * b[j]
+
+
+@_jit
+def _outer_pair(a, b, c, d, f, g, out):
+    """``f * a * b + g * c * d`` in the rows of `out`."""
+    for i in range(a.size):
+        p, q = f * a[i], g * c[i]
+        at = i * b.size
+        for j in range(b.size):
+            out[at + j] = p * b[j] + q * d[j]
+
+
+@_jit
+def _gaussian(theta, free, width_slopes, edges, across, down, rate, slopes):
+    """Expected image and its derivatives, flat; `across` and `down` are the two profiles."""
+    _shares(theta[X], theta[SIGMA_X], edges, across)
+    _shares(theta[Y], theta[SIGMA_Y], edges, down)
+    photons = theta[PHOTONS]
+    _outer(down[0], across[0], photons, theta[BACKGROUND], rate)
+    for p in range(free.size):
+        code, out = free[p], slopes[p]
+        if code == X:
+            _outer(down[0], across[1], photons, 0.0, out)
+        elif code == Y:
+            _outer(down[1], across[0], photons, 0.0, out)
+        elif code == PHOTONS:
+            _outer(down[0], across[0], 1.0, 0.0, out)
+        elif code == BACKGROUND:
+            out[:] = 1.0
+        else:
+            f = 0.0 if code == SIGMA_Y else photons * width_slopes[0]
+            g = 0.0 if code == SIGMA_X else photons * width_slopes[1]
+            _outer_pair(down[0], across[2], down[2], across[0], f, g, out)
+
+
+@_jit
+def _product(a, b, out):
+    for i in range(out.size):
+        out[i] = a[i] * b[i]
+
+
+@_jit
+def _dot(a, b):
+    total = 0.0
+    for i in range(a.size):
+        total += a[i] * b[i]
+    return total
+
+
+@_jit
+def _two_dots(a, b, c):
+    first, second = 0.0, 0.0
+    for i in range(a.size):
+        first += a[i] * b[i]
+        second += a[i] * c[i]
+    return first, second
+
+
+@_jit
+def _normal_equations(slopes, score, information, weighted, gradient, fisher):
+    """Gradient and lower triangle of the Fisher information."""
+    for p in range(gradient.size):
+        gradient[p] = _dot(slopes[p], score)
+        _product(slopes[p], information, weighted)
+        for q in range(0, p, 2):
+            fisher[p, q], fisher[p, q + 1] = _two_dots(weighted, slopes[q], slopes[q + 1])
+        if p % 2 == 0:
+            fisher[p, p] = _dot(weighted, slopes[p])
+
+
+@_jit
+def _solve(fisher, gradient, stuck, damping, scale, factor, step):
+    """Damped step by Cholesky, scaled to a unit diagonal; False if that is not positive."""
+    n = gradient.size
+    for p in range(n):
+        held = stuck[p] or not fisher[p, p] > 0
+        scale[p] = 0.0 if held else 1.0 / math.sqrt(fisher[p, p])
+    for p in range(n):
+        for q in range(p):
+            value = fisher[p, q] * scale[p] * scale[q]
+            for k in range(q):
+                value -= factor[p, k] * factor[q, k]
+            factor[p, q] = value * factor[q, q]
+        value = 1.0 + damping
+        right = -gradient[p] * scale[p]
+        for k in range(p):
+            value -= factor[p, k] * factor[p, k]
+            right -= factor[p, k] * step[k]
+        if not value > 1e-14:
+            return False
+        factor[p, p] = 1.0 / math.sqrt(value)  # the diagonal is kept as its inverse
+        step[p] = right * factor[p, p]
+    for p in range(n - 1, -1, -1):
+        value = step[p]
+        for k in range(p + 1, n):
+            value -= factor[k, p] * step[k]
+        step[p] = value * factor[p, p]
+    for p in range(n):
+        step[p] *= scale[p]
+    return True
+
+
+@_jit
+def _set_widths(theta, astigmatism, has_depth, slopes):
+    """Widths along x and y that belong to `theta`, and for a depth their slopes by it."""
+    if not has_depth:
+        return
+    for axis in range(2):
+        sigma, focus, depth, cubic, quartic = astigmatism[:, axis]
+        t = (theta[Z] - focus) / depth
+        root = math.sqrt(1 + t * t * (1 + t * (cubic + t * quartic)))
+        theta[SIGMA_X + axis] = sigma * root
+        slopes[axis] = sigma * t * (2 + t * (3 * cubic + t * 4 * quartic)) / (2 * depth * root)
+
+
+@_jit
+def minimize(
+    images, use, shift, theta, free, low, high, astigmatism, n_iter, tolerance, table, first,
+    density, deviance, moments, information, converged, steps,
+):  # fmt: skip
+    """Fit every image (B, Y, X) from `theta` (B, N_CODES), which is overwritten.
+
+    `use` is (B, Y, X); `shift` (B, Y, X) or (1, Y, X); `free` lists the codes of what is fitted,
+    `low` and `high` their limits. With SIGMA among the free codes, both widths are one; a
+    renderer of depth gives its constants as `astigmatism` (5, 2), else that is empty. `table`
+    holds the moments of `helpers.renderer.goodness`. The last five are written.
+    """
+    n_images, height, width = images.shape
+    n, n_free = height * width, free.size
+    counts, rate, weighted = np.empty(n), np.empty(n), np.empty(n)
+    score, info = np.empty(n), np.empty(n)
+    slopes = np.empty((n_free, n))
+    across, down = np.empty((3, width)), np.empty((3, height))
+    edges = np.empty((3, max(height, width) + 1))
+    gradient, scale, step = np.empty(n_free), np.empty(n_free), np.empty(n_free)
+    fisher, factor = np.empty((n_free, n_free)), np.empty((n_free, n_free))
+    stuck = np.empty(n_free, np.bool_)
+    trial = np.empty(theta.shape[1])
+    width_slopes = np.ones(2)
+    has_depth = astigmatism.size > 0
+    for b in range(n_images):
+        v = shift[b if shift.shape[0] > 1 else 0].ravel()
+        mask = use[b].ravel()
+        _shifted_counts(images[b].ravel(), v, counts)
+        here = theta[b]
+        _set_widths(here, astigmatism, has_depth, width_slopes)
+        _gaussian(here, free, width_slopes, edges, across, down, rate, slopes)
+        value = _weigh(rate, counts, v, mask, score, info)
+        _normal_equations(slopes, score, info, weighted, gradient, fisher)
+        damping = DAMPING
+        converged[b], steps[b], falls = False, n_iter, True
+        for k in range(n_iter):
+            for p in range(n_free):
+                at = here[free[p]]
+                stuck[p] = (at <= low[p] and gradient[p] > 0) or (at >= high[p] and gradient[p] < 0)
+            falls, wanted = False, np.inf
+            if _solve(fisher, gradient, stuck, damping, scale, factor, step):
+                trial[:] = here
+                wanted = 0.0
+                for p in range(n_free):
+                    wanted -= step[p] * gradient[p]
+                    code = free[p]
+                    trial[code] = min(max(here[code] + step[p], low[p]), high[p])
+                    if code == SIGMA:
+                        trial[SIGMA_X] = trial[SIGMA_Y] = trial[SIGMA]
+                wanted *= 1 + damping
+                _set_widths(trial, astigmatism, has_depth, width_slopes)
+                _gaussian(trial, free, width_slopes, edges, across, down, rate, slopes)
+                new = _weigh(rate, counts, v, mask, score, info)
+                falls = new < value
+            if falls:
+                here[:] = trial
+                value = new
+                _normal_equations(slopes, score, info, weighted, gradient, fisher)
+                damping = max(damping / 10, LEAST)
+            else:
+                damping = min(damping * 10, MOST)
+            if wanted < tolerance * tolerance or (not falls and wanted < RESOLUTION):
+                converged[b] = True
+                steps[b] = k + 1
+                break
+        deviance[b] = 2 * (value + _own_deviance(counts, mask))
+        if not falls:  # what was tried last is not what was accepted last
+            _set_widths(here, astigmatism, has_depth, width_slopes)
+            _gaussian(here, free, width_slopes, edges, across, down, rate, slopes)
+        moments[0, b], moments[1, b] = _moments(rate, v, mask, table, first, density)
+        for p in range(n_free):
+            for q in range(p + 1):
+                information[b, p, q] = information[b, q, p] = fisher[p, q]

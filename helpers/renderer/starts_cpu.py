@@ -1,0 +1,93 @@
+"""What `helpers.renderer.starts` measures on an image, compiled for the CPU."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+_jit = njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+
+
+@_jit
+def _clipped_border(image, use):
+    """Mean of the border, without what is two standard deviations of shot noise above it."""
+    height, width = image.shape
+    ceiling, mean = np.inf, 0.0
+    for _ in range(2):
+        total, n = 0.0, 0.0
+        for i in range(height):
+            stride = 1 if i == 0 or i == height - 1 else max(width - 1, 1)
+            for j in range(0, width, stride):
+                if image[i, j] <= ceiling:
+                    total += use[i, j] * image[i, j]
+                    n += use[i, j]
+        mean = max(total / n, 0.01) if n > 0 else 0.01
+        ceiling = mean + 2 * np.sqrt(mean)
+    return mean
+
+
+@_jit
+def _smooth(image, use, background, across, smooth):
+    """Mean over 3 x 3 pixels of what is above the background; returns its sum before that."""
+    height, width = image.shape
+    total = 0.0
+    for i in range(height):
+        for j in range(width):
+            net = (image[i, j] - background) * use[i, j]
+            smooth[i, j] = net
+            total += net
+    for i in range(height):
+        row = across[i + 1]
+        for j in range(width):
+            row[j] = smooth[i, j]
+        for j in range(width - 1):
+            row[j] += smooth[i, j + 1]
+        for j in range(1, width):
+            row[j] += smooth[i, j - 1]
+    for i in range(height):
+        for j in range(width):
+            smooth[i, j] = (across[i, j] + across[i + 1, j] + across[i + 2, j]) / 9
+    return total
+
+
+@_jit
+def _top(smooth):
+    best, row, column = smooth[0, 0], 0, 0
+    for i in range(smooth.shape[0]):
+        for j in range(smooth.shape[1]):
+            if smooth[i, j] > best:
+                best, row, column = smooth[i, j], i, j
+    return row, column
+
+
+@_jit
+def measure(images, use, background, found):
+    """Write background, sum above it, top of the smoothed image, x and y to `found` (B, 5).
+
+    `background` holds what is known, or NaN.
+    """
+    n_images, height, width = images.shape
+    across = np.zeros((height + 2, width))
+    smooth = np.empty((height, width))
+    for b in range(n_images):
+        level = background[b]
+        if np.isnan(level):
+            level = _clipped_border(images[b], use[b])
+        total = _smooth(images[b], use[b], level, across, smooth)
+        row, column = _top(smooth)
+        top, least = smooth[row, column], np.inf
+        for i in range(-2, 3):
+            for j in range(-2, 3):
+                at, beside = min(max(row + i, 0), height - 1), min(max(column + j, 0), width - 1)
+                least = min(least, smooth[at, beside])
+        weight, x, y = 0.0, 0.0, 0.0
+        for i in range(-2, 3):
+            for j in range(-2, 3):
+                at, beside = min(max(row + i, 0), height - 1), min(max(column + j, 0), width - 1)
+                w = (smooth[at, beside] - least) ** 2 + 1e-12
+                weight += w
+                x += w * beside
+                y += w * at
+        found[b, 0], found[b, 1], found[b, 2] = level, total, top
+        found[b, 3] = x / weight - (width - 1) / 2
+        found[b, 4] = y / weight - (height - 1) / 2
