@@ -1,27 +1,23 @@
 r"""Encoders: images in, numbers without unit out; a mapper gives the numbers their meaning.
 
-`UNet` gives maps of the size of the image, `ConvEncoder` a few numbers for each image, `PerImage`
+`ConvEncoder` gives a few numbers for each image, `UNet` maps of the size of the image, `PerImage`
 free numbers that look at no image: with it a model is an ordinary fit.
+
+`helpers.renderer.model.FitModel` connects an encoder to a mapper: it says how many channels are
+wanted, and of what. An encoder that is connected again keeps its last layer if the channels are
+the same, and gets a fresh one if not.
 """
 
 from __future__ import annotations
 
-import contextlib
+import math
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-
-@contextlib.contextmanager
-def seeded(generator):
-    """Draw what is drawn inside from `generator`, and leave torch's own stream as it was."""
-    if generator is None:
-        yield
-        return
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
-        yield
+from .channels import raw_near, seeded, small
+from .per_image import PerImage as PerImage  # the third encoder, found here too
 
 
 def block(n_in, n_out):
@@ -72,6 +68,7 @@ class UNet(nn.Module):
     """
 
     gives = ("maps",)
+    reads_images = True
 
     def __init__(
         self,
@@ -105,6 +102,15 @@ class UNet(nn.Module):
             self.join = nn.ModuleList(block(2 * here, here) for here in sizes[:-1])
             self.head = nn.Conv2d(width, out_channels, 1)
 
+    def connect(self, kind, channels, in_channels):
+        """Take `in_channels` maps and give as many as there are `channels`."""
+        first, head = self.down[0][0], self.head
+        if first.in_channels != in_channels:
+            self.down[0][0] = nn.Conv2d(in_channels, first.out_channels, 3, padding=1)
+            self.in_channels = in_channels
+        if head.out_channels != len(channels):
+            self.head = small(nn.Conv2d(head.in_channels, len(channels), 1))
+
     def forward(self, images):
         """Maps (B, out_channels, Y, X) of images (B, Y, X) or (B, in_channels, Y, X)."""
         x = _with_channels(images, self.in_channels, self.image_shape) / self.typical
@@ -119,6 +125,166 @@ class UNet(nn.Module):
         for level in reversed(range(self.depth)):
             x = self.join[level](torch.cat([passed[level], self.up[level](x)], 1))
         return self.head(x)[..., :height, :width]
+
+
+class ConvEncoder(nn.Module):
+    r"""Image to a few numbers: look where the light is, then closer.
+
+    Parameters
+    ----------
+    image_shape : (int, int)
+        (Y, X) in pixels, any size.
+    spot : float
+        Standard deviation of a typical spot in px, at which the matched filter starts. It is
+        learned, like everything else.
+    width : int
+        Maps of the convolutions.
+    hidden : int
+        Numbers in a layer of the small network that looks closer.
+    generator : torch.Generator, optional
+        Draws the weights.
+
+    Raises
+    ------
+    ValueError
+        A number out of range; when called, an image of another shape.
+
+    Notes
+    -----
+    A matched filter :math:`m`, a Gaussian at first, and maps :math:`f` on a grid of every second
+    pixel vote for the place of the emitter,
+
+    .. math:: a = \mathrm{softmax}(\beta m + w \cdot f), \qquad
+        \bar{\mathbf r} = \sum_i a_i \mathbf r_i .
+
+    A network then sees :math:`m` on 5 x 5 pixels around :math:`\bar{\mathbf r}`, by linear
+    interpolation, and :math:`f` there; it corrects the place, and scales the light that the filter
+    has found. An image is shifted to mean 0 and scaled to variance 1 first, so a brighter image
+    gives the same place and more photons. For the next emitter the votes near the last one are
+    taken away: emitters come by falling prominence. Parameters called x, y, photons and background
+    start from what the image says, all others from their `start`.
+
+    Built up in :doc:`/book/renderer/02_learn_without_labels`.
+
+    Examples
+    --------
+    >>> from helpers.renderer.channels import Channel
+    >>> from helpers.renderer.params import Param, Real
+    >>> encoder = ConvEncoder((24, 40))
+    >>> encoder.connect("vectors", [Channel(Param("z", "µm", Real()), 0)], 1)
+    >>> encoder(torch.rand(5, 24, 40)).shape
+    torch.Size([5, 1])
+    """
+
+    gives = ("vectors",)
+    reads_images = True
+
+    def __init__(self, image_shape, *, spot=2.0, width=24, hidden=64, generator=None):
+        super().__init__()
+        self.image_shape = _checked_shape(image_shape)
+        if not spot > 0 or width < 1 or hidden < 1:
+            raise ValueError(f"spot is {spot}, width {width}, hidden {hidden}: give positive ones")
+        self.spot, self.channels, self.emitters = float(spot), [], 1
+        reach = 2 * math.ceil(spot)
+        profile = torch.exp(-(torch.arange(-reach, reach + 1) ** 2) / (2 * spot**2))
+        profile = profile / profile.sum()
+        with seeded(generator):
+            self.trunk = nn.Sequential(
+                nn.Conv2d(1, 16, 5, stride=2, padding=2),
+                nn.LeakyReLU(0.1),
+                nn.Conv2d(16, width, 3, padding=1),
+                nn.LeakyReLU(0.1),
+            )
+            self.residual = nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.LeakyReLU(0.1))
+            self.vote = small(nn.Conv2d(width, 1, 1))
+            self.closer = nn.Sequential(
+                nn.Linear(25 + width + 5, hidden),
+                nn.LeakyReLU(0.1),
+                nn.Linear(hidden, hidden),
+                nn.LeakyReLU(0.1),
+            )
+        self.filter = nn.Conv2d(1, 1, 2 * reach + 1, padding=reach, bias=False)
+        self.filter.weight.data[0, 0] = profile[:, None] * profile
+        self.beta = nn.Parameter(torch.tensor(4.0))
+        height, across = self.image_shape
+        down = 2 * torch.arange((height + 1) // 2) + 0.5 - (height - 1) / 2
+        right = 2 * torch.arange((across + 1) // 2) + 0.5 - (across - 1) / 2
+        places = torch.cartesian_prod(down, right).reshape(-1, 2).flip(-1)
+        self.register_buffer("places", places, persistent=False)  # (n, 2) of x, y in px
+        near = torch.arange(-2.0, 3.0)
+        window = torch.stack(torch.meshgrid(near, near, indexing="xy"), -1)
+        self.register_buffer("window", window, persistent=False)
+        self.register_buffer("extent", torch.tensor([across, height]) / 2, persistent=False)
+
+    def connect(self, kind, channels, in_channels):
+        """Take `in_channels` maps and give one number for each of `channels`."""
+        first = self.trunk[0]
+        if first.in_channels != in_channels:
+            self.trunk[0] = nn.Conv2d(in_channels, 16, 5, stride=2, padding=2)
+        if list(channels) == self.channels:
+            return
+        self.channels = list(channels)
+        self.emitters = 1 + max((c.emitter for c in channels if c.emitter is not None), default=0)
+        self.own = [c.param for c in channels if c.emitter == 0]  # the same for every emitter
+        self.shared = [c.param for c in channels if c.emitter is None]
+        hidden, width = self.closer[-2].out_features, self.vote.in_channels
+        self.own_head = small(nn.Linear(hidden, len(self.own))) if self.own else None
+        pooled = hidden + 2 * width
+        self.shared_head = small(nn.Linear(pooled, len(self.shared))) if self.shared else None
+
+    def forward(self, images):
+        """Numbers (B, channels) of images (B, Y, X) or (B, in_channels, Y, X)."""
+        x = _with_channels(images, self.trunk[0].in_channels, self.image_shape)
+        mean, spread = x[:, 0].mean((1, 2)), x[:, 0].std((1, 2)).clamp(min=1e-6)
+        light = (x[:, :1] - mean.view(-1, 1, 1, 1)) / spread.view(-1, 1, 1, 1)
+        maps = self.trunk(torch.cat([light, x[:, 1:]], 1))
+        maps = maps + self.residual(maps)
+        filtered = self.filter(light)
+        coarse = functional.avg_pool2d(filtered, 2, ceil_mode=True)
+        votes = (self.vote(maps) + self.beta * coarse).flatten(1)
+        numbers, total, seen = [], 0.0, []
+        for _ in range(self.emitters):
+            # far below the best vote nothing changes but the speed: denormal numbers are slow
+            share = (votes - votes.amax(1, keepdim=True)).clamp(min=-30).softmax(1)
+            place = share @ self.places
+            local = torch.einsum("bn,bcn->bc", share, maps.flatten(2))
+            hidden, height = self._look(filtered, place, local, mean, spread)
+            flux = height * spread * 4 * math.pi * self.spot**2
+            outputs = [] if self.own_head is None else self.own_head(hidden).unbind(1)
+            values = [
+                self._own(param, output, place, flux)
+                for param, output in zip(self.own, outputs, strict=True)
+            ]
+            numbers.append(values)
+            photons = [n for n, p in enumerate(self.own) if p is not None and p.name == "photons"]
+            total = total + (flux * outputs[photons[0]].exp() if photons else flux)
+            seen.append(hidden)
+            apart = (self.places - place.detach()[:, None]).square().sum(-1)
+            votes = votes - 50 * torch.exp(-apart / (2 * (1.5 * self.spot) ** 2))
+        result = [value for values in zip(*numbers, strict=True) for value in values]
+        if self.shared:
+            pooled = [sum(seen) / len(seen), maps.mean((2, 3)), maps.amax((2, 3))]
+            outputs = self.shared_head(torch.cat(pooled, 1)).unbind(1)
+            empty = mean - total / light[0].numel()
+            for param, output in zip(self.shared, outputs, strict=True):
+                from_image = param.name == "background"
+                result.append(raw_near(param, empty + spread * output) if from_image else output)
+        return torch.stack(result, 1)
+
+    def _look(self, filtered, place, local, mean, spread):
+        """What the small network makes of the surroundings of a place, and the peak there."""
+        at = (place[:, None, None] + self.window) / self.extent
+        near = functional.grid_sample(filtered, at, align_corners=False).flatten(1)
+        height = near.amax(1).clamp(min=1e-3)
+        level = [spread.log() / 8, height.log(), mean / spread / 8]
+        parts = [near / height[:, None], local, place / self.extent, torch.stack(level, 1)]
+        return self.closer(torch.cat(parts, 1)), height
+
+    def _own(self, param, output, place, flux):
+        name = None if param is None else param.name
+        if name == "x" or name == "y":
+            return raw_near(param, place[:, "xy".index(name)] + output)
+        return raw_near(param, flux * output.exp()) if name == "photons" else output
 
 
 def _checked_shape(shape):

@@ -1,0 +1,71 @@
+"""Between encoder and mapper: what each number of an encoder will become."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import NamedTuple
+
+import torch
+
+from .params import Bounded, Param, Positive
+
+
+class Channel(NamedTuple):
+    """What one number of an encoder will become.
+
+    Attributes
+    ----------
+    param : Param or None
+        The parameter, or None for a number that only the mapper reads.
+    emitter : int or None
+        Which emitter; None for a number of the whole image.
+    """
+
+    param: Param | None
+    emitter: int | None = None
+
+
+def raw_near(param, value):
+    """Raw numbers whose values are those given, or the nearest that the range allows.
+
+    Parameters
+    ----------
+    param : Param
+    value : tensor
+        In the unit of the parameter. A positive parameter takes any value: one below zero gives
+        a small positive one, and keeps a gradient.
+
+    Examples
+    --------
+    >>> photons = Param("photons", "photo-electrons", Positive(10.0), start=100.0)
+    >>> photons.value(raw_near(photons, torch.tensor([500.0, -20.0]))).tolist()
+    [500.0, 1.269...]
+    """
+    transform = param.transform
+    if isinstance(transform, Positive):
+        raw = value / transform.scale  # softplus is the identity far above zero
+    elif isinstance(transform, Bounded):
+        margin = 1e-4 * (transform.high - transform.low)
+        raw = transform.inverse(value.clamp(transform.low + margin, transform.high - margin))
+    else:
+        raw = transform.inverse(value)
+    return raw - transform.inverse(param.start)
+
+
+@contextlib.contextmanager
+def seeded(generator):
+    """Draw what is drawn inside from `generator`, and leave torch's own stream as it was."""
+    if generator is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        yield
+
+
+def small(layer):
+    """A last layer that begins near zero, where every parameter has its start."""
+    with torch.no_grad():
+        layer.weight.mul_(0.1)
+        layer.bias.zero_()
+    return layer

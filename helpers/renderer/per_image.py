@@ -1,0 +1,167 @@
+"""Numbers that belong to one image each: an ordinary fit, in the place of an encoder."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from .channels import raw_near
+
+
+class PerImage(nn.Module):
+    r"""Free numbers for each image: no network, an ordinary fit.
+
+    Parameters
+    ----------
+    image_shape : tuple of int
+        (Y, X) or (Z, Y, X).
+    n_images : int
+        How many images have numbers of their own.
+    field : tuple of int, optional
+        Shape of one large image or volume that the images are tiles of. The numbers are then maps
+        of the whole field; an image is chosen by the corner of its tile.
+    start : dict, optional
+        Physical values (n_images,) or (n_images, K) by name, such as the estimate of a network, to
+        start from. Others begin at their `start`; several emitters are strewn over the image.
+    generator : torch.Generator, optional
+        Strews the emitters.
+
+    Raises
+    ------
+    ValueError
+        Shapes that do not go together; when called, images without a number of their own.
+
+    Notes
+    -----
+    Numbers are looked up by the index of the image, so a step costs what its batch costs. With a
+    renderer that convolves it is deconvolution, with tiles of a volume stochastic deconvolution.
+
+    Examples
+    --------
+    >>> from helpers.renderer.channels import Channel
+    >>> from helpers.renderer.params import Param, Real
+    >>> encoder = PerImage((8, 8), 100)
+    >>> encoder.connect("vectors", [Channel(Param("z", "µm", Real()), 0)], 1)
+    >>> encoder(torch.tensor([3, 97])).shape
+    torch.Size([2, 1])
+    """
+
+    gives = ("vectors", "maps")
+    reads_images = False
+
+    def __init__(self, image_shape, n_images=1, *, field=None, start=None, generator=None):
+        super().__init__()
+        self.image_shape = tuple(int(n) for n in image_shape)
+        self.field = None if field is None else tuple(int(n) for n in field)
+        self.n_images, self.start, self.generator = int(n_images), dict(start or {}), generator
+        self.channels, self.numbers = [], None
+        if self.n_images < 1:
+            raise ValueError(f"n_images is {n_images}: give at least 1")
+        if self.field and (
+            len(self.field) != len(self.image_shape)
+            or any(a < b for a, b in zip(self.field, self.image_shape, strict=True))
+            or self.n_images != 1
+        ):
+            raise ValueError(
+                f"tiles {self.image_shape} of a field {self.field} with n_images={n_images}: give "
+                "one field, with as many axes, and no smaller than its tiles"
+            )
+
+    def connect(self, kind, channels, in_channels):
+        """Make room for a number or a map for each of `channels`, and start it."""
+        if kind == "vectors" and self.field:
+            raise ValueError(
+                f"PerImage has one field {self.field} for all tiles, but the mapper takes a few "
+                "numbers for each image: use ImageMapper, or leave out field"
+            )
+        if (kind, list(channels)) == (getattr(self, "kind", None), self.channels):
+            return
+        self.kind, self.channels = kind, list(channels)
+        named = {c.param.name for c in channels if c.param is not None}
+        if kind == "maps" and self.start or self.start.keys() - named:
+            raise ValueError(
+                f"start holds {', '.join(self.start)}: it can hold numbers of an image called "
+                f"{', '.join(sorted(named)) if kind == 'vectors' else '(none: these are maps)'}"
+            )
+        shape = (self.field or self.image_shape) if kind == "maps" else ()
+        numbers = torch.zeros(self.n_images, len(channels), *shape)
+        several = any(c.emitter for c in channels)
+        for n, (param, emitter) in enumerate(channels):
+            if param is None or (several and emitter is not None and param.name not in self.start):
+                numbers[:, n].normal_(0, 0.5, generator=self.generator)
+            elif param.name in self.start:
+                value = torch.as_tensor(self.start[param.name], dtype=torch.float32)
+                value = value.reshape(self.n_images, -1)
+                numbers[:, n] = raw_near(param, value)[:, min(emitter or 0, value.shape[1] - 1)]
+        self.numbers = nn.Parameter(numbers)
+
+    def forward(self, index):
+        r"""Numbers of some images.
+
+        Parameters
+        ----------
+        index : integer tensor (B,) or (B, 2) or (B, 3)
+            Which images; with a field, the first pixels of the tiles.
+
+        Returns
+        -------
+        tensor (B, channels) or (B, channels, \*image_shape)
+        """
+        last = torch.tensor([self.n_images] if self.field is None else self.field)
+        last = last - (1 if self.field is None else torch.tensor(self.image_shape))
+        asked = index.reshape(len(index), -1).cpu()
+        if asked.shape[1] != len(last) or bool(((asked < 0) | (asked > last)).any()):
+            raise ValueError(
+                f"index {tuple(index.shape)} from {asked.min()} to {asked.max()}: give numbers of "
+                f"images, or corners of tiles, from 0 to {last.tolist()}"
+            )
+        if self.field is None:
+            return self.numbers[index]
+        tiles = [
+            self.numbers[(0, slice(None), *map(slice, corner, _end(corner, self.image_shape)))]
+            for corner in asked.tolist()
+        ]
+        return torch.stack(tiles)
+
+
+def random_tiles(volume, shape, n, generator):
+    r"""Cut tiles at random places, for a `PerImage` with a field.
+
+    Parameters
+    ----------
+    volume : tensor
+        (Y, X) or (Z, Y, X).
+    shape : tuple of int
+        Of a tile.
+    n : int
+        How many.
+    generator : torch.Generator
+
+    Returns
+    -------
+    tiles : tensor (n, \*shape)
+    corners : integer tensor (n, axes)
+        First pixel of each.
+
+    Examples
+    --------
+    >>> image = torch.arange(12.0).reshape(3, 4)
+    >>> tiles, corners = random_tiles(image, (2, 2), 5, torch.Generator().manual_seed(0))
+    >>> bool((tiles[:, 0, 0] == image[corners[:, 0], corners[:, 1]]).all())
+    True
+    """
+    if len(shape) != volume.ndim or any(a < b for a, b in zip(volume.shape, shape, strict=True)):
+        raise ValueError(f"tiles {tuple(shape)} of {tuple(volume.shape)}: give smaller ones")
+    corners = torch.stack(
+        [
+            torch.randint(a - b + 1, (n,), generator=generator)
+            for a, b in zip(volume.shape, shape, strict=True)
+        ],
+        1,
+    )
+    tiles = [volume[tuple(map(slice, corner, _end(corner, shape)))] for corner in corners.tolist()]
+    return torch.stack(tiles), corners
+
+
+def _end(corner, shape):
+    return [a + b for a, b in zip(corner, shape, strict=True)]
