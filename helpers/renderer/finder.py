@@ -259,14 +259,14 @@ class Finder:
             chunk=max(8, CACHE // per_fit), device=images.device,
         )  # fmt: skip
         values, stds = (
-            torch.stack([found[name].reshape(len(index), n) for name in self.names], -1)
+            torch.stack([found[name].reshape(len(index), n) for name in self.names], -1).to(images)
             for found in (fits.params, fits.crlb)
         )
-        background, background_std = fits.params["background"], fits.crlb["background"]
-        deviance = fits.deviance.to(images)
-        return _Trial(
-            self._inside(values), stds, background, background_std, deviance, fits.converged
+        level, level_std, deviance = (
+            value.to(images)
+            for value in (fits.params["background"], fits.crlb["background"], fits.deviance)
         )
+        return _Trial(self._inside(values), stds, level, level_std, deviance, fits.converged)
 
     def _empty(self, images, use, noise, emitters):
         """The fit of a level background alone, by two steps of Fisher scoring."""
