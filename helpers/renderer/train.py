@@ -20,7 +20,7 @@ from .. import checkpoints
 from ..arrays import to_tensor
 from ..devices import pick_device
 from .runs import read_curves as read_curves  # the other half of a record, found here too
-from .runs import runs_folder
+from .runs import runs_folder, side_by_side
 
 CHECKPOINT = "checkpoint.safetensors"
 WARM = 2  # steps before the profiler looks
@@ -129,7 +129,7 @@ class Trainer:
     >>> trainer = Trainer(model, image, n_steps=300, rate=0.05, batch=1,
     ...                   folder=tempfile.mkdtemp(), device="cpu")
     >>> run = trainer.fit()
-    >>> round(float(model.estimate(image)["x"]), 2)
+    >>> round(float(model.estimate(image)["x"][0]), 2)
     0.8
     """
 
