@@ -180,10 +180,6 @@ class SCMOS:
         """Fisher information of a pixel about its rate: a tensor, unchecked."""
         return 1 / (rate + self._like(rate))
 
-    def select(self, index):
-        """The model of some of the images, where each has its own map of variances."""
-        return SCMOS(self.variance[index]) if np.ndim(self.variance) > 2 else self
-
     def _shifted(self, rate, counts):
         variance = self._like(rate)
         return rate + variance, (counts + variance).clamp_min(0)

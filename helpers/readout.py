@@ -129,10 +129,6 @@ class PoissonGauss:
         # never more than the electrons themselves would tell
         return ((1 + excess) / (bounded + variance)).minimum(1 / bounded)
 
-    def select(self, index):
-        """The model of some of the images, where each has its own map of variances."""
-        return PoissonGauss(self.variance[index]) if np.ndim(self.variance) > 2 else self
-
     def _value_and_score(self, rate, counts):
         import torch
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from ..arrays import to_tensor
 from ..noise import SCMOS, Poisson
 from .goodness import FIRST, STEPS, moment_table
 from .levenberg import Minimum
@@ -43,9 +44,8 @@ def minimize(problem, theta, n_iter, tolerance):
         astigmatism = problem.renderer.calibration().double().numpy()
     shift = torch.zeros(1, *problem.images.shape[1:])
     if isinstance(problem.noise, SCMOS):
-        shift = problem.noise.variance.expand_as(
-            problem.images if problem.noise.variance.ndim > 2 else shift
-        )
+        variance = to_tensor(problem.noise.variance)
+        shift = variance.expand_as(problem.images if variance.ndim > 2 else shift)
     deviance, moments = np.empty(n_images), np.empty((2, n_images))
     information = np.empty((n_images, n_free, n_free))
     converged, steps = np.empty(n_images, bool), np.empty(n_images, np.int64)

@@ -275,12 +275,3 @@ def test_impossible_amounts_are_named():
             noise.sample(-np.ones(1), np.random.default_rng(0))
         with pytest.raises(TypeError, match=r"give a torch\.Generator"):
             noise.sample(torch.ones(1), np.random.default_rng(0))
-
-
-@pytest.mark.parametrize("model", [SCMOS, PoissonGauss])
-def test_some_images_keep_their_own_maps(model):
-    maps = np.random.default_rng(0).uniform(1, 9, (4, 3, 5))
-    some = model(maps).select([2, 0])
-    np.testing.assert_array_equal(some.variance, maps[[2, 0]])
-    shared = model(maps[0])
-    assert shared.select([2, 0]) is shared  # one map for all images
