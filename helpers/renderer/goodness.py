@@ -10,6 +10,8 @@ from functools import cache
 
 import numpy as np
 
+from ..arrays import to_tensor
+
 FIRST, LAST, STEPS = -10, 10, 8  # powers of two between which rates are tabulated; nodes in each
 
 
@@ -63,7 +65,7 @@ def deviance_moments(noise, rate):
     if not isinstance(noise, Poisson | SCMOS | PoissonGauss):
         return torch.ones_like(rate), torch.full_like(rate, 2.0)
     if not isinstance(noise, Poisson):
-        rate = rate + noise.variance.to(rate)
+        rate = rate + to_tensor(noise.variance, rate.device, rate.dtype)
     table = torch.as_tensor(moment_table()).to(rate)
     place = (rate.clamp(min=2.0**FIRST).log2() - FIRST) * STEPS
     place = place.clamp(max=table.shape[1] - 1.001)
