@@ -3,5 +3,15 @@
 from .base import Renderer
 from .fourier import FourierOptics
 from .gaussian import Gaussian2D, Gaussian3D
+from .image import Convolution, Passthrough
+from .template import Template
 
-__all__ = ["FourierOptics", "Gaussian2D", "Gaussian3D", "Renderer"]
+__all__ = [
+    "Convolution",
+    "FourierOptics",
+    "Gaussian2D",
+    "Gaussian3D",
+    "Passthrough",
+    "Renderer",
+    "Template",
+]

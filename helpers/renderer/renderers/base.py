@@ -31,6 +31,7 @@ class Renderer(torch.nn.Module):
         if len(shape) not in (2, 3) or min(shape) < 1:
             raise ValueError(f"image_shape is {image_shape}: give (Y, X) or (Z, Y, X)")
         self.image_shape = shape
+        self.pixel_shape = shape  # of per-pixel parameters; an object may reach beyond the image
         self.params = {param.name: param for param in params}
 
     def render(self, params):
@@ -40,7 +41,7 @@ class Renderer(torch.nn.Module):
         ----------
         params : dict
             By name: a number, or an array or tensor of shape (B,), or (B, K) for K emitters an
-            image; per-pixel parameters (B, \*image_shape). Missing ones take their `start`.
+            image; per-pixel parameters (B, \*pixel_shape). Missing ones take their `start`.
 
         Returns
         -------
@@ -85,7 +86,7 @@ class Renderer(torch.nn.Module):
         for name, param in self.params.items():
             value = full[name]
             if param.per_pixel:
-                shape = (batch, *self.image_shape)
+                shape = (batch, *self.pixel_shape)
                 value = value if value.ndim else value.expand(shape)
             elif param.per_emitter:
                 value = value[:, None] if value.ndim == 1 else value
