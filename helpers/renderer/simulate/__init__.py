@@ -3,12 +3,15 @@
 from .beads import Emitters, Microscope, aberrated_psf, bead_stack, blinks, random_aberrations
 from .filaments import filament_images, molecules, network, spots_image
 from .movies import Movie, blinking_movie, crowded_frames
+from .volumes import Stack, bars, tubes, widefield
 
 __all__ = [
     "Emitters",
     "Microscope",
     "Movie",
+    "Stack",
     "aberrated_psf",
+    "bars",
     "bead_stack",
     "blinking_movie",
     "blinks",
@@ -18,4 +21,6 @@ __all__ = [
     "network",
     "random_aberrations",
     "spots_image",
+    "tubes",
+    "widefield",
 ]
