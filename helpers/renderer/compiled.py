@@ -10,6 +10,7 @@ from ..noise import SCMOS, Poisson
 from .goodness import FIRST, STEPS, moment_table
 from .levenberg import Minimum
 from .renderers.gaussian import Gaussian2D, Gaussian3D
+from .renderers.spline import Spline2D, Spline3D
 
 CODES = ("x", "y", "photons", "background", "sigma", "sigma_x", "sigma_y", "z")
 
@@ -17,7 +18,7 @@ CODES = ("x", "y", "photons", "background", "sigma", "sigma_x", "sigma_y", "z")
 def serves(problem):
     """True for one spot an image, shot noise or its shifted form, and the CPU."""
     return (
-        type(problem.renderer) in (Gaussian2D, Gaussian3D)
+        type(problem.renderer) in (Gaussian2D, Gaussian3D, Spline2D, Spline3D)
         and type(problem.noise) in (Poisson, SCMOS)
         and problem.images.device.type == "cpu"
         and all(emitter is None for _, emitter in problem.free)
@@ -37,11 +38,17 @@ def minimize(problem, theta, n_iter, tolerance):
     for name, value in problem.fixed.items():
         start[:, CODES.index(name)] = value.numpy()
     start[:, codes] = np.clip(theta.double().numpy(), low, high)
-    if "sigma" in problem.renderer.params:
-        start[:, [5, 6]] = start[:, [4]]
+    if "sigma" in problem.renderer.params:  # one width for both axes
+        start[:, [CODES.index("sigma_x"), CODES.index("sigma_y")]] = start[
+            :, [CODES.index("sigma")]
+        ]
     astigmatism = np.zeros((0, 2))
     if isinstance(problem.renderer, Gaussian3D):
         astigmatism = problem.renderer.calibration().double().numpy()
+    coefficients, z_step = np.zeros((0, 0, 0)), 1.0
+    if isinstance(problem.renderer, Spline2D | Spline3D):
+        coefficients = problem.renderer.coefficients.detach().double().numpy()
+        z_step = getattr(problem.renderer, "z_step", 1.0)
     shift = torch.zeros(1, *problem.images.shape[1:])
     if isinstance(problem.noise, SCMOS):
         variance = to_tensor(problem.noise.variance)
@@ -51,8 +58,8 @@ def minimize(problem, theta, n_iter, tolerance):
     converged, steps = np.empty(n_images, bool), np.empty(n_images, np.int64)
     arrays = (t.double().contiguous().numpy() for t in (problem.images, problem.use, shift))
     levenberg_cpu.minimize(
-        *arrays, start, codes, low, high, astigmatism, n_iter, tolerance, moment_table(), FIRST,
-        STEPS, deviance, moments, information, converged, steps,
+        *arrays, start, codes, low, high, astigmatism, coefficients, z_step, n_iter, tolerance,
+        moment_table(), FIRST, STEPS, deviance, moments, information, converged, steps,
     )  # fmt: skip
     found = (start[:, codes], deviance, information, moments)
     return Minimum(*map(torch.from_numpy, (*found, converged, steps)))

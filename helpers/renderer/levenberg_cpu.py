@@ -12,36 +12,15 @@ import math
 
 import numpy as np
 from numba import njit
-from numpy.polynomial import Chebyshev, Polynomial
-from scipy.special import erfcx
 
+from .images_cpu import OPTIONS, SIGMA, SIGMA_X, SIGMA_Y, gaussian, set_widths, spline
 from .levenberg import DAMPING, LEAST, MOST, RESOLUTION
 
-# Sums may be reordered, so that they vectorise; NaN and infinity keep their meaning.
-_OPTIONS = {
-    "cache": True,
-    "nogil": True,
-    "error_model": "numpy",
-    "fastmath": {"reassoc", "contract", "nsz", "arcp"},
-}
-_jit = njit(**_OPTIONS)
-_inline = njit(inline="always", **_OPTIONS)
+_jit = njit(**OPTIONS)
+_inline = njit(inline="always", **OPTIONS)
 
-X, Y, PHOTONS, BACKGROUND, SIGMA, SIGMA_X, SIGMA_Y, Z = range(8)
-N_CODES = 8
 _SQRT_HALF = np.int64(np.float64(math.sqrt(0.5)).view(np.int64))
 _LN2 = math.log(2)
-_LN2_HIGH = float(np.int64(np.float64(_LN2).view(np.int64) >> 32 << 32).view(np.float64))
-_LN2_LOW = _LN2 - _LN2_HIGH
-_ROOT_TWO_PI = math.sqrt(2 * math.pi)
-_ROOT_HALF = math.sqrt(0.5)
-_E = tuple(1 / math.factorial(k) for k in range(13))
-# erfcx(x) as a polynomial of (4 - x) / (4 + x), which runs from 1 to -1/3
-_C = tuple(
-    Chebyshev.interpolate(lambda v: erfcx(4 * (1 - v) / (1 + v)), 13, [-1 / 3, 1])
-    .convert(kind=Polynomial, domain=[-1, 1], window=[-1, 1])
-    .coef.tolist()
-)
 
 
 @_inline
@@ -98,117 +77,27 @@ def _own_deviance(counts, use):
 
 
 @_jit
-def _moments(rate, shift, use, table, first, steps):
+def _places(rate, shift, first, density, place):
+    """Where each rate lies in a table with `density` nodes an octave."""
+    for i in range(rate.size):
+        m = (rate[i] if rate[i] > 1e-6 else 1e-6) + shift[i]
+        exponent, mantissa = _split(m)
+        log = exponent * _LN2 + _log_series((mantissa - 1.0) / (mantissa + 1.0))
+        place[i] = (log / _LN2 - first) * density
+
+
+@_jit
+def _moments(place, use, table):
     """Sum of mean and variance of the deviance of all pixels, from the table of rates."""
     mean, variance = 0.0, 0.0
     last = table.shape[1] - 1.001
-    for i in range(rate.size):
-        m = max(rate[i], 1e-6) + shift[i]
-        exponent, mantissa = _split(m)
-        log2 = exponent + _log_series((mantissa - 1.0) / (mantissa + 1.0)) / _LN2
-        place = min(max((log2 - first) * steps, 0.0), last)
-        k = int(place)
-        part = place - k
+    for i in range(place.size):
+        at = min(max(place[i], 0.0), last)
+        k = int(at)
+        part = at - k
         mean += use[i] * (table[0, k] * (1 - part) + table[0, k + 1] * part)
         variance += use[i] * (table[1, k] * (1 - part) + table[1, k + 1] * part)
     return mean, variance
-
-
-@_inline
-def _exp_minus(y):
-    """exp(-y) for y from 0 to 700."""
-    k = np.float64(np.int64(y * (1 / _LN2) + 0.5))
-    r = k * _LN2_HIGH - y + k * _LN2_LOW
-    p = _E[8] + r * (_E[9] + r * (_E[10] + r * (_E[11] + r * _E[12])))
-    p = _E[3] + r * (_E[4] + r * (_E[5] + r * (_E[6] + r * (_E[7] + r * p))))
-    p = 1.0 + r * (1.0 + r * (_E[2] + r * p))
-    return p * np.int64((np.int64(1023) - np.int64(k)) << np.int64(52)).view(np.float64)
-
-
-@_inline
-def _erfcx(x):
-    """exp(x^2) erfc(x) for x from 0 to 8, to 3e-13; beyond, something harmless."""
-    v = (4.0 - x) / (4.0 + x)
-    p = _C[7] + v * (_C[8] + v * (_C[9] + v * (_C[10] + v * (_C[11] + v * (_C[12] + v * _C[13])))))
-    p = _C[2] + v * (_C[3] + v * (_C[4] + v * (_C[5] + v * (_C[6] + v * p))))
-    return _C[0] + v * (_C[1] + v * p)
-
-
-@_jit
-def _bells(first, inverse, below, density, product):
-    """Light below each edge, the density there, and the density times the distance.
-
-    Edges lie one pixel apart from `first`; `inverse` is 1 / sigma.
-    """
-    for i in range(below.size):
-        t = (i + first) * inverse
-        half_square = 0.5 * t * t
-        bell = _exp_minus(half_square if half_square < 700.0 else 700.0)
-        tail = 0.5 * bell * _erfcx(abs(t) * _ROOT_HALF)
-        below[i] = tail if t < 0 else 1.0 - tail
-        density[i] = bell
-        product[i] = t * bell
-
-
-@_jit
-def _differences(values, factor, out):
-    for i in range(out.size):
-        out[i] = factor * (values[i + 1] - values[i])
-
-
-@_jit
-def _shares(centre, sigma, edges, profile):
-    """Share of the light in each column and its derivatives by centre and width, (3, n)."""
-    n = profile.shape[1]
-    inverse = 1.0 / sigma
-    scale = -inverse / _ROOT_TWO_PI
-    _bells(-0.5 * n - centre, inverse, edges[0, : n + 1], edges[1, : n + 1], edges[2, : n + 1])
-    _differences(edges[0], 1.0, profile[0])
-    _differences(edges[1], scale, profile[1])
-    _differences(edges[2], scale, profile[2])
-
-
-@_jit
-def _outer(a, b, factor, offset, out):
-    """``offset + factor * a * b`` in the rows of `out`."""
-    for i in range(a.size):
-        f = factor * a[i]
-        at = i * b.size
-        for j in range(b.size):
-            out[at + j] = offset + f * b[j]
-
-
-@_jit
-def _outer_pair(a, b, c, d, f, g, out):
-    """``f * a * b + g * c * d`` in the rows of `out`."""
-    for i in range(a.size):
-        p, q = f * a[i], g * c[i]
-        at = i * b.size
-        for j in range(b.size):
-            out[at + j] = p * b[j] + q * d[j]
-
-
-@_jit
-def _gaussian(theta, free, width_slopes, edges, across, down, rate, slopes):
-    """Expected image and its derivatives, flat; `across` and `down` are the two profiles."""
-    _shares(theta[X], theta[SIGMA_X], edges, across)
-    _shares(theta[Y], theta[SIGMA_Y], edges, down)
-    photons = theta[PHOTONS]
-    _outer(down[0], across[0], photons, theta[BACKGROUND], rate)
-    for p in range(free.size):
-        code, out = free[p], slopes[p]
-        if code == X:
-            _outer(down[0], across[1], photons, 0.0, out)
-        elif code == Y:
-            _outer(down[1], across[0], photons, 0.0, out)
-        elif code == PHOTONS:
-            _outer(down[0], across[0], 1.0, 0.0, out)
-        elif code == BACKGROUND:
-            out[:] = 1.0
-        else:
-            f = 0.0 if code == SIGMA_Y else photons * width_slopes[0]
-            g = 0.0 if code == SIGMA_X else photons * width_slopes[1]
-            _outer_pair(down[0], across[2], down[2], across[0], f, g, out)
 
 
 @_jit
@@ -279,29 +168,17 @@ def _solve(fisher, gradient, stuck, damping, scale, factor, step):
 
 
 @_jit
-def _set_widths(theta, astigmatism, has_depth, slopes):
-    """Widths along x and y that belong to `theta`, and for a depth their slopes by it."""
-    if not has_depth:
-        return
-    for axis in range(2):
-        sigma, focus, depth, cubic, quartic = astigmatism[:, axis]
-        t = (theta[Z] - focus) / depth
-        root = math.sqrt(1 + t * t * (1 + t * (cubic + t * quartic)))
-        theta[SIGMA_X + axis] = sigma * root
-        slopes[axis] = sigma * t * (2 + t * (3 * cubic + t * 4 * quartic)) / (2 * depth * root)
-
-
-@_jit
 def minimize(
-    images, use, shift, theta, free, low, high, astigmatism, n_iter, tolerance, table, first,
-    density, deviance, moments, information, converged, steps,
+    images, use, shift, theta, free, low, high, astigmatism, coefficients, z_step, n_iter,
+    tolerance, table, first, density, deviance, moments, information, converged, steps,
 ):  # fmt: skip
     """Fit every image (B, Y, X) from `theta` (B, N_CODES), which is overwritten.
 
     `use` is (B, Y, X); `shift` (B, Y, X) or (1, Y, X); `free` lists the codes of what is fitted,
     `low` and `high` their limits. With SIGMA among the free codes, both widths are one; a
-    renderer of depth gives its constants as `astigmatism` (5, 2), else that is empty. `table`
-    holds the moments of `helpers.renderer.goodness`. The last five are written.
+    Gaussian of depth gives its constants as `astigmatism` (5, 2), and a spline its `coefficients`
+    (Z, Y', X') and `z_step`; else they are empty. `table` holds the moments of
+    `helpers.renderer.goodness`. The last five are written.
     """
     n_images, height, width = images.shape
     n, n_free = height * width, free.size
@@ -315,14 +192,18 @@ def minimize(
     stuck = np.empty(n_free, np.bool_)
     trial = np.empty(theta.shape[1])
     width_slopes = np.ones(2)
-    has_depth = astigmatism.size > 0
+    planes, row, spot = np.empty((2, height + 3, width + 3)), np.empty(width + 3), np.empty(n)
+    has_depth, is_spline = astigmatism.size > 0, coefficients.size > 0
     for b in range(n_images):
         v = shift[b if shift.shape[0] > 1 else 0].ravel()
         mask = use[b].ravel()
         _shifted_counts(images[b].ravel(), v, counts)
         here = theta[b]
-        _set_widths(here, astigmatism, has_depth, width_slopes)
-        _gaussian(here, free, width_slopes, edges, across, down, rate, slopes)
+        if is_spline:
+            spline(here, free, coefficients, z_step, width, planes, row, spot, rate, slopes)
+        else:
+            set_widths(here, astigmatism, has_depth, width_slopes)
+            gaussian(here, free, width_slopes, edges, across, down, rate, slopes)
         value = _weigh(rate, counts, v, mask, score, info)
         _normal_equations(slopes, score, info, weighted, gradient, fisher)
         damping = DAMPING
@@ -342,8 +223,13 @@ def minimize(
                     if code == SIGMA:
                         trial[SIGMA_X] = trial[SIGMA_Y] = trial[SIGMA]
                 wanted *= 1 + damping
-                _set_widths(trial, astigmatism, has_depth, width_slopes)
-                _gaussian(trial, free, width_slopes, edges, across, down, rate, slopes)
+                if is_spline:
+                    spline(
+                        trial, free, coefficients, z_step, width, planes, row, spot, rate, slopes
+                    )
+                else:
+                    set_widths(trial, astigmatism, has_depth, width_slopes)
+                    gaussian(trial, free, width_slopes, edges, across, down, rate, slopes)
                 new = _weigh(rate, counts, v, mask, score, info)
                 falls = new < value
             if falls:
@@ -359,9 +245,13 @@ def minimize(
                 break
         deviance[b] = 2 * (value + _own_deviance(counts, mask))
         if not falls:  # what was tried last is not what was accepted last
-            _set_widths(here, astigmatism, has_depth, width_slopes)
-            _gaussian(here, free, width_slopes, edges, across, down, rate, slopes)
-        moments[0, b], moments[1, b] = _moments(rate, v, mask, table, first, density)
+            if is_spline:
+                spline(here, free, coefficients, z_step, width, planes, row, spot, rate, slopes)
+            else:
+                set_widths(here, astigmatism, has_depth, width_slopes)
+                gaussian(here, free, width_slopes, edges, across, down, rate, slopes)
+        _places(rate, v, first, density, weighted)
+        moments[0, b], moments[1, b] = _moments(weighted, mask, table)
         for p in range(n_free):
             for q in range(p + 1):
                 information[b, p, q] = information[b, q, p] = fisher[p, q]

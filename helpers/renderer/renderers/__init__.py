@@ -4,6 +4,7 @@ from .base import Renderer
 from .fourier import FourierOptics
 from .gaussian import Gaussian2D, Gaussian3D
 from .image import Convolution, Passthrough
+from .spline import Spline2D, Spline3D
 from .template import Template
 
 __all__ = [
@@ -13,5 +14,7 @@ __all__ = [
     "Gaussian3D",
     "Passthrough",
     "Renderer",
+    "Spline2D",
+    "Spline3D",
     "Template",
 ]

@@ -11,7 +11,7 @@ from ...pupil import squared_modulus, zernike_basis
 from ...zernike import pupil_axis
 from ..params import Bounded, Param
 from .base import Renderer
-from .gaussian import _light
+from .gaussian import light_params
 
 
 class FourierOptics(Renderer):
@@ -65,7 +65,7 @@ class FourierOptics(Renderer):
 
     def __init__(self, image_shape, pupil, *, modes=(), learn_map=False, z_range=(-1.0, 1.0)):
         z = Param("z", "µm", Bounded(*z_range), start=sum(z_range) / 2)
-        super().__init__(image_shape, [*_light(image_shape), z])
+        super().__init__(image_shape, [*light_params(image_shape), z])
         pupil.check_field(self.image_shape)
         if pupil.wavefront().ndim > 2:
             raise ValueError("the pupil holds a batch of aberrations: give one for the instrument")

@@ -92,7 +92,7 @@ def _shares_and_slopes(centre, sigma, n):
     return shares.to(sigma.dtype), *(slope.to(sigma.dtype) / sigma for slope in slopes)
 
 
-def _light(image_shape):
+def light_params(image_shape):
     """The parameters that every spot has."""
     if len(image_shape) != 2:
         raise ValueError(f"image_shape is {tuple(image_shape)}: a spot's image is (Y, X)")
@@ -141,7 +141,7 @@ class Gaussian2D(_Gaussians):
         names = ("sigma_x", "sigma_y") if elliptical else ("sigma",)
         start = min(1.3, widest / 2)
         widths = [Param(name, "px", Bounded(0.0, widest), start=start) for name in names]
-        super().__init__(image_shape, [*_light(image_shape), *widths])
+        super().__init__(image_shape, [*light_params(image_shape), *widths])
         self.elliptical = bool(elliptical)
 
     def widths(self, full):
@@ -210,7 +210,7 @@ class Gaussian3D(_Gaussians):
         z_range=(-0.6, 0.6),
     ):
         z = Param("z", "µm", Bounded(*z_range), start=sum(z_range) / 2)
-        super().__init__(image_shape, [*_light(image_shape), z])
+        super().__init__(image_shape, [*light_params(image_shape), z])
         given = {"sigma": sigma, "focus": focus, "depth": depth, "cubic": cubic, "quartic": quartic}
         for name, value in given.items():
             pair = torch.as_tensor(value, dtype=torch.float32).broadcast_to((2,)).clone()

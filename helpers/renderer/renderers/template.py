@@ -7,7 +7,7 @@ import torch
 from ...arrays import to_tensor
 from ...interpolate import fft_shift
 from .base import Renderer
-from .gaussian import _light
+from .gaussian import light_params
 
 
 class Template(Renderer):
@@ -53,7 +53,7 @@ class Template(Renderer):
     """
 
     def __init__(self, image_shape, template=None, *, oversampling=2):
-        super().__init__(image_shape, _light(image_shape))
+        super().__init__(image_shape, light_params(image_shape))
         if oversampling != int(oversampling) or oversampling < 1:
             raise ValueError(f"oversampling is {oversampling}: give a whole number, at least 1")
         self.oversampling = int(oversampling)
