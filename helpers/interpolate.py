@@ -116,7 +116,7 @@ def spline_sample(coefficients, positions, *, derivatives=False):
             f"{n_axes} positions for coefficients of {c.ndim} axes: give one for each axis of the "
             "grid, and at least one"
         )
-    places = [torch.as_tensor(p, device=c.device).to(c.dtype) for p in positions]
+    places = [to_tensor(place, c.device, c.dtype) for place in positions]
     places = torch.broadcast_tensors(*places)
     grid = c.shape[-n_axes:]
     stencils = [_stencil(place, n, derivatives) for place, n in zip(places, grid, strict=True)]
@@ -215,7 +215,7 @@ def fft_shift(images, shift):
     for axis, amount in zip(axes, shift, strict=True):
         n = t.shape[axis]
         k = torch.fft.fftfreq(n, dtype=real, device=t.device)
-        phase = -2 * torch.pi * k * torch.as_tensor(amount, device=t.device).to(real)[..., None]
+        phase = -2 * torch.pi * k * to_tensor(amount, k.device, k.dtype)[..., None]
         factor = torch.complex(phase.cos(), phase.sin() * (k != -0.5))
         ramp = ramp * factor.unflatten(-1, [n if a == axis else 1 for a in axes])
     shifted = torch.fft.ifftn(torch.fft.fftn(t, dim=axes) * ramp, dim=axes)

@@ -8,10 +8,11 @@ and their aberrations have their own modules and are public here.
 from __future__ import annotations
 
 from .pupil import Pupil, psf_from_pupil
-from .zernike import noll_to_osa, osa_to_noll, zernike
+from .zernike import Zernike, noll_to_osa, osa_to_noll, zernike
 
 __all__ = [
     "Pupil",
+    "Zernike",
     "axial",
     "directions",
     "noll_to_osa",

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import is_tensor
+from .arrays import is_tensor, to_tensor
 from .zernike import disc, pupil_axis, zernike
 
 
@@ -130,14 +130,14 @@ class Pupil:
 
         total = torch.zeros(self.samples, self.samples, dtype=dtype or torch.float64, device=device)
         if self.zernikes:
-            values = [torch.as_tensor(c).to(total) for c in self.zernikes.values()]
+            values = [to_tensor(c, total.device, total.dtype) for c in self.zernikes.values()]
             values = torch.stack(torch.broadcast_tensors(*values), -1)
             basis = zernike_basis(
                 tuple(map(int, self.zernikes)), self.samples, total.dtype, total.device
             )
             total = (values @ basis.flatten(1)).unflatten(-1, total.shape)
         if self.phase_map is not None:
-            total = total + torch.as_tensor(self.phase_map).to(total)
+            total = total + to_tensor(self.phase_map, total.device, total.dtype)
         return total
 
     def field(self, z, wavefront):
@@ -272,7 +272,7 @@ def psf_from_pupil(pupil, shape, x=0.0, y=0.0, z=0.0, *, wavefront=None):
     own = [*(pupil.zernikes or {}).values(), pupil.phase_map]
     tensors = [value for value in (x, y, z, wavefront, *own) if is_tensor(value)]
     first = tensors[0] if tensors else torch.zeros((), dtype=torch.float64)
-    x, y, z = (torch.as_tensor(value).to(first) for value in (x, y, z))
+    x, y, z = (to_tensor(value, first.device, first.dtype) for value in (x, y, z))
     if wavefront is None:
         wavefront = pupil.wavefront(first.dtype, first.device)
     rows, columns = (pupil.transform(n, first.dtype, first.device) for n in shape)
