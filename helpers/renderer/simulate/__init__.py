@@ -3,20 +3,24 @@
 from .beads import Emitters, Microscope, aberrated_psf, bead_stack, blinks, random_aberrations
 from .filaments import filament_images, molecules, network, spots_image
 from .movies import Movie, blinking_movie, crowded_frames
+from .spots import Spots, astigmatic_spots, gaussian_spots
 from .volumes import Stack, bars, tubes, widefield
 
 __all__ = [
     "Emitters",
     "Microscope",
     "Movie",
+    "Spots",
     "Stack",
     "aberrated_psf",
+    "astigmatic_spots",
     "bars",
     "bead_stack",
     "blinking_movie",
     "blinks",
     "crowded_frames",
     "filament_images",
+    "gaussian_spots",
     "molecules",
     "network",
     "random_aberrations",
