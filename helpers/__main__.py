@@ -43,6 +43,10 @@ def data_list(names):
 def data_fetch(names):
     """Download what is not here yet."""
     for name in names:
+        how = datasets.describe(name).get("by_hand")
+        if how and datasets.find(name) is None:
+            print(f"{name}: {how}")
+            continue
         path, origin = datasets.fetch(name)
         print(f"{name}: {path} ({origin})")
     return 0
@@ -59,8 +63,11 @@ def data_verify(names, must_be_here=True):
             failed = True
             continue
         failed |= must_be_here and found is None
-        absent = "not on this machine: pages download it, or show its simulated twin"
-        print(f"{name}: {f'{found[0]} ({found[1]}), checksum as published' if found else absent}")
+        how = datasets.describe(name).get("by_hand")
+        absent = how or "pages download it, or show its simulated twin"
+        good = "shapes as published" if how else "checksum as published"
+        here = f"{found[0]} ({found[1]}), {good}" if found else f"not on this machine: {absent}"
+        print(f"{name}: {here}")
     return int(failed)
 
 

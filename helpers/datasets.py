@@ -2,6 +2,9 @@
 
 `load` looks in ``HELPERS_DATA_DIR``, then in the cache, then downloads. Only a missing network
 leads to the twin, and the data set says so. A damaged file is an error, never a twin.
+
+Some data sets are large, or are published without a checksum: their cards say how a reader fetches
+them by hand. They are checked by shape, and opened without being loaded.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from .io import load_h5, load_tif
+from .stacks import Stack
 
 TIMEOUT = (5, 30)  # seconds to connect, and between two pieces of a file
 
@@ -34,7 +38,7 @@ class Dataset:
     ----------
     name : str
         Name in the registry.
-    arrays : dict of str -> numpy.ndarray
+    arrays : dict of str -> numpy.ndarray, or helpers.stacks.Stack where fetched by hand
         The data; ``dataset["HAADF"]`` is short for ``dataset.arrays["HAADF"]``.
     card : dict
         Facts: citation, licence, source, atomic numbers, `pixel_size` and `unit` (None and "px"
@@ -70,7 +74,8 @@ class Dataset:
     def note(self):
         """What a page must say about these data."""
         if self.is_twin:
-            return "simulated twin, not the measurement: set HELPERS_DATA_DIR or allow the download"
+            how = self.card.get("by_hand", "set HELPERS_DATA_DIR or allow the download")
+            return f"simulated twin, not the measurement: {how}"
         return f"measured data ({self.origin}); {self.card['source']}; {self.card['licence']}"
 
     def __repr__(self):
@@ -94,7 +99,7 @@ def names():
     Examples
     --------
     >>> names()
-    ['core_shell', 'dysco3']
+    ['core_shell', 'dysco3', 'epfl_worm', 'hagen_actin']
     """
     return sorted(registry())
 
@@ -142,7 +147,8 @@ def load(name):
         path, origin = fetch(name)
     except NoNetwork:
         return Dataset(name, pkgutil.resolve_name(card["twin"])(), card, "twin")
-    return Dataset(name, _read(path), card, origin)
+    arrays = _stacks(path, card) if "files" in card else _read(path)
+    return Dataset(name, arrays, card, origin)
 
 
 def fetch(name):
@@ -156,12 +162,14 @@ def fetch(name):
     Returns
     -------
     path : Path
+        Of the folder, for data that are fetched by hand.
     origin : "local", "cache" or "download"
 
     Raises
     ------
     NoNetwork
-        The file is not here and cannot be reached, or ``HELPERS_OFFLINE=1``.
+        The file is not here and cannot be reached, or ``HELPERS_OFFLINE=1``, or a reader has to
+        fetch it by hand.
     ValueError, FileNotFoundError, OSError
         As for `load`.
     """
@@ -169,6 +177,8 @@ def fetch(name):
     if found:
         return found
     card = describe(name)
+    if "by_hand" in card:
+        raise NoNetwork(f"{name} is not on this machine: {card['by_hand']}")
     if _is_set("HELPERS_OFFLINE"):
         raise NoNetwork(f"{card['file']} is not on this machine and HELPERS_OFFLINE is set")
     return _download(card), "download"
@@ -180,7 +190,8 @@ def find(name):
     Returns
     -------
     (path, "local" or "cache") or None
-        The file, its checksum verified.
+        The file, its checksum verified; or the folder of files that were fetched by hand, their
+        shapes verified.
 
     Raises
     ------
@@ -194,6 +205,10 @@ def find(name):
             f"HELPERS_DATA_DIR is {folders['local']!r}, which is not a folder: correct or unset it"
         )
     for origin, folder in folders.items():
+        if folder and "files" in card:
+            if _stacks(Path(folder), card):
+                return Path(folder), origin
+            continue
         path = Path(folder) / card["file"] if folder else None
         if path and path.exists():
             _verify(path, card)
@@ -270,6 +285,32 @@ def _verify(path, card):
             f"{path} is not the published file: expected sha256 {card['sha256']} "
             f"({card['bytes']} bytes), got {got} ({size} bytes): delete it and load again"
         )
+
+
+def _stacks(folder, card):
+    """Open the files of a card that a reader has put in a folder; an empty dict if there is none.
+
+    They have no published checksum: their number of pages and pixels must be as on the card.
+    """
+    paths = {key: folder / file for key, file in card["files"].items()}
+    missing = [path.name for path in paths.values() if not path.exists()]
+    if len(missing) == len(paths):
+        return {}
+    if missing:
+        raise FileNotFoundError(
+            f"{folder} has only a part of the files: {', '.join(missing)} is not there: "
+            f"{card['by_hand']}"
+        )
+    stacks = {key: Stack(path) for key, path in paths.items()}
+    for key, stack in stacks.items():
+        expected = card["arrays"][key]
+        if any(n is not None and n != m for n, m in zip(expected, stack.shape, strict=True)):
+            shape = " x ".join("any" if n is None else str(n) for n in expected)
+            raise ValueError(
+                f"{stack} is not the published file, which has {shape}: fetch it again from "
+                f"{card['url']}"
+            )
+    return stacks
 
 
 def _read(path):

@@ -55,6 +55,13 @@ def test_verify_fails_on_what_is_absent_or_damaged(capsys, tmp_path, monkeypatch
     assert main(["data", "verify"]) == 1
     said = capsys.readouterr().out
     assert "dysco3: not on" in said and "is not the published file" in said
+    assert "hagen_actin: not on this machine: put actin-60x" in said
+
+
+def test_what_is_fetched_by_hand_says_so(capsys):
+    assert main(["data", "fetch", "hagen_actin", "epfl_worm"]) == 0
+    said = capsys.readouterr().out
+    assert "hagen_actin: put actin-60x" in said and "epfl_worm: put CElegans-FITC.zip" in said
 
 
 def test_verify_and_fetch_find_a_whole_file(capsys, tmp_path, monkeypatch):

@@ -18,6 +18,8 @@ from helpers.datasets import Dataset, NoNetwork
 from helpers.io import save_h5
 
 ORIGINAL = dict(datasets.registry())
+BY_HAND = sorted(name for name, card in ORIGINAL.items() if "by_hand" in card)
+PUBLISHED = sorted(set(ORIGINAL) - set(BY_HAND))
 
 
 @pytest.fixture
@@ -201,7 +203,7 @@ def test_h5_and_tif_are_read_too(crystal, monkeypatch):
         np.testing.assert_array_equal(datasets.load("crystal")[key], crystal.values)
 
 
-@pytest.mark.parametrize("name", sorted(ORIGINAL))
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_the_published_cards_are_complete(name):
     card = ORIGINAL[name]
     assert len(card["sha256"]) == 64 and card["url"].endswith(card["file"])
@@ -209,7 +211,7 @@ def test_the_published_cards_are_complete(name):
     assert {"title", "licence", "citation", "source", "pixel_size", "unit"} <= set(card)
 
 
-@pytest.mark.parametrize("name", sorted(ORIGINAL))
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_the_twins_look_like_the_measurements(name, monkeypatch, tmp_path):
     monkeypatch.delenv("HELPERS_DATA_DIR", raising=False)
     monkeypatch.setenv("HELPERS_CACHE_DIR", str(tmp_path))
@@ -221,8 +223,86 @@ def test_the_twins_look_like_the_measurements(name, monkeypatch, tmp_path):
     assert all(value.min() >= 0 and value.std() > 0 for value in twin.arrays.values())
 
 
+@pytest.fixture
+def cells(tmp_path, monkeypatch):
+    """A card of data that are fetched by hand, and a folder with its files."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    frames = np.random.default_rng(0).integers(0, 4000, (6, 30, 40)).astype("uint16")
+    tifffile.imwrite(folder / "short.tif", frames)
+    tifffile.imwrite(folder / "long.tif", frames // 2)
+    card = {
+        "title": "Cells",
+        "file": "short.tif",
+        "files": {"noisy": "short.tif", "clean": "long.tif"},
+        "url": "https://doi.org/10.0/0",
+        "by_hand": "put short.tif and long.tif into HELPERS_DATA_DIR",
+        "arrays": {"noisy": [None, 30, 40], "clean": [6, 30, 40]},
+        "source": "a test",
+        "licence": "CC0",
+        "twin": "twins_of_the_tests:cells",
+    }
+    twins = types.SimpleNamespace(cells=lambda: {"noisy": np.zeros((2, 8, 8))})
+    monkeypatch.setitem(sys.modules, "twins_of_the_tests", twins)
+    monkeypatch.setattr(datasets, "registry", lambda: {"cells": card})
+    monkeypatch.setenv("HELPERS_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("HELPERS_DATA_DIR", str(folder))
+    monkeypatch.delenv("HELPERS_OFFLINE", raising=False)
+    return types.SimpleNamespace(card=card, folder=folder, frames=frames)
+
+
+def test_files_fetched_by_hand_are_opened(cells):
+    data = datasets.load("cells")
+    assert data.origin == "local" and datasets.find("cells") == (cells.folder, "local")
+    np.testing.assert_array_equal(data["noisy"][3], cells.frames[3])
+    np.testing.assert_array_equal(np.asarray(data["clean"]), cells.frames // 2)
+    assert data["noisy"].shape == (6, 30, 40) and "measured data" in data.note
+
+
+def test_without_them_the_twin_says_how_to_fetch_them(cells, monkeypatch, tmp_path):
+    monkeypatch.delenv("HELPERS_DATA_DIR")
+    twin = datasets.load("cells")
+    assert twin.is_twin and twin.note.endswith("put short.tif and long.tif into HELPERS_DATA_DIR")
+    with pytest.raises(NoNetwork, match="put short.tif"):
+        datasets.fetch("cells")
+
+
+def test_a_part_of_them_or_another_file_is_an_error(cells):
+    tifffile.imwrite(cells.folder / "long.tif", cells.frames[:5])
+    with pytest.raises(ValueError, match="long.tif: 5 x 30 x 40, uint16.*published .* 6 x 30 x 40"):
+        datasets.load("cells")
+    whole = (cells.folder / "short.tif").read_bytes()
+    (cells.folder / "short.tif").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="stops in the middle"):
+        datasets.load("cells")
+    (cells.folder / "long.tif").unlink()
+    with pytest.raises(FileNotFoundError, match="long.tif is not there: put short.tif and"):
+        datasets.load("cells")
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_cards_without_a_checksum_say_what_to_do(name):
+    card = ORIGINAL[name]
+    assert "sha256" not in card and set(card["files"]) == set(card["arrays"])
+    assert {"title", "licence", "citation", "source", "pixel_size", "unit", "url"} <= set(card)
+    for file in card["files"].values():
+        assert file in card["by_hand"]
+    assert card["url"] in card["by_hand"] and "HELPERS_DATA_DIR" in card["by_hand"]
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_their_twins_are_grey_levels_too(name, monkeypatch, tmp_path):
+    monkeypatch.delenv("HELPERS_DATA_DIR", raising=False)
+    monkeypatch.setenv("HELPERS_CACHE_DIR", str(tmp_path))
+    twin, again = datasets.load(name), datasets.load(name)
+    assert twin.is_twin and set(twin.arrays) == set(ORIGINAL[name]["arrays"])
+    for key, value in twin.arrays.items():
+        assert value.dtype == np.uint16 and value.ndim == 3 and value.std() > 0
+        np.testing.assert_array_equal(value, again[key])
+
+
 @pytest.mark.skipif("HELPERS_DATA_DIR" not in os.environ, reason="HELPERS_DATA_DIR is not set")
-@pytest.mark.parametrize("name", sorted(ORIGINAL))
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_the_real_files_are_what_their_cards_say(name):
     data = datasets.load(name)
     assert data.origin == "local"
