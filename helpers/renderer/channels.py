@@ -52,14 +52,19 @@ def raw_near(param, value):
     return raw - transform.inverse(param.start)
 
 
+def seed_of(generator):
+    """Draw a seed: a number can be copied with a model, a generator cannot."""
+    return None if generator is None else int(torch.randint(2**62, (), generator=generator))
+
+
 @contextlib.contextmanager
-def seeded(generator):
-    """Draw what is drawn inside from `generator`, and leave torch's own stream as it was."""
-    if generator is None:
+def seeded(seed):
+    """Draw weights from a seed and leave torch's own stream as it was; None draws from that."""
+    if seed is None:
         yield
         return
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        torch.manual_seed(seed)
         yield
 
 
@@ -67,5 +72,6 @@ def small(layer):
     """A last layer that begins near zero, where every parameter has its start."""
     with torch.no_grad():
         layer.weight.mul_(0.1)
-        layer.bias.zero_()
+        if layer.bias is not None:
+            layer.bias.zero_()
     return layer

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from .channels import raw_near, seeded, small
+from .channels import raw_near, seed_of, seeded, small
 from .per_image import PerImage as PerImage  # the third encoder, found here too
 
 
@@ -43,9 +43,10 @@ class UNet(nn.Module):
         How often the image is halved. An image whose sides are not multiples of ``2**depth`` is
         padded by its border pixels, and the maps are cropped back.
     in_channels, out_channels : int
-        Maps in and out; `helpers.renderer.model.FitModel` sets both.
+        Images in and maps out; `helpers.renderer.model.FitModel` sets both.
     typical : float
-        Brightness in photo-electrons that is about 1 for the network: images are divided by it.
+        Brightness in photo-electrons that is about 1 for the network: images are divided by it,
+        maps of a feedback are not.
         The same for all images, so that the network can know the noise of a brightness.
     generator : torch.Generator, optional
         Draws the weights.
@@ -89,9 +90,11 @@ class UNet(nn.Module):
                 raise ValueError(f"{name} is {value}: give a whole number, at least 1")
         if not typical > 0:
             raise ValueError(f"typical is {typical}: give a positive number of photo-electrons")
-        self.depth, self.typical, self.in_channels = depth, float(typical), in_channels
+        self.depth, self.typical, self.channels = depth, float(typical), None
+        self.in_channels = self.images = in_channels
+        self.seed = seed_of(generator)
         sizes = [width * 2**level for level in range(depth + 1)]
-        with seeded(generator):
+        with seeded(self.seed):
             self.down = nn.ModuleList(
                 block(a, b) for a, b in zip([in_channels, *sizes], sizes, strict=False)
             )
@@ -102,18 +105,21 @@ class UNet(nn.Module):
             self.join = nn.ModuleList(block(2 * here, here) for here in sizes[:-1])
             self.head = nn.Conv2d(width, out_channels, 1)
 
-    def connect(self, kind, channels, in_channels):
-        """Take `in_channels` maps and give as many as there are `channels`."""
+    def connect(self, kind, channels, in_channels, shape=None):
+        """Take `in_channels` maps and give as many as there are `channels`, of the same shape."""
         first, head = self.down[0][0], self.head
-        if first.in_channels != in_channels:
-            self.down[0][0] = nn.Conv2d(in_channels, first.out_channels, 3, padding=1)
-            self.in_channels = in_channels
-        if head.out_channels != len(channels):
-            self.head = small(nn.Conv2d(head.in_channels, len(channels), 1))
+        with seeded(self.seed):
+            if first.in_channels != in_channels:
+                self.down[0][0] = nn.Conv2d(in_channels, first.out_channels, 3, padding=1)
+                self.in_channels = in_channels
+            if list(channels) != self.channels:
+                self.channels = list(channels)
+                self.head = small(nn.Conv2d(head.in_channels, len(channels), 1))
 
     def forward(self, images):
         """Maps (B, out_channels, Y, X) of images (B, Y, X) or (B, in_channels, Y, X)."""
-        x = _with_channels(images, self.in_channels, self.image_shape) / self.typical
+        x = _with_channels(images, self.in_channels, self.image_shape)
+        x = torch.cat([x[:, : self.images] / self.typical, x[:, self.images :]], 1)
         height, width = x.shape[-2:]
         step = 2**self.depth
         x = functional.pad(x, (0, -width % step, 0, -height % step), mode="replicate")
@@ -185,10 +191,11 @@ class ConvEncoder(nn.Module):
         if not spot > 0 or width < 1 or hidden < 1:
             raise ValueError(f"spot is {spot}, width {width}, hidden {hidden}: give positive ones")
         self.spot, self.channels, self.emitters = float(spot), [], 1
+        self.seed = seed_of(generator)
         reach = 2 * math.ceil(spot)
         profile = torch.exp(-(torch.arange(-reach, reach + 1) ** 2) / (2 * spot**2))
         profile = profile / profile.sum()
-        with seeded(generator):
+        with seeded(self.seed):
             self.trunk = nn.Sequential(
                 nn.Conv2d(1, 16, 5, stride=2, padding=2),
                 nn.LeakyReLU(0.1),
@@ -196,14 +203,14 @@ class ConvEncoder(nn.Module):
                 nn.LeakyReLU(0.1),
             )
             self.residual = nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.LeakyReLU(0.1))
-            self.vote = small(nn.Conv2d(width, 1, 1))
+            self.vote = small(nn.Conv2d(width, 1, 1, bias=False))
             self.closer = nn.Sequential(
                 nn.Linear(25 + width + 5, hidden),
                 nn.LeakyReLU(0.1),
                 nn.Linear(hidden, hidden),
                 nn.LeakyReLU(0.1),
             )
-        self.filter = nn.Conv2d(1, 1, 2 * reach + 1, padding=reach, bias=False)
+            self.filter = nn.Conv2d(1, 1, 2 * reach + 1, padding=reach, bias=False)
         self.filter.weight.data[0, 0] = profile[:, None] * profile
         self.beta = nn.Parameter(torch.tensor(4.0))
         height, across = self.image_shape
@@ -216,14 +223,16 @@ class ConvEncoder(nn.Module):
         self.register_buffer("window", window, persistent=False)
         self.register_buffer("extent", torch.tensor([across, height]) / 2, persistent=False)
 
-    def connect(self, kind, channels, in_channels):
+    def connect(self, kind, channels, in_channels, shape=None):
         """Take `in_channels` maps and give one number for each of `channels`."""
-        first = self.trunk[0]
-        if first.in_channels != in_channels:
-            self.trunk[0] = nn.Conv2d(in_channels, 16, 5, stride=2, padding=2)
-        if list(channels) == self.channels:
-            return
-        self.channels = list(channels)
+        with seeded(self.seed):
+            if self.trunk[0].in_channels != in_channels:
+                self.trunk[0] = nn.Conv2d(in_channels, 16, 5, stride=2, padding=2)
+            if list(channels) != self.channels:
+                self._make_heads(list(channels))
+
+    def _make_heads(self, channels):
+        self.channels = channels
         self.emitters = 1 + max((c.emitter for c in channels if c.emitter is not None), default=0)
         self.own = [c.param for c in channels if c.emitter == 0]  # the same for every emitter
         self.shared = [c.param for c in channels if c.emitter is None]

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import nn
 
-from .channels import Channel, seeded, small
+from .channels import Channel, seed_of, seeded, small
 
 
 class Mapper(nn.Module):
@@ -146,7 +146,7 @@ class Stacked(Mapper):
         super().__init__(emitters, fit)
         if features != int(features) or features < 1:
             raise ValueError(f"features is {features}: give a whole number, at least 1")
-        self.features, self.generator, self.mix = int(features), generator, None
+        self.features, self.seed, self.mix = int(features), seed_of(generator), None
 
     def check(self, renderer):
         """Refuse a renderer without emitters."""
@@ -160,7 +160,7 @@ class Stacked(Mapper):
         """Numbers of the parameters, then of the whole image, then the features."""
         n = len(self.own)
         if self.mix is None or self.mix[-1].out_features != n:
-            with seeded(self.generator):
+            with seeded(self.seed):
                 first, last = nn.Linear(n + self.features, 32), small(nn.Linear(32, n))
             self.mix = nn.Sequential(first, nn.GELU(), last)
         extra = [Channel(None, k) for _ in range(self.features) for k in range(self.emitters)]

@@ -77,9 +77,15 @@ class FitModel(nn.Module):
         if not channels:
             raise ValueError("there is nothing to find: name at least one parameter in fit")
         extra = 0 if feedback is None else feedback.connect(renderer)
-        encoder.connect(mapper.takes, channels, 1 + extra)
+        shape = renderer.pixel_shape
+        if shape != renderer.image_shape and encoder.reads_images:
+            raise ValueError(
+                f"{type(renderer).__name__} wants maps {shape}, larger than its images "
+                f"{renderer.image_shape}: use PerImage, or no margin"
+            )
+        encoder.connect(mapper.takes, channels, 1 + extra, shape)
         self.encoder, self.mapper, self.renderer, self.noise = encoder, mapper, renderer, noise
-        self.feedback, self.n_channels = feedback, len(channels)
+        self.feedback, self.channels = feedback, list(channels)
 
     def forward(self, images, index=None):
         r"""Expected images.
@@ -123,8 +129,11 @@ class FitModel(nn.Module):
         return {n: v[:, 0] if n in own and emitters == 1 else v for n, v in found.items()}
 
     def loss(self, images, index=None):
-        """Negative log-likelihood of the images, a mean over all pixels."""
-        return self.noise.nll(self(images, index), images, reduction="mean")
+        """Negative log-likelihood of the images, a mean over all pixels.
+
+        A rate that is not positive, as a template that rings can make, counts as 1e-6.
+        """
+        return self.noise.nll(self(images, index).clamp(min=1e-6), images, reduction="mean")
 
     def _find(self, images, index):
         if tuple(images.shape[1:]) != self.renderer.image_shape:
@@ -132,16 +141,16 @@ class FitModel(nn.Module):
             raise ValueError(f"images are {tuple(images.shape)}: give (B, {wanted})")
         if not bool(torch.isfinite(images).all()):
             raise ValueError("NaN or infinity among the images: mask or replace them first")
+        if self.encoder.channels != self.channels:
+            raise ValueError(
+                "the encoder was given to another model since, and finds other parameters now: "
+                "make a new FitModel"
+            )
         if self.encoder.reads_images:
             inputs = images if self.feedback is None else self.feedback(images, self.renderer)
             raw = self.encoder(inputs)
         else:
             raw = self.encoder(self._indices(images) if index is None else index)
-        if raw.shape[1] != self.n_channels:
-            raise ValueError(
-                f"the encoder gives {raw.shape[1]} numbers where {self.n_channels} are wanted: it "
-                "was given to another model since; make a new FitModel"
-            )
         return self.mapper(raw)
 
     def _indices(self, images):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from .channels import raw_near
+from .channels import raw_near, seed_of, seeded
 
 
 class PerImage(nn.Module):
@@ -19,7 +19,8 @@ class PerImage(nn.Module):
         How many images have numbers of their own.
     field : tuple of int, optional
         Shape of one large image or volume that the images are tiles of. The numbers are then maps
-        of the whole field; an image is chosen by the corner of its tile.
+        of the whole field, and of the margin that its renderer wants around it; an image is chosen
+        by the corner of its tile.
     start : dict, optional
         Physical values (n_images,) or (n_images, K) by name, such as the estimate of a network, to
         start from. Others begin at their `start`; several emitters are strewn over the image.
@@ -53,8 +54,8 @@ class PerImage(nn.Module):
         super().__init__()
         self.image_shape = tuple(int(n) for n in image_shape)
         self.field = None if field is None else tuple(int(n) for n in field)
-        self.n_images, self.start, self.generator = int(n_images), dict(start or {}), generator
-        self.channels, self.numbers = [], None
+        self.n_images, self.start, self.seed = int(n_images), dict(start or {}), seed_of(generator)
+        self.wanted, self.numbers = None, None
         if self.n_images < 1:
             raise ValueError(f"n_images is {n_images}: give at least 1")
         if self.field and (
@@ -67,28 +68,37 @@ class PerImage(nn.Module):
                 "one field, with as many axes, and no smaller than its tiles"
             )
 
-    def connect(self, kind, channels, in_channels):
-        """Make room for a number or a map for each of `channels`, and start it."""
+    def connect(self, kind, channels, in_channels, shape=None):
+        """Make room for a number, or a map of a shape, for each of `channels`, and start it."""
         if kind == "vectors" and self.field:
             raise ValueError(
                 f"PerImage has one field {self.field} for all tiles, but the mapper takes a few "
                 "numbers for each image: use ImageMapper, or leave out field"
             )
-        if (kind, list(channels)) == (getattr(self, "kind", None), self.channels):
+        wanted = (kind, list(channels), shape)
+        if wanted == self.wanted:
             return
-        self.kind, self.channels = kind, list(channels)
+        self.wanted, self.channels, self.map_shape = (
+            wanted,
+            list(channels),
+            tuple(shape or self.image_shape),
+        )
         named = {c.param.name for c in channels if c.param is not None}
         if kind == "maps" and self.start or self.start.keys() - named:
             raise ValueError(
                 f"start holds {', '.join(self.start)}: it can hold numbers of an image called "
                 f"{', '.join(sorted(named)) if kind == 'vectors' else '(none: these are maps)'}"
             )
-        shape = (self.field or self.image_shape) if kind == "maps" else ()
-        numbers = torch.zeros(self.n_images, len(channels), *shape)
+        around = [a - b for a, b in zip(self.map_shape, self.image_shape, strict=True)]
+        size = [n + more for n, more in zip(self.field or self.image_shape, around, strict=True)]
+        size = size if kind == "maps" else []
+        numbers = torch.zeros(self.n_images, len(channels), *size)
+        with seeded(self.seed):
+            strewn = torch.randn(numbers.shape) / 2
         several = any(c.emitter for c in channels)
         for n, (param, emitter) in enumerate(channels):
             if param is None or (several and emitter is not None and param.name not in self.start):
-                numbers[:, n].normal_(0, 0.5, generator=self.generator)
+                numbers[:, n] = strewn[:, n]
             elif param.name in self.start:
                 value = torch.as_tensor(self.start[param.name], dtype=torch.float32)
                 value = value.reshape(self.n_images, -1)
@@ -118,14 +128,14 @@ class PerImage(nn.Module):
         if self.field is None:
             return self.numbers[index]
         tiles = [
-            self.numbers[(0, slice(None), *map(slice, corner, _end(corner, self.image_shape)))]
+            self.numbers[(0, slice(None), *map(slice, corner, _end(corner, self.map_shape)))]
             for corner in asked.tolist()
         ]
         return torch.stack(tiles)
 
 
-def random_tiles(volume, shape, n, generator):
-    r"""Cut tiles at random places, for a `PerImage` with a field.
+def random_tiles(volume, shape, n, rng):
+    r"""Cut tiles at random places: the data of a `PerImage` with a field.
 
     Parameters
     ----------
@@ -135,7 +145,7 @@ def random_tiles(volume, shape, n, generator):
         Of a tile.
     n : int
         How many.
-    generator : torch.Generator
+    rng : numpy.random.Generator
 
     Returns
     -------
@@ -145,20 +155,16 @@ def random_tiles(volume, shape, n, generator):
 
     Examples
     --------
+    >>> import numpy as np
     >>> image = torch.arange(12.0).reshape(3, 4)
-    >>> tiles, corners = random_tiles(image, (2, 2), 5, torch.Generator().manual_seed(0))
+    >>> tiles, corners = random_tiles(image, (2, 2), 5, np.random.default_rng(0))
     >>> bool((tiles[:, 0, 0] == image[corners[:, 0], corners[:, 1]]).all())
     True
     """
     if len(shape) != volume.ndim or any(a < b for a, b in zip(volume.shape, shape, strict=True)):
         raise ValueError(f"tiles {tuple(shape)} of {tuple(volume.shape)}: give smaller ones")
-    corners = torch.stack(
-        [
-            torch.randint(a - b + 1, (n,), generator=generator)
-            for a, b in zip(volume.shape, shape, strict=True)
-        ],
-        1,
-    )
+    starts = [a - b + 1 for a, b in zip(volume.shape, shape, strict=True)]
+    corners = torch.from_numpy(rng.integers(starts, size=(n, len(shape))))
     tiles = [volume[tuple(map(slice, corner, _end(corner, shape)))] for corner in corners.tolist()]
     return torch.stack(tiles), corners
 
