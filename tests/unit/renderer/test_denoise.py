@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from helpers import checkpoints
 from helpers.metrics import psnr
 from helpers.noise import EMCCD, SCMOS, Poisson, PoissonGauss
 from helpers.renderer import filters
-from helpers.renderer.blindspot import BlindSpot, with_the_pixel
+from helpers.renderer.blindspot import BlindSpot, load, save, with_the_pixel
 from helpers.renderer.denoise import apply, denoise, noise_line, train
 from helpers.renderer.simulate import filament_images
 
@@ -113,6 +114,36 @@ def test_it_beats_the_noise_and_the_best_filter():
     assert reached > db(best, clean) + 1
     assert reached > db(result.blind, clean) + 0.3, "the pixel itself is worth something"
     assert result.noise == (READ, 1.0) and result.training.n_steps == 260
+
+
+def test_the_card_of_the_shipped_network_is_true():
+    """On images of seeds that neither training nor page has, part of those on the card."""
+    net = load(device="cpu")
+    said = net.card["metric"]
+    gains = []
+    for seed in (1000, 1001, 1002):
+        clean, noisy = recorded(seed, n=4)
+        gains.append(db(apply(net, noisy).images, clean) - db(noisy, clean))
+    assert np.mean(gains) == pytest.approx(said["denoised"] - said["noisy"], abs=0.5)
+    assert min(gains) > 12 and net.card["steps"] == 6000
+    assert "no clean ones" in net.card["data"] and net.noise == (READ, 1.0)
+
+
+def test_a_network_comes_back_from_its_file(tmp_path):
+    net = network(depth=2, noise=None, blind=False)
+    card = {"data": "none", "seed": 0, "steps": 0, "metric": {}}
+    save(net, tmp_path / "net.safetensors", card)
+    again = load(tmp_path / "net.safetensors", "cpu")
+    assert again.settings == net.settings and again.card["seed"] == 0 and not again.blind
+    image = torch.randn(1, 20, 20)
+    assert torch.allclose(again(image)[0], net(image)[0], atol=0.02)
+    data = (tmp_path / "net.safetensors").read_bytes()
+    (tmp_path / "half.safetensors").write_bytes(data[: len(data) // 2])
+    with pytest.raises(ValueError, match="truncated"):
+        load(tmp_path / "half.safetensors")
+    checkpoints.save(tmp_path / "other.safetensors", {"model": {}}, card)
+    with pytest.raises(ValueError, match="holds no blind-spot network"):
+        load(tmp_path / "other.safetensors")
 
 
 def test_without_a_hole_the_noise_is_learned():
