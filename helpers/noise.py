@@ -1,7 +1,8 @@
 """What the camera does to the light: likelihoods, samples, and data split by thinning.
 
 Counts are in photo-electrons. Every model has `nll`, `deviance` and `sample`, and for solvers
-`score` and `information`, which take tensors and check nothing.
+`score` and `information`, which take tensors and check nothing. `PoissonGauss` and `EMCCD` are
+public here, too; their module is `helpers.readout`.
 
 NumPy in, NumPy out; torch in, torch out (differentiable where that makes sense).
 """

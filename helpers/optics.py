@@ -1,8 +1,9 @@
 """Scalar wave optics on a grid: angles, axial wavenumbers, propagation from plane to plane.
 
 Lengths are in micrometres. Directions are in units of numerical aperture, ``q = n sin(theta)``, so
-that a plane wave is ``exp(2 pi i q x / wavelength)``. Grids are in the order of the FFT. Pupils
-and their aberrations have their own modules and are public here.
+that a plane wave is ``exp(2 pi i q x / wavelength)``. Grids are in the order of the FFT. `Pupil`,
+`psf_from_pupil` and `zernike` are public here, too; their modules are `helpers.pupil` and
+`helpers.zernike`.
 """
 
 from __future__ import annotations
