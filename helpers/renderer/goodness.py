@@ -55,8 +55,8 @@ def deviance_moments(noise, rate):
     >>> import torch
     >>> from helpers.noise import Poisson
     >>> mean, variance = deviance_moments(Poisson(), torch.tensor([0.1, 1.0, 100.0]))
-    >>> mean.round(decimals=2).tolist()
-    [0.48, 1.15, 1.0]
+    >>> [round(float(m), 2) for m in mean]
+    [0.47, 1.15, 1.0]
     """
     import torch
 

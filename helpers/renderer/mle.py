@@ -37,7 +37,8 @@ class Fits:
         Steps tried.
     goodness : array (B,)
         How far the deviance is from what noise alone would give, in standard deviations: around 0
-        for a good fit, above 4 or so for a spot that the model cannot explain.
+        for a good fit, above 4 or so for a spot that the model cannot explain. Where most pixels
+        hold less than a photo-electron the spread is a little less than 1.
     n_pixels : array (B,) of int
         Pixels used: those not masked and not saturated.
     settings : dict
@@ -161,9 +162,9 @@ def fit(
     if not all(bool(torch.isfinite(value).all()) for value in (given or {}).values()):
         raise ValueError("a start is NaN or infinite: give finite numbers, or start=None")
     options = {"n_iter": int(n_iter), "tolerance": float(tolerance)}
-    parts = []
+    parts = [] if len(y) else [_no_fits(renderer, free, y)]
     with torch.no_grad():
-        for first in range(0, max(len(y), 1), chunk):
+        for first in range(0, len(y), chunk):
             part = slice(first, first + chunk)
             parts.append(
                 _fit_chunk(
@@ -272,6 +273,16 @@ def _fit_chunk(images, use, renderer, noise, free, fixed, given, options):
     goodness = departure(found.deviance, *found.moments, theta.shape[1])
     rest = found.deviance, found.converged, found.n_iter, goodness, use.flatten(1).sum(1).long()
     return problem.params(found.theta), levenberg.by_name(bound, columns), rest
+
+
+def _no_fits(renderer, free, y):
+    """What `_fit_chunk` gives for no images."""
+    import torch
+
+    none = y.new_zeros(0)
+    whole, flags = none.to(torch.int64), none.to(torch.bool)
+    named = dict.fromkeys(renderer.params, none), dict.fromkeys(free, none)
+    return *named, (none, flags, whole, none, whole)
 
 
 def _starts(images, use, renderer, fixed):
