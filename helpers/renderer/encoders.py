@@ -244,7 +244,8 @@ class ConvEncoder(nn.Module):
     def forward(self, images):
         """Numbers (B, channels) of images (B, Y, X) or (B, in_channels, Y, X)."""
         x = _with_channels(images, self.trunk[0].in_channels, self.image_shape)
-        mean, spread = x[:, 0].mean((1, 2)), x[:, 0].std((1, 2)).clamp(min=1e-6)
+        mean = x[:, 0].mean((1, 2))
+        spread = (x[:, 0].var((1, 2), correction=0) + 1e-12).sqrt()  # also of an empty image
         light = (x[:, :1] - mean.view(-1, 1, 1, 1)) / spread.view(-1, 1, 1, 1)
         maps = self.trunk(torch.cat([light, x[:, 1:]], 1))
         maps = maps + self.residual(maps)

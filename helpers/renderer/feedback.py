@@ -96,6 +96,6 @@ class Correlate(Feedback):
         picture = state[top : top + self.size, left : left + self.size]
         picture = picture - picture.mean()
         picture = picture / picture.norm().clamp(min=1e-12)
-        spread, mean = torch.std_mean(images, (1, 2), keepdim=True)
-        z = (images - mean) / spread.clamp(min=1e-12)
+        variance, mean = torch.var_mean(images, (1, 2), correction=0, keepdim=True)
+        z = (images - mean) / (variance + 1e-12).sqrt()
         return functional.conv2d(z[:, None], picture[None, None], padding=self.size // 2)[:, 0]
