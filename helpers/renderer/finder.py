@@ -143,8 +143,9 @@ class Finder:
     def _cut(self, counts, use):
         """Regions about the peaks of each frame, with the peaks that they hold as starts."""
         significance, photons = self._look(counts, use)
-        size = 2 * math.ceil(self.filter.width) + 1
-        top = F.max_pool2d(significance[:, None], size, 1, size // 2)[:, 0]
+        reach = math.ceil(self.filter.width)
+        top = F.max_pool2d(significance, (2 * reach + 1, 1), 1, (reach, 0))
+        top = F.max_pool2d(top, (1, 2 * reach + 1), 1, (0, reach))
         frame, row, column = torch.nonzero(
             (significance == top) & (significance > PROPOSE * self.threshold), as_tuple=True
         )
@@ -338,9 +339,9 @@ class Finder:
         row = (values[:, 1] + (height - 1) / 2).round().long().clamp(0, height - 1)
 
         def about(image):
-            image = F.pad(image, (half,) * 4)
-            total = F.avg_pool2d(image[:, None], 2 * half + 1, 1, divisor_override=1)[:, 0]
-            return total[region, row, column]
+            side = 2 * half + 1
+            image = F.avg_pool2d(F.pad(image, (half,) * 4), (side, 1), 1)
+            return side**2 * F.avg_pool2d(image, (1, side), 1)[region, row, column]
 
         n_used, n_all = about(use), about(torch.ones_like(use))
         mean = about(chi2) / (n_used - values.shape[1]).clamp(min=1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from scipy.optimize import brentq
 
 
@@ -36,7 +35,7 @@ class MatchedFilter:
     Notes
     -----
     A point spread is a sum of few products of a column and a row, by its singular values; a
-    Gaussian is one. So the filter is a handful of one-dimensional convolutions. Derived in
+    Gaussian is one. So the filter is a handful of products with banded matrices. Derived in
     :doc:`/book/renderer/05_many_molecules`.
 
     Examples
@@ -97,12 +96,19 @@ class MatchedFilter:
         return [(((u[:, k] * s[k]).to(device)), v[k].to(device)) for k in some]
 
     def _apply(self, products, images):
-        stack, total = images[:, None], 0
-        for column, row in products:
-            across = F.conv2d(stack, row.to(images)[None, None, None], padding="same")
-            down = column.to(images)[None, None, :, None]
-            total = total + F.conv2d(across, down, padding="same")
-        return total[:, 0]
+        height, width = images.shape[1:]
+        return sum(
+            _banded(column.to(images), height) @ images @ _banded(row.to(images), width).mT
+            for column, row in products
+        )
+
+
+def _banded(kernel, n):
+    """Matrix (n, n) that correlates n samples with a kernel of odd length; zero beyond them."""
+    offset = torch.arange(n, device=kernel.device) - torch.arange(n, device=kernel.device)[:, None]
+    place = offset + len(kernel) // 2
+    inside = (place >= 0) & (place < len(kernel))
+    return torch.where(inside, kernel[place.clamp(0, len(kernel) - 1)], 0)
 
 
 def threshold(area, false_alarms):
