@@ -340,8 +340,8 @@ class Finder:
 
         def about(image):
             side = 2 * half + 1
-            image = F.avg_pool2d(F.pad(image, (half,) * 4), (side, 1), 1)
-            return side**2 * F.avg_pool2d(image, (1, side), 1)[region, row, column]
+            image = F.avg_pool2d(F.pad(image, (half,) * 4)[:, None], (side, 1), 1)
+            return side**2 * F.avg_pool2d(image, (1, side), 1)[region, 0, row, column]
 
         n_used, n_all = about(use), about(torch.ones_like(use))
         mean = about(chi2) / (n_used - values.shape[1]).clamp(min=1)
