@@ -120,6 +120,14 @@ def test_whole_shifts_roll_and_there_and_back_is_home(n):
     assert np.isrealobj(fft_shift(noise, [0.5, 0.5]))
 
 
+@pytest.mark.parametrize("kind", ["real", "complex"])
+def test_axes_are_moved_independently(kind):
+    """Also at the Nyquist frequencies of both axes at once, where the sign is lost."""
+    noise = RNG.normal(size=(8, 6)) + (1j * RNG.normal(size=(8, 6)) if kind == "complex" else 0)
+    one_by_one = fft_shift(fft_shift(noise, [0.4, 0.0]), [0.0, 0.3])
+    np.testing.assert_allclose(fft_shift(noise, [0.4, 0.3]), one_by_one, atol=1e-12)
+
+
 def test_gradients_go_through_a_shift():
     image = torch.tensor(VOLUME[0, :6, :5], requires_grad=True)
     d = torch.tensor([[0.2, -0.4], [1.3, 0.1]], dtype=torch.float64, requires_grad=True)
