@@ -90,12 +90,12 @@ def _clipped_border(images, use):
     border[:, 1:-1, 1:-1] = False
     use = use * border
 
-    def mean(use):
-        return ((images * use).sum((1, 2)) / use.sum((1, 2))).nan_to_num().clamp(min=0.01)
+    def mean(values, use):
+        return ((values * use).sum((1, 2)) / use.sum((1, 2))).nan_to_num()
 
-    first = mean(use)
-    ceiling = first + 2 * first.sqrt()
-    return mean(use * (images <= ceiling[:, None, None]))
+    first = mean(images, use)
+    ceiling = first + 2 * (mean(images**2, use) - first**2).clamp(min=0).sqrt()
+    return mean(images, use * (images <= ceiling[:, None, None])).clamp(min=0.01)
 
 
 def _centroid_at_the_top(smooth):

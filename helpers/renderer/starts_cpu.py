@@ -10,20 +10,22 @@ _jit = njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "c
 
 @_jit
 def _clipped_border(image, use):
-    """Mean of the border, without what is two standard deviations of shot noise above it."""
+    """Mean of the border, without what is two of its standard deviations above it."""
     height, width = image.shape
     ceiling, mean = np.inf, 0.0
     for _ in range(2):
-        total, n = 0.0, 0.0
+        total, squares, n = 0.0, 0.0, 0.0
         for i in range(height):
             stride = 1 if i == 0 or i == height - 1 else max(width - 1, 1)
             for j in range(0, width, stride):
                 if image[i, j] <= ceiling:
                     total += use[i, j] * image[i, j]
+                    squares += use[i, j] * image[i, j] ** 2
                     n += use[i, j]
-        mean = max(total / n, 0.01) if n > 0 else 0.01
-        ceiling = mean + 2 * np.sqrt(mean)
-    return mean
+        mean = total / n if n > 0 else 0.0
+        variance = squares / n - mean**2 if n > 0 else 0.0
+        ceiling = mean + 2 * np.sqrt(max(variance, 0.0))
+    return max(mean, 0.01)
 
 
 @_jit
