@@ -165,7 +165,7 @@ def retrieve(
     Raises
     ------
     ValueError
-        Planes that do not match the stack, fewer than three different ones, or z that cannot be
+        Planes that do not match the stack, fewer than two different ones, or z that cannot be
         micrometres; NaN, or negative counts under a noise model without read noise; modes that
         positions imitate.
 

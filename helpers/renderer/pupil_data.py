@@ -11,7 +11,6 @@ from ..zernike import zernike
 
 PLACE = "x", "y", "z", "photons", "background"
 GAUGE = (0, 1, 2, 4)  # piston, tilts, defocus: invisible, or done by x, y, z as well
-LEAST_PLANES = 3
 SHARED = 4  # this many pixels with the largest value: the camera ends there
 
 
@@ -49,10 +48,10 @@ def checked_planes(z, n_planes):
     if not np.isfinite(z).all():
         raise ValueError("z holds NaN or infinite values: give the height of every plane in µm")
     different, span = len(np.unique(z)), float(np.ptp(z))
-    if different < LEAST_PLANES:
+    if different < 2:
         raise ValueError(
-            f"{different} different planes: at least {LEAST_PLANES} are needed to tell defocus "
-            "from the other aberrations; for one plane each see retrieve_from_blinks"
+            "all planes have the same z: one plane cannot tell a wavefront from its twin, give two "
+            "or more; for single images of many emitters see retrieve_from_blinks"
         )
     if not 0.02 <= span <= 40:
         raise ValueError(

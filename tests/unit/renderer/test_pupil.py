@@ -94,6 +94,12 @@ def test_the_likelihood_matters(bright, monkeypatch):
     assert worse / len(bright) > 1.4
 
 
+def test_two_planes_are_enough():
+    stack = stack_of(2000, planes=2, reach=0.3)
+    fit = retrieve(stack.images, stack.planes, OIL, device="cpu")
+    assert np.linalg.norm(errors(fit, stack.aberrations)) < 1.5 * fit.crlb_rms
+
+
 def test_several_beads_share_one_pupil():
     aberrations = random_aberrations(0.16, STACK_MODES, seed=2000)
     beads = [
@@ -190,8 +196,8 @@ STACK = stack_of(2000, planes=5, photons=1e4)
         ({"z": STACK.planes * 1e-6}, "counted in µm"),
         ({"z": STACK.planes[:4]}, r"shape \(4,\) for 5 planes"),
         ({"z": STACK.planes * np.nan}, "NaN"),
-        ({"z": [0, 0, 0.1, 0.1, 0.1]}, "2 different planes"),
-        ({"stack": STACK.images[:2], "z": STACK.planes[:2]}, "at least 3"),
+        ({"z": [0.1] * 5}, "one plane cannot tell"),
+        ({"stack": STACK.images[:1], "z": STACK.planes[:1]}, "one plane cannot tell"),
         ({"stack": STACK.images[0]}, r"give \(Z, Y, X\)"),
         ({"stack": np.where(STACK.images > 300, np.nan, STACK.images)}, "NaN or infinite: leave"),
         ({"stack": STACK.images - 60}, "shot noise cannot"),
