@@ -15,7 +15,6 @@ from .counts import Counts, Deconvolution
 
 LOOK = 10  # iterations between two looks at the objective
 SWEEPS = 5  # sweeps of the proximal map in each iteration; it starts from the last one
-SETTLE = 50  # sweeps before the first iteration, where a start is given
 
 
 def map_tv(
@@ -124,7 +123,7 @@ class Splitting:
         # Penalties in the units of the curvatures: 1 / counts, and a weak blur's share of it.
         typical = float((data.y * data.used).sum()) / data.total + 1e-6
         self.tight = 0.2 / typical
-        self.loose = 4e-4 * float(op.kernel.sum()) ** 2 / typical
+        self.loose = 1e-3 * float(op.kernel.sum()) ** 2 / typical
         self.bound, self.n_iter = -math.inf, 0
         self.v = self._on_grid(x, op)
         self.set_op(op)
@@ -139,17 +138,6 @@ class Splitting:
         )
         self.best, self.history = x, [self.objective(x)]
         self.u_dual, self.v_dual = x.new_zeros(op.grid), x.new_zeros(op.grid)
-        if start is not None:
-            self._begin_duals()
-
-    def _begin_duals(self):
-        """Multipliers with which the volume would stay where it is, were it the best one."""
-        op, data = self.op, self.data
-        slope = data.used * (1 - data.y / data.mean(op, self.best))
-        op.crop(self.u_dual).copy_(slope / self.tight)
-        op.inside(self.v_dual).copy_(op.adjoint(slope) / -self.loose)
-        self.sweeps.y.copy_(op.inside(self.v + self.v_dual))
-        self.sweeps.run(SETTLE)
 
     def set_op(self, op):
         """Go on with another kernel of the same field."""
@@ -260,7 +248,7 @@ def choose_weight(
     *,
     weights=None,
     fraction=0.8,
-    n_iter=40,
+    n_iter=20,
     seed=0,
     valid=None,
     saturation=None,
@@ -279,7 +267,7 @@ def choose_weight(
     fraction : float
         Chance that a count is fitted; the others judge.
     n_iter : int
-        For each weight. Each starts from the volume of the next stronger one.
+        For each weight, all from the same start. More of them change the scores, hardly the choice.
     seed : int
         Of the coins.
 
@@ -327,18 +315,17 @@ def choose_weight(
             "give map_tv a weight"
         )
     kept, held = thin(whole, fraction, np.random.default_rng(seed))
-    part = op.with_kernel(fraction * op.kernel)
     held = torch.as_tensor(held, dtype=data.y.dtype, device=data.device)
-    x, score = None, []
-    for weight in tqdm(weights[::-1], desc="weight", disable=not progress):
-        fit = map_tv(
-            part, torch.as_tensor(kept, dtype=data.y.dtype), math.sqrt(fraction) * weight,
-            fraction * data.background, n_iter=n_iter, valid=data.used, start=x, device=data.device,
-        )  # fmt: skip
-        x = fit.with_margin
-        mean = (1 - fraction) * data.mean(op.to(data.device), x)
+    kept = torch.as_tensor(kept, dtype=data.y.dtype, device=data.device)
+    part = op.with_kernel(fraction * op.kernel).to(data.device)
+    fitted = Counts(part, kept, fraction * data.background, data.used, None, data.device)
+    score = []
+    for weight in tqdm(weights, desc="weight", disable=not progress):
+        solver = Splitting(part, fitted, math.sqrt(fraction) * weight)
+        solver.run(n_iter)
+        mean = (1 - fraction) / fraction * fitted.mean(part, solver.x)
         each = torch.xlogy(held, held / mean) - held + mean
         score.append(2 * float((each * data.used).sum(dtype=torch.float64)) / data.total)
-    score = np.array(score[::-1])
+    score = np.array(score)
     best = int(score.argmin())
     return WeightChoice(float(weights[best]), weights, score, best in (0, len(weights) - 1))
