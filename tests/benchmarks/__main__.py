@@ -25,6 +25,7 @@ BENCHMARKS = (
     "inr_tomography",
     "inr_published_scene",
     "renderer_deconvolve",
+    "renderer_crowded",
 )
 
 

