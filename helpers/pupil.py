@@ -32,7 +32,7 @@ class Pupil:
         Side of a camera pixel in the object, in micrometres.
     samples : int
         Cells M across the pupil. The image repeats after ``samples * wavelength / (2 na)``.
-        Towards the edge of that period its faint wings are too dark, by half; twice the field is
+        Towards the edge of that period its faint wings are up to 60 % too dark; twice the field is
         ample.
     zernikes : dict, optional
         Coefficients in waves RMS by OSA index, such as ``{5: 0.08}``; numbers, or tensors of a
