@@ -166,8 +166,9 @@ class ConvEncoder(nn.Module):
     A network then sees :math:`m` on 5 x 5 pixels around :math:`\bar{\mathbf r}`, by linear
     interpolation, and :math:`f` there; it corrects the place, and scales the light that the filter
     has found. An image is shifted to mean 0 and scaled to variance 1 first, so a brighter image
-    gives the same place and more photons. For the next emitter the votes near the last one are
-    taken away: emitters come by falling prominence. Parameters called x, y, photons and background
+    gives the same place and more photons. With several emitters only the votes near the
+    best one count, and for the next emitter they are taken away: emitters come by falling
+    prominence. Parameters called x, y, photons and background
     start from what the image says, all others from their `start`.
 
     Built up in :doc:`/book/renderer/02_learn_without_labels`.
@@ -254,8 +255,7 @@ class ConvEncoder(nn.Module):
         votes = (self.vote(maps) + self.beta * coarse).flatten(1)
         numbers, total, seen = [], 0.0, []
         for _ in range(self.emitters):
-            # far below the best vote nothing changes but the speed: denormal numbers are slow
-            share = (votes - votes.amax(1, keepdim=True)).clamp(min=-30).softmax(1)
+            share = self._shares(votes)
             place = share @ self.places
             local = torch.einsum("bn,bcn->bc", share, maps.flatten(2))
             hidden, height = self._look(filtered, place, local, mean, spread)
@@ -281,12 +281,21 @@ class ConvEncoder(nn.Module):
                 result.append(raw_near(param, empty + spread * output) if from_image else output)
         return torch.stack(result, 1)
 
+    def _shares(self, votes):
+        """Votes to shares; with several emitters only near the best, or they would be averaged."""
+        if self.emitters > 1:
+            best = self.places[votes.argmax(1)]
+            apart = (self.places - best[:, None]).square().sum(-1)
+            votes = votes.masked_fill(apart > (3 * self.spot) ** 2, float("-inf"))
+        # far below the best vote nothing changes but the speed: denormal numbers are slow
+        return (votes - votes.amax(1, keepdim=True)).clamp(min=-30).softmax(1)
+
     def _look(self, filtered, place, local, mean, spread):
         """What the small network makes of the surroundings of a place, and the peak there."""
         at = (place[:, None, None] + self.window) / self.extent
         near = functional.grid_sample(filtered, at, align_corners=False).flatten(1)
         height = near.amax(1).clamp(min=1e-3)
-        level = [spread.log() / 8, height.log(), mean / spread / 8]
+        level = [spread.log() / 8, height.log(), (mean / spread / 8).clamp(-4, 4)]
         parts = [near / height[:, None], local, place / self.extent, torch.stack(level, 1)]
         return self.closer(torch.cat(parts, 1)), height
 
