@@ -24,6 +24,7 @@ BENCHMARKS = (
     "inr_sequences",
     "inr_tomography",
     "inr_published_scene",
+    "renderer_mle",
     "renderer_deconvolve",
     "renderer_crowded",
 )
