@@ -158,7 +158,8 @@ def fit(
     given = None if start is None else _named(start, renderer, y, "start")
     if len(y):  # the noise refuses counts that its likelihood cannot hold
         lowest = y.amin(tuple(range(1, y.ndim))).argmin()
-        levenberg.noise_of(noise, [lowest]).deviance(torch.ones_like(y[:1]), y[lowest][None])
+        one = slice(lowest, lowest + 1)
+        levenberg.noise_of(noise, one).deviance(torch.ones_like(y[one]), y[one])
     if not all(bool(torch.isfinite(value).all()) for value in (given or {}).values()):
         raise ValueError("a start is NaN or infinite: give finite numbers, or start=None")
     options = {"n_iter": int(n_iter), "tolerance": float(tolerance)}
