@@ -43,6 +43,17 @@ def test_two_hundred_blinks_give_the_pupil(seed):
     assert np.abs(fit.goodness).max() < 5 and fit.expected.shape == seen.images.shape
 
 
+def test_a_molecule_in_the_wrong_plane_is_found_again():
+    """With the pupil of the start one of these ends on the wrong side of the focus."""
+    others = [j for j in BLINK_MODES if j != 5]
+    aberrations = random_aberrations(0.13, others, seed=2008) | {5: -0.08}
+    seen = blinks(aberrations, 40, seed=2008)
+    start = replace(COARSE, zernikes={5: -0.05})
+    fit = retrieve_from_blinks(seen.images, start, device="cpu")
+    assert fit.converged and np.abs(fit.goodness).max() < 5
+    assert np.abs(fit.z - seen.z).max() < 0.1
+
+
 def test_the_wrong_prior_gives_the_twin_and_nothing_tells():
     seen, sign = blinks_of(2000, 60)
     truth = replace(COARSE, zernikes=seen.aberrations)
