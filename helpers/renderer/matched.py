@@ -50,7 +50,6 @@ class MatchedFilter:
         # on the middle of a pixel, also where the image centre is a corner
         centre = {a: (1 - n % 2) / 2 for a, n in zip("yx", renderer.image_shape, strict=True)}
         point = {**fixed, **centre, "photons": 1.0, "background": 0.0}
-        point = {n: torch.tensor([float(v)], dtype=torch.float64) for n, v in point.items()}
         with torch.no_grad():
             image, slopes = renderer.jacobian(point, ["x", "y"])
         image, slopes = image[0].double().cpu(), slopes[0].double().cpu().flatten(1)

@@ -8,7 +8,7 @@ from helpers.noise import SCMOS, Poisson
 from helpers.renderer import mle
 from helpers.renderer.detect import localize, match
 from helpers.renderer.matched import MatchedFilter, threshold
-from helpers.renderer.renderers import Gaussian2D, Gaussian3D
+from helpers.renderer.renderers import Gaussian2D, Gaussian3D, Spline2D
 from helpers.renderer.simulate import blinking_movie, crowded_frames, spots_image
 
 WIDTH = 5**0.5
@@ -166,6 +166,16 @@ def test_other_renderers_bring_their_own_columns():
     assert np.sqrt(np.mean((found.z - z) ** 2)) < 1.5 * np.median(found.z_std)
     wide = localize(frames[14:16], Gaussian2D((17, 17)), device="cpu")
     assert (wide.sigma > 1.3).all() and (wide.sigma_std > 0).all()
+
+
+def test_a_spline_through_the_spot_finds_what_the_gaussian_finds():
+    frames, _ = crowded_frames(
+        40, (45, 60), emitters=4, present=1.0, photons=(900, 1100), background=(10, 10),
+        sigma=1.3, read_noise=0, seed=2010,
+    )  # fmt: skip
+    spline = Spline2D((15, 15), spots_image([0.0], [0.0], [1.0], 1.3, (25, 25)))
+    pairs = match(localize(frames, spline, device="cpu"), localize(frames, 1.3, device="cpu"), 0.2)
+    assert pairs.n_missed + pairs.n_extra <= 3 and pairs.rmse < 0.01
 
 
 def test_the_filter_finds_light_and_place_of_a_lone_molecule():
