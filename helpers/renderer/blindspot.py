@@ -124,7 +124,8 @@ class BlindSpot(nn.Module):
         ----------
         images : tensor (B, Y, X)
         target : tensor (B, Y, X), optional
-            What is to be predicted; the images themselves if left out.
+            Clean images, for a control. The loss is then the mean squared error over the square
+            of the scale, and the spread learns nothing.
 
         Notes
         -----
@@ -137,12 +138,13 @@ class BlindSpot(nn.Module):
         in photo-electrons with the read variance v. Where the noise is not known,
         :math:`\sigma = s`.
         """
-        target = images if target is None else target
         mean, spread = self(images)
+        if target is not None:
+            return ((target - mean) / self.scale).square().mean()
         variance = spread.square() + 1e-4 * self.scale.square()
         if self.noise is not None:
             variance = variance + noise_variance(mean, self.noise)
-        return 0.5 * ((target - mean).square() / variance + variance.log()).mean()
+        return 0.5 * ((images - mean).square() / variance + variance.log()).mean()
 
 
 def save(network, path, card):
