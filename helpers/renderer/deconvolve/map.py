@@ -24,7 +24,7 @@ def map_tv(
     background=0.0,
     callback=None,
     *,
-    n_iter=100,
+    n_iter=200,
     tol=0.02,
     valid=None,
     saturation=None,
@@ -82,7 +82,7 @@ def map_tv(
     >>> op = Blur(np.ones((3, 3)) / 9, (12, 12))
     >>> square = np.zeros((12, 12))
     >>> square[3:9, 3:9] = 100.0
-    >>> fit = map_tv(op, op(square) + 1, 0.01, background=1.0, n_iter=200)
+    >>> fit = map_tv(op, op(square) + 1, 0.01, background=1.0)
     >>> bool(abs(fit.volume - square).max() < 10)
     True
     """
