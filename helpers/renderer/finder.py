@@ -155,25 +155,23 @@ class Finder:
         rows = first_row[:, None] + torch.arange(height, device=row.device)
         columns = first_column[:, None] + torch.arange(width, device=row.device)
         place = frame[:, None, None], rows[:, :, None], columns[:, None, :]
-        corner = torch.stack([first_column, first_row], 1).double()
-        inward = corner.new_tensor([width - 1, height - 1]) / 2
-        outer = corner.new_tensor([self.shape[1] - 1, self.shape[0] - 1]) / 2
-        middle = corner + inward - outer
+        # x, y from the centre of the frame
+        centre = (np.array(self.shape[::-1]) - 1) / 2
+        corner = to_numpy(torch.stack([first_column, first_row], 1))
+        middle = corner + (np.array([width, height]) - 1) / 2 - centre
+        peaks = to_numpy(torch.stack([column, row], 1)) - centre
         regions = _Regions.start(
-            counts[place], use[place], _cut_noise(self.noise, place[1:]), to_numpy(frame),
-            to_numpy(middle), len(self.names),
+            counts[place], use[place], _cut_noise(self.noise, place[1:]), to_numpy(frame), middle,
+            len(self.names),
         )  # fmt: skip
-        peaks = to_numpy(torch.stack([column, row], 1).double() - outer)
         light = photons[frame, row, column]
         # every region starts with all peaks that it holds
+        peak, region, rank = _held_peaks(regions, peaks, (width / 2, height / 2))
+        peak, region, rank = (index[rank < MOST] for index in (peak, region, rank))
+        offset = torch.as_tensor(peaks[peak] - middle[region], dtype=counts.dtype)
         peak, region, rank = (
-            torch.as_tensor(a, device=counts.device)
-            for a in _held_peaks(regions, peaks, (width / 2, height / 2))
+            torch.as_tensor(index, device=counts.device) for index in (peak, region, rank)
         )
-        first = rank < MOST
-        peak, region, rank = peak[first], region[first], rank[first]
-        offset = torch.as_tensor(peaks, device=counts.device)[peak]
-        offset = offset - torch.as_tensor(regions.middle, device=counts.device)[region]
         start = self.usual.to(counts).repeat(len(peak), 1)
         start[:, :2], start[:, 2] = offset.to(counts), light[peak]
         regions.emitters[region, rank] = self._inside(start)
@@ -353,7 +351,7 @@ def _cut_noise(noise, place):
     variance = getattr(noise, "variance", None)
     if np.ndim(variance) < 2:
         return noise
-    return type(noise)(to_tensor(variance)[tuple(index.cpu() for index in place)])
+    return type(noise)(to_tensor(variance, place[0].device)[place])
 
 
 def _level(images, use):

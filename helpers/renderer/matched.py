@@ -52,7 +52,7 @@ class MatchedFilter:
         point = {**fixed, **centre, "photons": 1.0, "background": 0.0}
         with torch.no_grad():
             image, slopes = renderer.jacobian(point, ["x", "y"])
-        image, slopes = image[0].double().cpu(), slopes[0].double().cpu().flatten(1)
+        image, slopes = image[0].cpu().double(), slopes[0].cpu().double().flatten(1)
         moments = slopes @ slopes.T / image.square().sum()
         self.roughness = float(torch.linalg.det(moments)) ** 0.5
         self.width = (2 * self.roughness) ** -0.5
@@ -92,7 +92,7 @@ class MatchedFilter:
     def _products(self, kernel, device):
         u, s, v = torch.linalg.svd(kernel)
         some = range(int((s > 1e-3 * s[0]).sum()))
-        return [(((u[:, k] * s[k]).to(device)), v[k].to(device)) for k in some]
+        return [((u[:, k] * s[k]).float().to(device), v[k].float().to(device)) for k in some]
 
     def _apply(self, products, images):
         height, width = images.shape[1:]
