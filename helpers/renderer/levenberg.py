@@ -142,7 +142,8 @@ def minimize(problem, theta, n_iter, tolerance):
     -----
     A step solves :math:`(F + \lambda\,\mathrm{diag} F)\,\delta = -g`. It counts only if the
     deviance falls; then the damping falls tenfold, else it rises tenfold. A fit has converged when
-    the step it wants, measured in standard deviations of the estimate, is below `tolerance`.
+    the next step, measured in standard deviations of the estimate, would be below `tolerance`; it
+    is not taken.
     """
     whole, n_images = problem, len(theta)
     theta = theta.clamp(problem.low, problem.high)
@@ -153,23 +154,25 @@ def minimize(problem, theta, n_iter, tolerance):
     active = torch.arange(n_images, device=theta.device)
     damping = torch.full((n_images,), DAMPING, dtype=theta.dtype, device=theta.device)
     resolution = ROUGH_RESOLUTION if theta.dtype == torch.float32 else RESOLUTION
-    for _ in range(n_iter):
-        if not len(active):
-            break
+    for k in range(n_iter + 1):
         step, wanted = _step(problem, theta, gradient, information, damping)
-        trial = (theta + step).clamp(problem.low, problem.high)
-        steps[active] += 1
-        new = problem.evaluate(trial)
-        falls = new[0] < deviance  # false for NaN
-        theta = torch.where(falls[:, None], trial, theta)
-        deviance = torch.where(falls, new[0], deviance)
-        gradient = torch.where(falls[:, None], new[1], gradient)
-        information = torch.where(falls[:, None, None], new[2], information)
-        damping = torch.where(falls, damping / 10, damping * 10).clamp(LEAST, MOST)
-        done = (wanted < tolerance**2) | (~falls & (wanted < resolution))
-        for every, part in zip(result, (theta, deviance, information), strict=True):
-            every[active] = part
+        done = wanted < tolerance**2
+        if k < n_iter and not bool(done.all()):
+            trial = (theta + step).clamp(problem.low, problem.high)
+            new = problem.evaluate(trial)
+            falls = (new[0] < deviance) & ~done  # false for NaN
+            theta = torch.where(falls[:, None], trial, theta)
+            deviance = torch.where(falls, new[0], deviance)
+            gradient = torch.where(falls[:, None], new[1], gradient)
+            information = torch.where(falls[:, None, None], new[2], information)
+            damping = torch.where(falls, damping / 10, damping * 10).clamp(LEAST, MOST)
+            steps[active] += ~done
+            done = done | (~falls & (wanted < resolution))
+            for every, part in zip(result, (theta, deviance, information), strict=True):
+                every[active] = part
         converged[active] = done
+        if bool(done.all()):
+            break
         if bool(done.any()):
             keep = ~done
             active, damping = active[keep], damping[keep]

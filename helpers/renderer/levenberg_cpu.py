@@ -208,21 +208,30 @@ def minimize(
         _normal_equations(slopes, score, info, weighted, gradient, fisher)
         damping = DAMPING
         converged[b], steps[b], falls = False, n_iter, True
-        for k in range(n_iter):
+        for k in range(n_iter + 1):
             for p in range(n_free):
                 at = here[free[p]]
                 stuck[p] = (at <= low[p] and gradient[p] > 0) or (at >= high[p] and gradient[p] < 0)
-            falls, wanted = False, np.inf
-            if _solve(fisher, gradient, stuck, damping, scale, factor, step):
-                trial[:] = here
+            wanted = np.inf
+            solved = _solve(fisher, gradient, stuck, damping, scale, factor, step)
+            if solved:
                 wanted = 0.0
                 for p in range(n_free):
                     wanted -= step[p] * gradient[p]
+                wanted *= 1 + damping
+                if wanted < tolerance * tolerance:
+                    converged[b], steps[b] = True, k
+                    break
+            if k == n_iter:
+                break
+            falls = False
+            if solved:
+                trial[:] = here
+                for p in range(n_free):
                     code = free[p]
                     trial[code] = min(max(here[code] + step[p], low[p]), high[p])
                     if code == SIGMA:
                         trial[SIGMA_X] = trial[SIGMA_Y] = trial[SIGMA]
-                wanted *= 1 + damping
                 if is_spline:
                     spline(
                         trial, free, coefficients, z_step, width, planes, row, spot, rate, slopes
@@ -239,10 +248,9 @@ def minimize(
                 damping = max(damping / 10, LEAST)
             else:
                 damping = min(damping * 10, MOST)
-            if wanted < tolerance * tolerance or (not falls and wanted < RESOLUTION):
-                converged[b] = True
-                steps[b] = k + 1
-                break
+                if wanted < RESOLUTION:
+                    converged[b], steps[b] = True, k + 1
+                    break
         deviance[b] = 2 * (value + _own_deviance(counts, mask))
         if not falls:  # what was tried last is not what was accepted last
             if is_spline:
