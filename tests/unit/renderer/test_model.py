@@ -89,6 +89,10 @@ def test_every_part_that_can_learn_does(encoder, mapper, renderer, emitters):
     for name, p in model.named_parameters():
         assert p.grad is not None, name
         assert torch.isfinite(p.grad).all() and p.grad.abs().sum() > 0, name
+        if name.endswith("head.weight"):  # every number, not only some
+            assert (p.grad.flatten(1).abs().sum(1) > 0).all(), name
+        if name.endswith("numbers"):
+            assert (p.grad.transpose(0, 1).flatten(1).abs().sum(1) > 0).all(), name
     optimizer.step()
     assert torch.isfinite(model.loss(images))
     found = model.estimate(images)
@@ -226,6 +230,23 @@ def test_a_field_in_tiles():
         model(torch.zeros(1, 8, 8), torch.tensor([[13, 0]]))
     with pytest.raises(ValueError, match="say in `index` which they are"):
         model(torch.zeros(1, 8, 8))
+
+
+def test_tiles_of_a_blurred_field_see_what_lies_around_them():
+    kernel = bump(5, 5)
+    blurred = renderers.Convolution((8, 8), kernel, margin=2)
+    tiles = FitModel(PerImage((8, 8), field=(20, 24)), ImageMapper(), blurred, Poisson())
+    whole = renderers.Convolution((20, 24), kernel, margin=2)
+    whole = FitModel(PerImage((20, 24)), ImageMapper(), whole, Poisson())
+    assert tiles.encoder.numbers.shape == whole.encoder.numbers.shape == (1, 2, 24, 28)
+    with torch.no_grad():
+        whole.encoder.numbers[:, 0].normal_()
+        tiles.encoder.numbers.copy_(whole.encoder.numbers)
+        image = whole(torch.zeros(1, 20, 24))[0]
+        tile = tiles(torch.zeros(1, 8, 8), torch.tensor([[5, 16]]))[0]
+    torch.testing.assert_close(tile, image[5:13, 16:24])
+    with pytest.raises(ValueError, match="larger than its images .* use PerImage, or no margin"):
+        FitModel(UNet(), ImageMapper(), blurred, Poisson())
 
 
 def spots(encoder=None, mapper=None, renderer=None, noise=None, feedback=None):
