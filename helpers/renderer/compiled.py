@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -23,6 +25,16 @@ def serves(problem):
         and problem.images.device.type == "cpu"
         and all(emitter is None for _, emitter in problem.free)
         and all(value.ndim == 1 for value in problem.fixed.values())
+    )
+
+
+def widened(problem):
+    """The problem in double precision, converted once for the starts and for the loop."""
+    return replace(
+        problem,
+        images=problem.images.double(),
+        use=problem.use.double(),
+        fixed={name: value.double() for name, value in problem.fixed.items()},
     )
 
 

@@ -262,18 +262,27 @@ def _fit_chunk(images, use, renderer, noise, free, fixed, given, options):
 
     from . import compiled, levenberg
 
-    tried = _starts(images, use, renderer, fixed) if given is None else [given]
-    columns = _columns(free, renderer, tried[0])
+    columns = _columns(free, renderer, {**fixed, **(given or {})})
     limits = [_limits(renderer.params[name]) for name, _ in columns]
     low, high = torch.tensor(limits, dtype=images.dtype, device=images.device).T
     problem = levenberg.Problem(images, use, renderer, noise, columns, fixed, low, high)
-    minimize = compiled.minimize if compiled.serves(problem) else levenberg.minimize
+    minimize = levenberg.minimize
+    if compiled.serves(problem):
+        problem, minimize = compiled.widened(problem), compiled.minimize
+    tried = _starts(problem) if given is None else [given]
     theta = _best_of([_stacked(guess, columns) for guess in tried], problem, minimize)
     found = minimize(problem, theta, **options)
     bound = levenberg.standard_deviations(found.information)
     goodness = departure(found.deviance, *found.moments, theta.shape[1])
-    rest = found.deviance, found.converged, found.n_iter, goodness, use.flatten(1).sum(1).long()
-    return problem.params(found.theta), levenberg.by_name(bound, columns), rest
+    params = problem.params(found.theta)
+    bounds = levenberg.by_name(bound, columns)
+    numbers = found.deviance.to(images), goodness.to(images)
+    rest = numbers[0], found.converged, found.n_iter, numbers[1], use.flatten(1).sum(1).long()
+    return _like(params, images), _like(bounds, images), rest
+
+
+def _like(values, example):
+    return {name: value.to(example) for name, value in values.items()}
 
 
 def _no_fits(renderer, free, y):
@@ -286,11 +295,12 @@ def _no_fits(renderer, free, y):
     return *named, (none, flags, whole, none, whole)
 
 
-def _starts(images, use, renderer, fixed):
+def _starts(problem):
     """One start, or one for each plane of an unknown depth."""
     from . import starts
 
-    found = starts.find_start(images, use, renderer, fixed)
+    renderer, fixed = problem.renderer, problem.fixed
+    found = starts.find_start(problem.images, problem.use, renderer, fixed)
     if "z" not in renderer.params or "z" in fixed:
         return [found]
     return [
