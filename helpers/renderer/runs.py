@@ -1,4 +1,4 @@
-r"""Where a training keeps its record, and how the record is read."""
+r"""Where a training keeps its record, how it is judged, and how the record is read."""
 
 from __future__ import annotations
 
@@ -68,6 +68,56 @@ def side_by_side(images, expected):
         shown = [(part - low) / (high - low).clamp(min=1e-12) for part in shown]
         rows.append(torch.cat([part.amax(0) if part.ndim == 3 else part for part in shown], 1))
     return torch.cat(rows).clamp(0, 1)[None].cpu()
+
+
+class OverBound:
+    r"""Metric of a training: errors in units of the Cramér-Rao bound.
+
+    Parameters
+    ----------
+    images : array or tensor (B, \*image_shape)
+        Images that are not trained on.
+    truth : dict
+        Their true parameters by name, all that the renderer needs.
+    bound : dict
+        Their bounds, standard deviations by name, such as `helpers.renderer.mle.crlb` gives.
+    names : sequence of str
+        Which errors to report.
+
+    Notes
+    -----
+    The root mean square error over the root mean square bound, for each name: 1 is the best that
+    an unbiased estimate can do. The truth stays here; a training never sees it.
+
+    Examples
+    --------
+    >>> metric = OverBound(np.zeros((2, 3, 3)), {"x": [0.0, 0.0]}, {"x": [0.1, 0.1]}, ["x"])
+    >>> class Model:
+    ...     def estimate(self, images):
+    ...         return {"x": np.array([0.2, -0.2])}
+    >>> metric(Model())
+    {'x': 2.0}
+    """
+
+    def __init__(self, images, truth, bound, names=("x", "y")):
+        lacking = [name for name in names if name not in truth or name not in bound]
+        if lacking:
+            raise ValueError(f"no truth or no bound for {', '.join(lacking)}: give both")
+        self.images, self.names = np.asarray(images), tuple(names)
+        self.truth = {name: np.asarray(truth[name]) for name in self.names}
+        self.bound = {name: float(_rms(np.asarray(bound[name]))) for name in self.names}
+
+    def __call__(self, model):
+        """Errors over bounds, by name."""
+        found = model.estimate(self.images)
+        return {
+            name: float(_rms(found[name] - self.truth[name])) / self.bound[name]
+            for name in self.names
+        }
+
+
+def _rms(values):
+    return np.sqrt(np.mean(np.square(values)))
 
 
 def read_curves(folder):
