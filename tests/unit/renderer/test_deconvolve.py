@@ -32,9 +32,7 @@ def scene():
 def map_fit(scene):
     stack, op = scene
     choice = choose_weight(op, stack.counts, stack.background, device="cpu")
-    return choice, map_tv(
-        op, stack.counts, choice.weight, stack.background, device="cpu"
-    )
+    return choice, map_tv(op, stack.counts, choice.weight, stack.background, device="cpu")
 
 
 @pytest.mark.parametrize("kernel", [(3, 3), (4, 5), (9, 30), (2, 5, 4), (3, 7, 7)])
@@ -122,6 +120,17 @@ def test_map_tv_is_certified_and_no_neighbour_is_better(scene, map_fit):
     rng = np.random.default_rng(0)
     others = [1.02 * x, 0.98 * x, x + 5, stack.truth, np.maximum(x + rng.normal(0, 5, x.shape), 0)]
     assert all(objective(other.astype(np.float32)) > value - fit.gap for other in others)
+
+
+def test_the_bound_holds_before_the_end(scene, map_fit):
+    """However early one stops, the best volume of a long run is not below the bound."""
+    stack, op = scene
+    choice, fit = map_fit
+    for n_iter in (10, 20, 30):
+        short = map_tv(
+            op, stack.counts, choice.weight, stack.background, n_iter=n_iter, tol=0, device="cpu"
+        )
+        assert short.history[-1] - short.gap <= fit.history[-1] <= short.history[-1]
 
 
 def test_a_strong_and_a_weak_weight_lose(scene, map_fit):
