@@ -2,15 +2,14 @@ r"""Fit any renderer to many images by maximum likelihood, and say how well it c
 
 from __future__ import annotations
 
-import copy
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from ..arrays import is_tensor, like, to_tensor
+from ..arrays import is_tensor, like
 from ..devices import pick_device
+from .fit_data import checked_images, checked_mask, limits, moved, named
 from .goodness import departure
 
 SCOUT = 5, 0.1  # steps and tolerance of a start that is one of several
@@ -140,12 +139,12 @@ def fit(
     from . import levenberg
 
     tensors = is_tensor(images)
-    y = _checked_images(images, renderer.image_shape)
+    y = checked_images(images, renderer.image_shape)
     target = y.device if device is None and tensors else pick_device(device)
     y = y.to(target)
-    use = _checked_mask(mask, saturation, y)
-    renderer = _moved(renderer, y)
-    fixed = _named(fixed, renderer, y, "fixed")
+    use = checked_mask(mask, saturation, y)
+    renderer = moved(renderer, y)
+    fixed = named(fixed, renderer, y, "fixed")
     free = [name for name in renderer.params if name not in fixed]
     if not free:
         raise ValueError("every parameter is fixed: leave at least one out of `fixed`")
@@ -155,7 +154,7 @@ def fit(
                 f"{name} has a value for each pixel: fix it, or fit it with "
                 "helpers.renderer.model.FitModel"
             )
-    given = None if start is None else _named(start, renderer, y, "start")
+    given = None if start is None else named(start, renderer, y, "start")
     if len(y):  # the noise refuses counts that its likelihood cannot hold
         lowest = y.amin(tuple(range(1, y.ndim))).argmin()
         one = slice(lowest, lowest + 1)
@@ -263,8 +262,8 @@ def _fit_chunk(images, use, renderer, noise, free, fixed, given, options):
     from . import compiled, levenberg
 
     columns = _columns(free, renderer, {**fixed, **(given or {})})
-    limits = [_limits(renderer.params[name]) for name, _ in columns]
-    low, high = torch.tensor(limits, dtype=images.dtype, device=images.device).T
+    box = [limits(renderer.params[name]) for name, _ in columns]
+    low, high = torch.tensor(box, dtype=images.dtype, device=images.device).T
     problem = levenberg.Problem(images, use, renderer, noise, columns, fixed, low, high)
     minimize = levenberg.minimize
     if compiled.serves(problem):
@@ -291,8 +290,8 @@ def _no_fits(renderer, free, y):
 
     none = y.new_zeros(0)
     whole, flags = none.to(torch.int64), none.to(torch.bool)
-    named = dict.fromkeys(renderer.params, none), dict.fromkeys(free, none)
-    return *named, (none, flags, whole, none, whole)
+    params, bounds = dict.fromkeys(renderer.params, none), dict.fromkeys(free, none)
+    return params, bounds, (none, flags, whole, none, whole)
 
 
 def _starts(problem):
@@ -319,98 +318,6 @@ def _best_of(starts, problem, minimize):
     best = torch.stack([scout.deviance for scout in scouts]).argmin(0)
     thetas = torch.stack([scout.theta for scout in scouts])
     return thetas[best, torch.arange(len(best), device=best.device)]
-
-
-def _checked_images(images, image_shape):
-    y = to_tensor(images)
-    if y.ndim != len(image_shape) + 1 or tuple(y.shape[1:]) != tuple(image_shape):
-        raise ValueError(
-            f"images are {tuple(y.shape)} but the renderer makes (B, "
-            f"{', '.join(map(str, image_shape))}): cut them to its shape, one image too has B = 1"
-        )
-    import torch
-
-    if not bool(torch.isfinite(y.sum())) and not bool(torch.isfinite(y).all()):
-        bad = int((~torch.isfinite(y)).flatten(1).any(1).sum())
-        raise ValueError(
-            f"{bad} of {len(y)} images hold NaN or infinite pixels: put a number there and leave "
-            "them out by `mask`"
-        )
-    return y
-
-
-def _checked_mask(mask, saturation, y):
-    """1 where a pixel counts, else 0."""
-    import torch
-
-    use = torch.ones_like(y, dtype=torch.bool)
-    if mask is not None:
-        m = to_tensor(mask, y.device, torch.bool)
-        if tuple(m.shape) not in (tuple(y.shape), tuple(y.shape[1:])):
-            raise ValueError(
-                f"mask is {tuple(m.shape)} but images are {tuple(y.shape)}: give a mask for all "
-                f"images, {tuple(y.shape[1:])}, or for each"
-            )
-        use = use & m
-    if saturation is not None:
-        use = use & (y < saturation)
-    return use.to(y.dtype)
-
-
-def _moved(renderer, y):
-    """A copy of the renderer in the place and precision of the images, if it has weights."""
-    weights = [*renderer.parameters(), *renderer.buffers()]
-    if all(w.device == y.device and w.dtype == y.dtype for w in weights):
-        return renderer
-    return copy.deepcopy(renderer).to(device=y.device, dtype=y.dtype)
-
-
-def _named(values, renderer, y, what):
-    """Tensors (B,) or (B, K) by name, within the limits of their parameters."""
-    import torch
-
-    named = {}
-    for name, value in (values or {}).items():
-        param = renderer.params.get(name)
-        if param is None:
-            raise ValueError(
-                f"`{what}` has {name}, but {type(renderer).__name__} has "
-                f"{', '.join(renderer.params)}"
-            )
-        value = to_tensor(value, y.device, y.dtype)
-        if value.ndim == 0:
-            value = value.expand(len(y))
-        if value.shape[0] != len(y) or (value.ndim > 2 and not param.per_pixel):
-            raise ValueError(
-                f"{name} in `{what}` is {tuple(value.shape)}: give one value for each of the "
-                f"{len(y)} images, or (B, K) for K emitters"
-            )
-        inside = (value >= param.transform.low) & (value <= param.transform.high)
-        if not bool(inside.all()):  # also for NaN
-            raise ValueError(
-                f"{name} in `{what}` leaves {param.transform.low} .. {param.transform.high} "
-                f"{param.unit}, or is NaN: bring it inside"
-            )
-        named[name] = value
-    if what == "start":
-        emitters = {value.shape[1] for value in named.values() if value.ndim == 2}
-        for name, param in renderer.params.items():
-            if name in named or param.per_pixel:
-                continue
-            shape = (len(y), *emitters) if param.per_emitter else (len(y),)
-            named[name] = torch.full(shape[:2], param.start, dtype=y.dtype, device=y.device)
-    return named
-
-
-def _limits(param):
-    """Limits of a fit, a hair inside those of physics, where a width is not zero."""
-    low, high = param.transform.low, param.transform.high
-    hair = 1e-4
-    if math.isfinite(low):
-        low = low + hair * (param.start - low)
-    if math.isfinite(high):
-        high = high - hair * (high - param.start)
-    return low, high
 
 
 def _columns(names, renderer, values):
