@@ -14,7 +14,7 @@ from scipy import fft
 FINE = 2  # lateral samples per camera pixel
 DEPTHS = (-0.25, 0.25)  # where in a voxel, in steps along z, its light is placed
 
-# Waves RMS by OSA index: astigmatism, trefoil, coma and spherical, 88 milliwaves in all.
+# Waves RMS by OSA index: astigmatism, trefoil, coma and spherical, 86 milliwaves in all.
 ABERRATION = {3: 0.030, 5: -0.040, 6: 0.015, 7: 0.040, 8: -0.030, 9: -0.015, 12: 0.045}
 
 
@@ -184,7 +184,7 @@ def widefield(
     background : float
         Photo-electrons per pixel.
     aberration : dict of int -> float, optional
-        Waves RMS by OSA index. Default: 88 milliwaves of astigmatism, trefoil, coma, spherical.
+        Waves RMS by OSA index. Default: 86 milliwaves of astigmatism, trefoil, coma, spherical.
     margin : (int, int, int)
         Voxels at each side of `volume` that glow but lie outside the camera and the scan.
     na, wavelength, index, pixel_size, z_step : float
