@@ -2,7 +2,7 @@ r"""Fit any renderer to many images by maximum likelihood, and say how well it c
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -51,7 +51,7 @@ class Fits:
     n_iter: Any
     goodness: Any = None
     n_pixels: Any = None
-    settings: dict = field(default_factory=dict, repr=False)
+    settings: dict = None
 
 
 def fit(
