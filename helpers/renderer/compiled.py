@@ -66,12 +66,12 @@ def minimize(problem, theta, n_iter, tolerance):
         variance = to_tensor(problem.noise.variance)
         shift = variance.expand_as(problem.images if variance.ndim > 2 else shift)
     deviance, moments = np.empty(n_images), np.empty((2, n_images))
-    information = np.empty((n_images, n_free, n_free))
+    bound = np.empty((n_images, n_free))
     converged, steps = np.empty(n_images, bool), np.empty(n_images, np.int64)
     arrays = (t.double().contiguous().numpy() for t in (problem.images, problem.use, shift))
     levenberg_cpu.minimize(
         *arrays, start, codes, low, high, astigmatism, coefficients, z_step, n_iter, tolerance,
-        moment_table(), FIRST, STEPS, deviance, moments, information, converged, steps,
+        moment_table(), FIRST, STEPS, deviance, moments, bound, converged, steps,
     )  # fmt: skip
-    found = (start[:, codes], deviance, information, moments)
+    found = (start[:, codes], deviance, bound, moments)
     return Minimum(*map(torch.from_numpy, (*found, converged, steps)))

@@ -1,6 +1,8 @@
 r"""Expected images and their derivatives, compiled for the CPU: one spot, flat arrays, doubles.
 
 The same mathematics as `helpers.renderer.renderers.gaussian` and `spline`, checked against them.
+Functions take a whole array and the number of a row: a row cut out of an array is counted as one
+more reference to it, and for arrays this small the counting takes as long as the work.
 """
 
 from __future__ import annotations
@@ -58,80 +60,90 @@ def _erfcx(x):
 
 
 @_jit
-def _bells(first, inverse, below, density, product):
-    """Light below each edge, the density there, and the density times the distance.
+def _bells(first, inverse, edges):
+    """Light below each edge, the density there, and the density times the distance: (3, n).
 
     Edges lie one pixel apart from `first`; `inverse` is 1 / sigma.
     """
-    for i in range(below.size):
+    for i in range(edges.shape[1]):
         t = (i + first) * inverse
         half_square = 0.5 * t * t
         bell = _exp_minus(half_square if half_square < 700.0 else 700.0)
         tail = 0.5 * bell * _erfcx(abs(t) * _ROOT_HALF)
-        below[i] = tail if t < 0 else 1.0 - tail
-        density[i] = bell
-        product[i] = t * bell
+        edges[0, i] = tail if t < 0 else 1.0 - tail
+        edges[1, i] = bell
+        edges[2, i] = t * bell
 
 
 @_jit
-def _differences(values, factor, out):
-    for i in range(out.size):
-        out[i] = factor * (values[i + 1] - values[i])
+def _differences(edges, factor, profile, k):
+    for i in range(profile.shape[1]):
+        profile[k, i] = factor * (edges[k, i + 1] - edges[k, i])
 
 
 @_jit
 def _shares(centre, sigma, edges, profile):
     """Share of the light in each column and its derivatives by centre and width, (3, n)."""
-    n = profile.shape[1]
     inverse = 1.0 / sigma
     scale = -inverse / _ROOT_TWO_PI
-    _bells(-0.5 * n - centre, inverse, edges[0, : n + 1], edges[1, : n + 1], edges[2, : n + 1])
-    _differences(edges[0], 1.0, profile[0])
-    _differences(edges[1], scale, profile[1])
-    _differences(edges[2], scale, profile[2])
+    _bells(-0.5 * profile.shape[1] - centre, inverse, edges)
+    _differences(edges, 1.0, profile, 0)
+    _differences(edges, scale, profile, 1)
+    _differences(edges, scale, profile, 2)
 
 
 @_jit
-def _outer(a, b, factor, offset, out):
-    """``offset + factor * a * b`` in the rows of `out`."""
-    for i in range(a.size):
-        f = factor * a[i]
-        at = i * b.size
-        for j in range(b.size):
-            out[at + j] = offset + f * b[j]
+def _outer(down, a, across, b, factor, offset, drawn, row):
+    """Row `row` of `drawn`: ``offset + factor * down[a] * across[b]``, flat."""
+    width = across.shape[1]
+    for i in range(down.shape[1]):
+        f = factor * down[a, i]
+        at = i * width
+        for j in range(width):
+            drawn[row, at + j] = offset + f * across[b, j]
 
 
 @_jit
-def _outer_pair(a, b, c, d, f, g, out):
-    """``f * a * b + g * c * d`` in the rows of `out`."""
-    for i in range(a.size):
-        p, q = f * a[i], g * c[i]
-        at = i * b.size
-        for j in range(b.size):
-            out[at + j] = p * b[j] + q * d[j]
+def _outer_pair(down, across, f, g, drawn, row):
+    """Row `row` of `drawn`: ``f * down[0] * across[2] + g * down[2] * across[0]``, flat."""
+    width = across.shape[1]
+    for i in range(down.shape[1]):
+        p, q = f * down[0, i], g * down[2, i]
+        at = i * width
+        for j in range(width):
+            drawn[row, at + j] = p * across[2, j] + q * across[0, j]
 
 
 @_jit
-def gaussian(theta, free, width_slopes, edges, across, down, rate, slopes):
-    """Expected image and its derivatives, flat; `across` and `down` are the two profiles."""
+def _fill(value, drawn, row):
+    for i in range(drawn.shape[1]):
+        drawn[row, i] = value
+
+
+@_jit
+def gaussian(theta, free, width_slopes, edges, across, down, drawn):
+    """Expected image and its derivatives, the rows of `drawn`.
+
+    `across` and `down` are the two profiles.
+    """
     _shares(theta[X], theta[SIGMA_X], edges, across)
     _shares(theta[Y], theta[SIGMA_Y], edges, down)
     photons = theta[PHOTONS]
-    _outer(down[0], across[0], photons, theta[BACKGROUND], rate)
+    _outer(down, 0, across, 0, photons, theta[BACKGROUND], drawn, 0)
     for p in range(free.size):
-        code, out = free[p], slopes[p]
+        code = free[p]
         if code == X:
-            _outer(down[0], across[1], photons, 0.0, out)
+            _outer(down, 0, across, 1, photons, 0.0, drawn, p + 1)
         elif code == Y:
-            _outer(down[1], across[0], photons, 0.0, out)
+            _outer(down, 1, across, 0, photons, 0.0, drawn, p + 1)
         elif code == PHOTONS:
-            _outer(down[0], across[0], 1.0, 0.0, out)
+            _outer(down, 0, across, 0, 1.0, 0.0, drawn, p + 1)
         elif code == BACKGROUND:
-            out[:] = 1.0
+            _fill(1.0, drawn, p + 1)
         else:
             f = 0.0 if code == SIGMA_Y else photons * width_slopes[0]
             g = 0.0 if code == SIGMA_X else photons * width_slopes[1]
-            _outer_pair(down[0], across[2], down[2], across[0], f, g, out)
+            _outer_pair(down, across, f, g, drawn, p + 1)
 
 
 @_jit
@@ -140,7 +152,8 @@ def set_widths(theta, astigmatism, has_depth, slopes):
     if not has_depth:
         return
     for axis in range(2):
-        sigma, focus, depth, cubic, quartic = astigmatism[:, axis]
+        sigma, focus, depth = astigmatism[0, axis], astigmatism[1, axis], astigmatism[2, axis]
+        cubic, quartic = astigmatism[3, axis], astigmatism[4, axis]
         t = (theta[Z] - focus) / depth
         root = math.sqrt(1 + t * t * (1 + t * (cubic + t * quartic)))
         theta[SIGMA_X + axis] = sigma * root
@@ -148,97 +161,92 @@ def set_widths(theta, astigmatism, has_depth, slopes):
 
 
 @_jit
-def _bspline(t, weights, slopes):
-    """The four weights of a cubic B-spline at the fraction `t` past a sample, and their slopes."""
+def _bspline(t, weights):
+    """Cubic B-spline at the fraction `t` past a sample, (2, 4): four weights and their slopes."""
     s = 1 - t
-    weights[0], weights[3] = s * s * s / 6, t * t * t / 6
-    weights[1] = 2 / 3 - t * t * (2 - t) / 2
-    weights[2] = 2 / 3 - s * s * (2 - s) / 2
-    slopes[0], slopes[3] = -s * s / 2, t * t / 2
-    slopes[1] = t * (3 * t - 4) / 2
-    slopes[2] = s * (4 - 3 * s) / 2
+    weights[0, 0], weights[0, 3] = s * s * s / 6, t * t * t / 6
+    weights[0, 1] = 2 / 3 - t * t * (2 - t) / 2
+    weights[0, 2] = 2 / 3 - s * s * (2 - s) / 2
+    weights[1, 0], weights[1, 3] = -s * s / 2, t * t / 2
+    weights[1, 1] = t * (3 * t - 4) / 2
+    weights[1, 2] = s * (4 - 3 * s) / 2
 
 
 @_jit
-def _window(centre, n, size, weights, slopes):
+def _window(centre, n, size, weights):
     """First of the ``n + 3`` coefficients that an axis needs; fills the weights."""
     place = 0.5 * (size - n) - centre
     first = math.floor(place)
-    _bspline(place - first, weights, slopes)
+    _bspline(place - first, weights)
     return int(first) - 1
 
 
 @_jit
-def _add_row(weight, source, first, out):
-    """Add ``weight * source[first:]``, dark outside of the source."""
-    start, stop = max(0, -first), min(out.size, source.size - first)
-    for j in range(start, stop):
-        out[j] += weight * source[first + j]
+def _add_plane(weight, coefficients, plane, top, left, planes, k):
+    """Add a plane of coefficients from (top, left) on to ``planes[k]``, dark outside of it."""
+    tall, wide = coefficients.shape[1:]
+    height, width = planes.shape[1:]
+    for i in range(max(0, -top), min(height, tall - top)):
+        for j in range(max(0, -left), min(width, wide - left)):
+            planes[k, i, j] += weight * coefficients[plane, top + i, left + j]
 
 
 @_jit
-def _filtered(plane, down, across, row, out):
-    """Sum of four neighbours down and four across of (Y + 3, X + 3), flat (Y * X)."""
-    height, width = plane.shape[0] - 3, plane.shape[1] - 3
+def _filtered(planes, k, down, a, across, b, factor, offset, line, drawn, row):
+    """Row `row` of `drawn`: four neighbours down and four across of ``planes[k]``, summed."""
+    height, width = planes.shape[1] - 3, planes.shape[2] - 3
+    d0, d1, d2, d3 = down[a, 0], down[a, 1], down[a, 2], down[a, 3]
+    a0, a1 = factor * across[b, 0], factor * across[b, 1]
+    a2, a3 = factor * across[b, 2], factor * across[b, 3]
     for i in range(height):
-        a, b, c, d = plane[i], plane[i + 1], plane[i + 2], plane[i + 3]
         for j in range(width + 3):
-            row[j] = down[0] * a[j] + down[1] * b[j] + down[2] * c[j] + down[3] * d[j]
+            line[j] = (
+                d0 * planes[k, i, j] + d1 * planes[k, i + 1, j] + d2 * planes[k, i + 2, j]
+                + d3 * planes[k, i + 3, j]
+            )  # fmt: skip
         at = i * width
         for j in range(width):
-            out[at + j] = (
-                across[0] * row[j] + across[1] * row[j + 1] + across[2] * row[j + 2]
-                + across[3] * row[j + 3]
-            )  # fmt: skip
+            drawn[row, at + j] = offset + (
+                a0 * line[j] + a1 * line[j + 1] + a2 * line[j + 2] + a3 * line[j + 3]
+            )
 
 
 @_jit
-def _scale(values, factor, offset, out):
-    for i in range(out.size):
-        out[i] = offset + factor * values[i]
+def spline(theta, free, coefficients, z_step, weights, planes, line, drawn):
+    """Expected image and its derivatives, the rows of `drawn`.
 
-
-@_jit
-def spline(theta, free, coefficients, z_step, width, planes, row, spot, rate, slopes):
-    """Expected image and its derivatives, flat.
-
-    `planes` (2, Y + 3, X + 3), `row` (X + 3) and `spot` (Y * X) are scratch.
+    `weights` (3, 2, 4), `planes` (2, Y + 3, X + 3) and `line` (X + 3) are scratch.
     """
     depth, tall, wide = coefficients.shape
-    down, across, deep = np.empty((2, 4)), np.empty((2, 4)), np.empty((2, 4))
-    height = rate.size // width
-    top = _window(theta[Y], height, tall, down[0], down[1])
-    left = _window(theta[X], width, wide, across[0], across[1])
+    height, width = planes.shape[1] - 3, planes.shape[2] - 3
+    down, across, deep = weights[0], weights[1], weights[2]
+    top = _window(theta[Y], height, tall, down)
+    left = _window(theta[X], width, wide, across)
     planes[:] = 0.0
     first, count = 0, 1
     deep[0, 0] = 1.0
     if depth > 1:
         place = theta[Z] / z_step + 0.5 * (depth - 1)
         first = min(max(int(math.floor(place)), 0), depth - 2)
-        _bspline(place - first, deep[0], deep[1])
+        _bspline(place - first, deep)
         first, count = first - 1, 4
     for k in range(count):
         plane = abs(first + k)
         plane = depth - 1 - abs(depth - 1 - plane)  # mirrored at both ends
-        for i in range(max(0, -top), min(height + 3, tall - top)):
-            _add_row(deep[0, k], coefficients[plane, top + i], left, planes[0, i])
-            if count == 4:
-                _add_row(deep[1, k], coefficients[plane, top + i], left, planes[1, i])
-    _filtered(planes[0], down[0], across[0], row, spot)
+        _add_plane(deep[0, k], coefficients, plane, top, left, planes, 0)
+        if count == 4:
+            _add_plane(deep[1, k], coefficients, plane, top, left, planes, 1)
     photons = theta[PHOTONS]
-    _scale(spot, photons, theta[BACKGROUND], rate)
+    _filtered(planes, 0, down, 0, across, 0, photons, theta[BACKGROUND], line, drawn, 0)
     for p in range(free.size):
-        code, out = free[p], slopes[p]
+        code, row = free[p], p + 1
         if code == X:
-            _filtered(planes[0], down[0], across[1], row, out)
-            _scale(out, -photons, 0.0, out)
+            _filtered(planes, 0, down, 0, across, 1, -photons, 0.0, line, drawn, row)
         elif code == Y:
-            _filtered(planes[0], down[1], across[0], row, out)
-            _scale(out, -photons, 0.0, out)
+            _filtered(planes, 0, down, 1, across, 0, -photons, 0.0, line, drawn, row)
         elif code == PHOTONS:
-            out[:] = spot
+            _filtered(planes, 0, down, 0, across, 0, 1.0, 0.0, line, drawn, row)
         elif code == BACKGROUND:
-            out[:] = 1.0
+            _fill(1.0, drawn, row)
         else:
-            _filtered(planes[1], down[0], across[0], row, out)
-            _scale(out, photons / z_step, 0.0, out)
+            _filtered(planes, 1, down, 0, across, 0, photons / z_step, 0.0, line, drawn, row)

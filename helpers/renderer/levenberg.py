@@ -95,8 +95,8 @@ class Minimum(NamedTuple):
     ----------
     theta : tensor (B, P)
     deviance : tensor (B,)
-    information : tensor (B, P, P)
-        Fisher information at `theta`.
+    bound : tensor (B, P)
+        Root of the Cramér-Rao bound there.
     moments : tensor (2, B)
         Mean and variance of the deviance by noise alone.
     converged : tensor (B,) of bool
@@ -106,7 +106,7 @@ class Minimum(NamedTuple):
 
     theta: Any
     deviance: Any
-    information: Any
+    bound: Any
     moments: Any
     converged: Any
     n_iter: Any
@@ -142,13 +142,13 @@ def minimize(problem, theta, n_iter, tolerance):
     -----
     A step solves :math:`(F + \lambda\,\mathrm{diag} F)\,\delta = -g`. It counts only if the
     deviance falls; then the damping falls tenfold, else it rises tenfold. A fit has converged when
-    the next step, measured in standard deviations of the estimate, would be below `tolerance`; it
-    is not taken.
+    the next step, measured in standard deviations of the estimate, is below `tolerance`. That last
+    step is taken too, but what was evaluated before it is kept.
     """
     whole, n_images = problem, len(theta)
     theta = theta.clamp(problem.low, problem.high)
     deviance, gradient, information = problem.evaluate(theta)
-    result = [theta.clone(), deviance.clone(), information.clone()]
+    result = theta.clone(), deviance.clone(), information.clone()
     converged = torch.zeros(n_images, dtype=torch.bool, device=theta.device)
     steps = torch.zeros(n_images, dtype=torch.int64, device=theta.device)
     active = torch.arange(n_images, device=theta.device)
@@ -157,8 +157,9 @@ def minimize(problem, theta, n_iter, tolerance):
     for k in range(n_iter + 1):
         step, wanted = _step(problem, theta, gradient, information, damping)
         done = wanted < tolerance**2
+        trial = (theta + step).clamp(problem.low, problem.high)
+        theta = torch.where(done[:, None], trial, theta)
         if k < n_iter and not bool(done.all()):
-            trial = (theta + step).clamp(problem.low, problem.high)
             new = problem.evaluate(trial)
             falls = (new[0] < deviance) & ~done  # false for NaN
             theta = torch.where(falls[:, None], trial, theta)
@@ -168,8 +169,8 @@ def minimize(problem, theta, n_iter, tolerance):
             damping = torch.where(falls, damping / 10, damping * 10).clamp(LEAST, MOST)
             steps[active] += ~done
             done = done | (~falls & (wanted < resolution))
-            for every, part in zip(result, (theta, deviance, information), strict=True):
-                every[active] = part
+        for every, part in zip(result, (theta, deviance, information), strict=True):
+            every[active] = part
         converged[active] = done
         if bool(done.all()):
             break
@@ -179,7 +180,9 @@ def minimize(problem, theta, n_iter, tolerance):
             theta, deviance = theta[keep], deviance[keep]
             gradient, information = gradient[keep], information[keep]
             problem = problem.select(keep)
-    return Minimum(*result, whole.moments(result[0]), converged, steps)
+    theta, deviance, information = result
+    moments = whole.moments(theta)
+    return Minimum(theta, deviance, standard_deviations(information), moments, converged, steps)
 
 
 def _step(problem, theta, gradient, information, damping):
@@ -202,11 +205,14 @@ def _step(problem, theta, gradient, information, damping):
 def standard_deviations(information):
     """Root of the diagonal of the inverse Fisher information (B, P, P); infinite if singular."""
     scale = information.diagonal(dim1=1, dim2=2).clamp(min=0).rsqrt()
-    finite = torch.isfinite(scale).all(1)
     unit = information * scale[:, :, None] * scale[:, None, :]
-    identity = torch.eye(unit.shape[1], dtype=unit.dtype, device=unit.device)
-    unit = torch.where(finite[:, None, None], unit, identity)
-    inverse, failed = torch.linalg.inv_ex(unit.to(wide(unit)))
-    variances = inverse.diagonal(dim1=1, dim2=2).to(unit.dtype)
-    known = finite[:, None] & (failed == 0)[:, None] & (variances > 0)
-    return torch.where(known, variances.clamp(min=0).sqrt() * scale, torch.inf)
+    identity = torch.eye(unit.shape[1], dtype=wide(unit), device=unit.device)
+    finite = torch.isfinite(scale).all(1)
+    unit = torch.where(finite[:, None, None], unit.to(identity.dtype), identity)
+    factor, failed = torch.linalg.cholesky_ex(unit)
+    # rounding leaves a little where nothing is known, and its inverse means nothing
+    left = factor.diagonal(dim1=1, dim2=2).amin(1) ** 2
+    regular = finite & (failed == 0) & (left > 50 * torch.finfo(information.dtype).eps)
+    factor = torch.where(regular[:, None, None], factor, identity)
+    variances = torch.cholesky_inverse(factor).diagonal(dim1=1, dim2=2)
+    return torch.where(regular[:, None], variances.sqrt().to(scale) * scale, torch.inf)

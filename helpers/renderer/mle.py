@@ -31,7 +31,7 @@ class Fits:
     deviance : array (B,)
         Twice the log-likelihood lost against a model that explains every pixel.
     converged : array (B,) of bool
-        The next step would be shorter than `tolerance`.
+        The last step was shorter than `tolerance`.
     n_iter : array (B,) of int
         Steps tried.
     goodness : array (B,)
@@ -64,7 +64,7 @@ def fit(
     mask=None,
     saturation=None,
     n_iter=50,
-    tolerance=0.01,
+    tolerance=0.05,
     chunk=1024,
     device=None,
 ):
@@ -92,8 +92,8 @@ def fit(
     n_iter : int
         Steps at most.
     tolerance : float
-        A fit has converged when the next step is shorter than this many standard deviations of
-        the estimate.
+        A fit has converged when a step is shorter than this many standard deviations of the
+        estimate. That step is still taken, so what remains is shorter yet.
     chunk : int
         Images at once; about a thousand stay in the cache. The result does not depend on it.
     device : str or torch.device, optional
@@ -271,10 +271,9 @@ def _fit_chunk(images, use, renderer, noise, free, fixed, given, options):
     tried = _starts(problem) if given is None else [given]
     theta = _best_of([_stacked(guess, columns) for guess in tried], problem, minimize)
     found = minimize(problem, theta, **options)
-    bound = levenberg.standard_deviations(found.information)
     goodness = departure(found.deviance, *found.moments, theta.shape[1])
     params = problem.params(found.theta)
-    bounds = levenberg.by_name(bound, columns)
+    bounds = levenberg.by_name(found.bound, columns)
     numbers = found.deviance.to(images), goodness.to(images)
     rest = numbers[0], found.converged, found.n_iter, numbers[1], use.flatten(1).sum(1).long()
     return _like(params, images), _like(bounds, images), rest

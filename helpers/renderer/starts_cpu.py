@@ -18,10 +18,10 @@ def _clipped_border(image, use):
         for i in range(height):
             stride = 1 if i == 0 or i == height - 1 else max(width - 1, 1)
             for j in range(0, width, stride):
-                if image[i, j] <= ceiling:
-                    total += use[i, j] * image[i, j]
-                    squares += use[i, j] * image[i, j] ** 2
-                    n += use[i, j]
+                weight = use[i, j] if image[i, j] <= ceiling else 0.0
+                total += weight * image[i, j]
+                squares += weight * image[i, j] ** 2
+                n += weight
         mean = total / n if n > 0 else 0.0
         variance = squares / n - mean**2 if n > 0 else 0.0
         ceiling = mean + 2 * np.sqrt(max(variance, 0.0))
@@ -29,26 +29,24 @@ def _clipped_border(image, use):
 
 
 @_jit
-def _smooth(image, use, background, across, smooth):
-    """Mean over 3 x 3 pixels of what is above the background; returns its sum before that."""
+def _smooth(image, use, background, net, across, smooth):
+    """Mean over 3 x 3 pixels of what is above the background; returns its sum before that.
+
+    `net` (Y + 2, X + 2) has a dark border; `across` is scratch of the same shape.
+    """
     height, width = image.shape
     total = 0.0
     for i in range(height):
         for j in range(width):
-            net = (image[i, j] - background) * use[i, j]
-            smooth[i, j] = net
-            total += net
-    for i in range(height):
-        row = across[i + 1]
-        for j in range(width):
-            row[j] = smooth[i, j]
-        for j in range(width - 1):
-            row[j] += smooth[i, j + 1]
-        for j in range(1, width):
-            row[j] += smooth[i, j - 1]
+            value = (image[i, j] - background) * use[i, j]
+            net[i + 1, j + 1] = value
+            total += value
+    flat, sums = net.ravel(), across.ravel()
+    for k in range(flat.size - 2):
+        sums[k] = flat[k] + flat[k + 1] + flat[k + 2]
     for i in range(height):
         for j in range(width):
-            smooth[i, j] = (across[i, j] + across[i + 1, j] + across[i + 2, j]) / 9
+            smooth[i, j] = (across[i, j] + across[i + 1, j] + across[i + 2, j]) * (1 / 9)
     return total
 
 
@@ -69,13 +67,14 @@ def measure(images, use, background, found):
     `background` holds what is known, or NaN.
     """
     n_images, height, width = images.shape
-    across = np.zeros((height + 2, width))
+    net = np.zeros((height + 2, width + 2))
+    across = np.empty_like(net)
     smooth = np.empty((height, width))
     for b in range(n_images):
         level = background[b]
         if np.isnan(level):
             level = _clipped_border(images[b], use[b])
-        total = _smooth(images[b], use[b], level, across, smooth)
+        total = _smooth(images[b], use[b], level, net, across, smooth)
         row, column = _top(smooth)
         top, least = smooth[row, column], np.inf
         for i in range(-2, 3):

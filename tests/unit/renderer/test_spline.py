@@ -6,7 +6,7 @@ import torch
 from scipy.ndimage import map_coordinates
 
 from helpers.noise import Poisson
-from helpers.renderer import compiled
+from helpers.renderer import compiled, images_cpu
 from helpers.renderer.mle import crlb, fit
 from helpers.renderer.renderers import Renderer, Spline2D, Spline3D
 from helpers.renderer.simulate import aberrated_psf, blinks
@@ -114,6 +114,23 @@ def test_the_compiled_loop_gives_what_the_torch_loop_gives(stack, dimensions, mo
     for name, value in slow.params.items():
         np.testing.assert_allclose(fast.params[name], value, rtol=1e-6, atol=1e-6)
         np.testing.assert_allclose(fast.crlb[name], slow.crlb[name], rtol=1e-5)
+
+
+@pytest.mark.parametrize("z", [-0.7, 0.01, 0.69, 0.7])
+@pytest.mark.parametrize("x", [0.2, 14.6, -30.0])
+def test_the_compiled_spline_is_right_where_its_samples_end(stack, x, z):
+    renderer = Spline3D((9, 12), stack, Z_STEP).double()
+    names = ["x", "y", "photons", "background", "z"]
+    values = dict(zip(names, (x, -13.3, 500.0, 2.0, z), strict=True))
+    image, slopes = renderer.jacobian(values, names)
+    codes = np.array([compiled.CODES.index(name) for name in names])
+    theta, drawn = np.zeros(len(compiled.CODES)), np.empty((6, 108))
+    theta[codes] = list(values.values())
+    scratch = np.empty((3, 2, 4)), np.empty((2, 12, 15)), np.empty(15)
+    coefficients = renderer.coefficients.detach().numpy()
+    images_cpu.spline(theta, codes, coefficients, Z_STEP, *scratch, drawn)
+    np.testing.assert_allclose(drawn[0].reshape(9, 12), image[0].detach(), atol=1e-9)
+    np.testing.assert_allclose(drawn[1:].reshape(5, 9, 12), slopes[0].detach(), atol=1e-7)
 
 
 def test_what_is_no_point_image_is_refused(stack):
