@@ -54,6 +54,21 @@ def to_electrons(adu, gain, offset):
     return (adu - offset) / gain
 
 
+def _nll(camera, rate, counts, reduction, *, signed):
+    """Likelihood whose gradient by the rate is the score of the camera's formula."""
+    x, b = rate_and_counts(rate, counts, signed=signed)
+    value, slope = camera._value_and_score(x.detach(), b)
+    return reduced(value + slope * (x - x.detach()), reduction, rate)
+
+
+def _deviance(camera, rate, counts, reduction, *, signed):
+    """The same for twice what is lost against ``rate = counts``."""
+    x, b = rate_and_counts(rate, counts, signed=signed)
+    value, slope = camera._value_and_score(x.detach(), b)
+    best, _ = camera._value_and_score(b.clamp_min(0), b)
+    return reduced(2 * (value - best + slope * (x - x.detach())), reduction, rate)
+
+
 class PoissonGauss:
     r"""Shot noise and Gaussian read noise: the exact mixture.
 
@@ -90,9 +105,7 @@ class PoissonGauss:
 
     def nll(self, rate, counts, *, reduction="sum"):
         """Negative log-likelihood; parameters as for `Poisson.nll`, counts may be negative."""
-        x, b = rate_and_counts(rate, counts, signed=True)
-        value, slope = self._value_and_score(x.detach(), b)
-        return reduced(value + slope * (x - x.detach()), reduction, rate)
+        return _nll(self, rate, counts, reduction, signed=True)
 
     def deviance(self, rate, counts, *, reduction="sum"):
         """Twice the log-likelihood lost against ``rate = counts``, negative counts as zero.
@@ -100,10 +113,7 @@ class PoissonGauss:
         The best rate differs from the counts by a fraction of an electron, so that single pixels
         can be slightly below zero. Parameters as for `nll`.
         """
-        x, b = rate_and_counts(rate, counts, signed=True)
-        value, slope = self._value_and_score(x.detach(), b)
-        best, _ = self._value_and_score(b.clamp_min(0), b)
-        return reduced(2 * (value - best + slope * (x - x.detach())), reduction, rate)
+        return _deviance(self, rate, counts, reduction, signed=True)
 
     def sample(self, rate, rng):
         """Draw counts of the dtype of `rate`; parameters as for `Poisson.sample`."""
@@ -190,19 +200,14 @@ class EMCCD:
 
         Parameters as for `Poisson.nll`.
         """
-        x, b = rate_and_counts(rate, counts, signed=self._spread > 0)
-        value, slope = self._value_and_score(x.detach(), b)
-        return reduced(value + slope * (x - x.detach()), reduction, rate)
+        return _nll(self, rate, counts, reduction, signed=self._spread > 0)
 
     def deviance(self, rate, counts, *, reduction="sum"):
         """Twice the log-likelihood lost against ``rate = counts``, negative counts as zero.
 
         As for `PoissonGauss.deviance`.
         """
-        x, b = rate_and_counts(rate, counts, signed=self._spread > 0)
-        value, slope = self._value_and_score(x.detach(), b)
-        best, _ = self._value_and_score(b.clamp_min(0), b)
-        return reduced(2 * (value - best + slope * (x - x.detach())), reduction, rate)
+        return _deviance(self, rate, counts, reduction, signed=self._spread > 0)
 
     def sample(self, rate, rng):
         """Draw counts of the dtype of `rate`; parameters as for `Poisson.sample`."""

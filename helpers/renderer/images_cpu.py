@@ -147,9 +147,9 @@ def gaussian(theta, free, width_slopes, edges, across, down, drawn):
 
 
 @_jit
-def set_widths(theta, astigmatism, has_depth, slopes):
+def set_widths(theta, astigmatism, slopes):
     """Widths along x and y that belong to `theta`, and for a depth their slopes by it."""
-    if not has_depth:
+    if astigmatism.size == 0:
         return
     for axis in range(2):
         sigma, focus, depth = astigmatism[0, axis], astigmatism[1, axis], astigmatism[2, axis]

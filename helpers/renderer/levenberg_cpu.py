@@ -242,17 +242,20 @@ def minimize(
     width_slopes = np.ones(2)
     splines, planes = np.empty((3, 2, 4)), np.empty((2, height + 3, width + 3))
     line = np.empty(width + 3)
-    has_depth, is_spline = astigmatism.size > 0, coefficients.size > 0
+
+    def draw(at):  # numba writes it out wherever it is called
+        if coefficients.size > 0:
+            spline(at, free, coefficients, z_step, splines, planes, line, drawn)
+        else:
+            set_widths(at, astigmatism, width_slopes)
+            gaussian(at, free, width_slopes, edges, across, down, drawn)
+
     for b in range(n_images):
         v = shift[b if shift.shape[0] > 1 else 0].ravel()
         mask = use[b].ravel()
         _shifted_counts(images[b].ravel(), v, counts)
         here = theta[b]
-        if is_spline:
-            spline(here, free, coefficients, z_step, splines, planes, line, drawn)
-        else:
-            set_widths(here, astigmatism, has_depth, width_slopes)
-            gaussian(here, free, width_slopes, edges, across, down, drawn)
+        draw(here)
         value = _weigh(drawn, counts, v, mask, weights)
         _normal_equations(drawn, weights, gradient, fisher)
         damping = DAMPING
@@ -282,11 +285,7 @@ def minimize(
                 break
             falls = False
             if solved:
-                if is_spline:
-                    spline(trial, free, coefficients, z_step, splines, planes, line, drawn)
-                else:
-                    set_widths(trial, astigmatism, has_depth, width_slopes)
-                    gaussian(trial, free, width_slopes, edges, across, down, drawn)
+                draw(trial)
                 new = _weigh(drawn, counts, v, mask, weights)
                 falls = new < value
             if falls:
@@ -301,11 +300,7 @@ def minimize(
                     break
         deviance[b] = 2 * (value + _own_deviance(counts, mask))
         if not falls:  # what was tried last is not what was accepted last
-            if is_spline:
-                spline(here, free, coefficients, z_step, splines, planes, line, drawn)
-            else:
-                set_widths(here, astigmatism, has_depth, width_slopes)
-                gaussian(here, free, width_slopes, edges, across, down, drawn)
+            draw(here)
         _places(drawn, v, first, density, place)
         moments[0, b], moments[1, b] = _moments(place, mask, table)
         _bound(fisher, stuck, factor, step, bound[b])
