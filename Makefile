@@ -22,8 +22,11 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 # One thread: on a busy machine torch's threads wait for each other, and a page takes five times as long.
+# A page that fails is marked on the site, which is whole all the same; the last lines name it.
 book: $(STAMP) ## build the book: every page runs, a warning is an error
-	OMP_NUM_THREADS=1 $(BIN)/jupyter-book build . -n -W --keep-going
+	@OMP_NUM_THREADS=1 $(BIN)/jupyter-book build . -n -W --keep-going || { \
+	  echo; cat $(SITE)/reports/failed.txt 2>/dev/null; \
+	  echo "The book was built with errors: see above, and $(SITE)/index.html"; exit 1; }
 	HELPERS_REQUIRE_BOOK=1 $(BIN)/python -m pytest -q tests/book/test_pages.py
 	@echo "The book is built: open $(SITE)/index.html"
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
 from tests.book_files import ROOT, source, toc_pages
 
 
@@ -32,3 +34,13 @@ def test_every_public_module_is_in_the_reference():
         if page.startswith("book/api/"):
             shown |= set(re.findall(r"automodule:: helpers\.(\w+)$", source(page), re.MULTILINE))
     assert shown == public
+
+
+@pytest.mark.parametrize("part", ["fusion", "inr", "xray", "renderer"])
+def test_every_page_of_a_part_is_in_its_table_with_the_time_of_this_build(part):
+    rows = re.findall(
+        r"^\| \{doc\}`(\d\d_\w+)` \|.*\| (.*) \|$", source(f"book/{part}/index"), re.M
+    )
+    pages = [page for page in toc_pages() if re.match(rf"book/{part}/\d\d_", page)]
+    assert [f"book/{part}/{name}" for name, _ in rows] == pages
+    assert [time for _, time in rows] == [f"{{run-time}}`{name}`" for name, _ in rows]
