@@ -1,4 +1,4 @@
-r"""What images cannot tell about a pupil, and how two pupils are compared nevertheless.
+r"""Ambiguities of phase retrieval, and the comparison of two pupils without them.
 
 Piston is invisible. A tilt moves the image like the emitter, defocus nearly so. And an aberration
 has a twin: with the wavefront turned by half a turn and inverted, and z turned round, every image
@@ -155,7 +155,7 @@ def _aligned(difference, pupil, flipped):
     one = np.ones_like(difference)
     terms = np.stack([one, lateral * u * one, lateral * u[:, None] * one, -axial])
     weights = disc(pupil.samples)
-    factors, _ = _weighted_fit(difference, terms, weights)
+    factors = _weighted_fit(difference, terms, weights)
     remainder = difference - np.tensordot(factors, terms, 1)
     rms = float(np.sqrt(np.average(remainder**2, weights=weights)))
     remainder = np.where(weights > 0, remainder, np.nan)
@@ -163,74 +163,8 @@ def _aligned(difference, pupil, flipped):
     return Alignment(rms, remainder, x, y, z, flipped)
 
 
-def fit_zernikes(wavefront, modes, *, weights=None):
-    r"""Zernike coefficients of a measured wavefront, all at once.
-
-    Parameters
-    ----------
-    wavefront : array or tensor (M, M)
-        In waves, unwrapped, on M cells across the pupil, v along the rows. NaN where nothing was
-        measured.
-    modes : sequence of int
-        OSA indices. Piston (0) is worth including.
-    weights : array (M, M), optional
-        Such as one over the variance, or the intensity. Default: the share of each cell that lies
-        in the disc.
-
-    Returns
-    -------
-    dict of int -> float
-        Waves RMS.
-
-    Raises
-    ------
-    ValueError
-        A map that is not square, weights of another shape or below zero, infinite values, a mode
-        twice, or fewer measured cells than the modes need.
-
-    Notes
-    -----
-    Minimises :math:`\sum w\,(W - \sum_j c_j Z_j)^2`. On cells, on part of the disc, or with
-    weights, the polynomials are not orthogonal; projecting on one at a time then mixes them.
-    Derived in :doc:`/book/renderer/04_pupil`.
-
-    Examples
-    --------
-    >>> from helpers.optics import Pupil
-    >>> wavefront = Pupil(1.4, 0.67, 1.518, 0.1, zernikes={5: 0.08, 12: 0.03}).wavefront()
-    >>> wavefront[:20] = float("nan")
-    >>> {j: round(c, 6) for j, c in fit_zernikes(wavefront, [3, 5, 12]).items()}
-    {3: 0.0, 5: 0.08, 12: 0.03}
-    """
-    wavefront = to_numpy(wavefront).astype(float)
-    if wavefront.ndim != 2 or wavefront.shape[0] != wavefront.shape[1]:
-        raise ValueError(f"the wavefront is {wavefront.shape}: give a square map (M, M) in waves")
-    modes = [int(j) for j in modes]
-    if not modes or len(set(modes)) < len(modes):
-        raise ValueError(f"modes are {modes}: give each OSA index once, and at least one")
-    samples = len(wavefront)
-    weights = disc(samples) if weights is None else to_numpy(weights).astype(float)
-    if weights.shape != wavefront.shape or not (weights >= 0).all():
-        raise ValueError(
-            f"weights are {weights.shape} for a wavefront {wavefront.shape}: give one for each "
-            "cell, 0 or more"
-        )
-    weights = np.where(np.isnan(wavefront) | (disc(samples) == 0), 0, weights)
-    if not np.isfinite(wavefront[weights > 0]).all():
-        raise ValueError("the wavefront holds infinite values: set them to NaN to leave them out")
-    terms = np.stack([zernike(j).grid(samples) for j in modes])
-    values, rank = _weighted_fit(np.nan_to_num(wavefront), terms, weights)
-    if rank < len(modes):
-        raise ValueError(
-            f"{int((weights > 0).sum())} measured cells tell only {rank} of {len(modes)} modes "
-            "apart: ask for fewer modes"
-        )
-    return dict(zip(modes, values.tolist(), strict=True))
-
-
 def _weighted_fit(values, terms, weights):
-    """Least-squares factors of `terms` (K, M, M), and how many are told apart."""
+    """Least-squares factors of `terms` (K, M, M) where the weights are positive."""
     use = weights > 0
     root = np.sqrt(weights[use])
-    factors, _, rank, _ = np.linalg.lstsq((terms[:, use] * root).T, values[use] * root)
-    return factors, int(rank)
+    return np.linalg.lstsq((terms[:, use] * root).T, values[use] * root)[0]

@@ -134,40 +134,5 @@ class PerImage(nn.Module):
         return torch.stack(tiles)
 
 
-def random_tiles(volume, shape, n, rng):
-    r"""Cut tiles at random places: the data of a `PerImage` with a field.
-
-    Parameters
-    ----------
-    volume : tensor
-        (Y, X) or (Z, Y, X).
-    shape : tuple of int
-        Of a tile.
-    n : int
-        How many.
-    rng : numpy.random.Generator
-
-    Returns
-    -------
-    tiles : tensor (n, \*shape)
-    corners : integer tensor (n, axes)
-        First pixel of each.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> image = torch.arange(12.0).reshape(3, 4)
-    >>> tiles, corners = random_tiles(image, (2, 2), 5, np.random.default_rng(0))
-    >>> bool((tiles[:, 0, 0] == image[corners[:, 0], corners[:, 1]]).all())
-    True
-    """
-    if len(shape) != volume.ndim or any(a < b for a, b in zip(volume.shape, shape, strict=True)):
-        raise ValueError(f"tiles {tuple(shape)} of {tuple(volume.shape)}: give smaller ones")
-    starts = [a - b + 1 for a, b in zip(volume.shape, shape, strict=True)]
-    corners = torch.from_numpy(rng.integers(starts, size=(n, len(shape))))
-    tiles = [volume[tuple(map(slice, corner, _end(corner, shape)))] for corner in corners.tolist()]
-    return torch.stack(tiles), corners
-
-
 def _end(corner, shape):
     return [a + b for a, b in zip(corner, shape, strict=True)]

@@ -1,4 +1,4 @@
-"""Twins, tilts and defocus: what images cannot tell; Zernikes fitted to maps."""
+"""Twins, tilts and defocus: what images cannot tell."""
 
 from dataclasses import replace
 
@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from helpers.optics import Pupil, psf_from_pupil
-from helpers.renderer.gauge import align, fit_zernikes, twin
-from helpers.zernike import disc, zernike
+from helpers.renderer.gauge import align, twin
+from helpers.zernike import disc
 
 OIL = Pupil(1.4, 0.67, 1.518, 0.1, samples=64)
 MIXED = {3: 0.04, 5: -0.07, 6: 0.03, 8: 0.06, 12: -0.05, 18: 0.02}
@@ -73,47 +73,11 @@ def test_a_twin_is_recognised_only_when_asked():
     assert not align(truth, truth, allow_twin=True).flipped
 
 
-def test_sixteen_modes_are_found_in_a_map():
-    """One at a time, on cells, would be wrong by some hundredths of a wave."""
-    rng = np.random.default_rng(2000)
-    modes = range(3, 19)
-    truth = dict(zip(modes, rng.uniform(-0.2, 0.2, 16).tolist(), strict=True))
-    wavefront = replace(OIL, zernikes=truth).wavefront().numpy()
-    found = fit_zernikes(wavefront, modes)
-    assert max(abs(found[j] - truth[j]) for j in modes) < 1e-6
-    one_by_one = {j: np.average(wavefront * zernike(j).grid(64), weights=disc(64)) for j in modes}
-    assert max(abs(one_by_one[j] - truth[j]) for j in modes) > 1e-4
-    part = wavefront.copy()
-    part[:, :25] = np.nan
-    found = fit_zernikes(part, modes)
-    assert max(abs(found[j] - truth[j]) for j in modes) < 1e-6
-
-
-def test_weights_count():
-    """Noise in half of the map, and weights that know it."""
-    rng = np.random.default_rng(2000)
-    noise = np.where(np.arange(64) < 32, 0.5, 0.01) * rng.standard_normal((64, 64))
-    wavefront = replace(OIL, zernikes=MIXED).wavefront().numpy() + noise
-
-    def error(weights):
-        found = fit_zernikes(wavefront, [0, *MIXED], weights=weights)
-        return max(abs(found[j] - MIXED[j]) for j in MIXED)
-
-    knowing = np.broadcast_to(np.where(np.arange(64) < 32, 0.5, 0.01) ** -2.0, (64, 64))
-    assert error(knowing) < 0.3 * error(None)
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: twin(replace(OIL, medium_index=1.33)), "no twin"),
         (lambda: align(OIL, replace(OIL, na=1.3)), "na is 1.4 in the estimate but 1.3"),
-        (lambda: fit_zernikes(np.zeros((4, 5)), [3]), "square map"),
-        (lambda: fit_zernikes(np.zeros((8, 8)), []), "at least one"),
-        (lambda: fit_zernikes(np.zeros((8, 8)), [3, 3]), "each OSA index once"),
-        (lambda: fit_zernikes(np.zeros((8, 8)), [3], weights=-np.ones((8, 8))), "0 or more"),
-        (lambda: fit_zernikes(np.full((8, 8), np.inf), [3]), "infinite"),
-        (lambda: fit_zernikes(np.full((8, 8), np.nan), [3]), "0 measured cells"),
     ],
 )
 def test_wrong_input_is_refused(call, message):

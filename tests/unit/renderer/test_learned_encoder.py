@@ -66,15 +66,15 @@ def test_the_card_is_true(shipped):
 
 
 def test_alone_within_a_tenth_of_the_bound_and_refined_at_it(shipped):
-    """Thrice the standard error of a ratio from 2 x 3000 errors is 0.03."""
+    """Thrice the standard error of a ratio from 2 x 3000 errors of unlike spots is 0.05."""
     model, _ = shipped
     unseen = spots(3000, 2000)
     bound = mle.crlb(model.renderer, unseen.truth, model.noise)
     start = model.estimate(unseen.images)
-    assert over_bound(start, unseen.truth, bound) < 1.10
+    assert over_bound(start, unseen.truth, bound) < 1.1
     fits = mle.fit(unseen.images, model.renderer, model.noise, start=start, n_iter=6)
     assert fits.converged.mean() > 0.95
-    assert over_bound(fits.params, unseen.truth, bound) < 1.02
+    assert over_bound(fits.params, unseen.truth, bound) < 1.05
     biases = [np.mean(start[n] - unseen.truth[n]) for n in "xy"]
     assert np.abs(biases).max() < 0.01  # px
 
@@ -104,7 +104,7 @@ def test_a_short_training_without_labels_is_on_its_way(tmp_path):
     Trainer(model, draw, n_steps=60, batch=64, folder=tmp_path, device="cpu").fit()
     after = over_bound(model.estimate(unseen.images), unseen.truth, bound)
     assert images["n"] == 60 * 64
-    assert before > 1.6 and after < 1.45
+    assert after < 0.9 * before
 
 
 def test_what_the_encoder_knows_from_the_start():

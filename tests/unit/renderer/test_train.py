@@ -17,7 +17,6 @@ from helpers.noise import Poisson
 from helpers.renderer.encoders import ConvEncoder, PerImage
 from helpers.renderer.mappers import Direct, ImageMapper
 from helpers.renderer.model import FitModel
-from helpers.renderer.per_image import random_tiles
 from helpers.renderer.renderers import Gaussian2D, Passthrough
 from helpers.renderer.train import OverBound, Trainer, read_curves, runs_folder
 
@@ -175,7 +174,9 @@ def test_tiles_of_one_image_fill_the_field(tmp_path):
     net = FitModel(PerImage((6, 6), field=(18, 21)), ImageMapper(), Passthrough((6, 6)), Poisson())
 
     def tiles(n, rng):
-        return random_tiles(truth, (6, 6), n, rng)
+        corners = rng.integers((13, 16), size=(n, 2))
+        cut = [truth[y : y + 6, x : x + 6] for y, x in corners]
+        return torch.stack(cut), torch.from_numpy(corners)
 
     trainer(tmp_path, tiles, net=net, n_steps=250, rate=0.2, batch=16, clip=10).fit()
     whole = net.mapper.maps[0].value(net.encoder.numbers[0, 0]).detach()
@@ -305,7 +306,6 @@ class Explodes(torch.nn.Module):
         (lambda f: trainer(f, net=model().requires_grad_(False)), ValueError, "no parameter to"),
         (lambda f: trainer(f, IMAGES[:, :5]).fit(), ValueError, r"give \(B, 11, 13\)"),
         (lambda f: trainer(f, net=Explodes()).fit(), FloatingPointError, "loss of step 0 is inf"),
-        (lambda f: random_tiles(torch.zeros(4, 4), (5, 2), 1, None), ValueError, "give smaller"),
     ],
 )
 def test_bad_input_is_named(call, error, message, tmp_path):
