@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from helpers import datasets, fusion, io, plots
-from helpers.frames import to_image, to_webp
+from helpers._pictures import to_image, to_webp
 
 ELEMENTS = ("Sc", "Dy", "O")
 

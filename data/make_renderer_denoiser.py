@@ -11,8 +11,8 @@ import torch
 from helpers.datasets import data_folder
 from helpers.metrics import psnr
 from helpers.noise import PoissonGauss
-from helpers.renderer.blindspot import BlindSpot, load, save
-from helpers.renderer.denoise import apply, train
+from helpers.renderer.denoise import BlindSpot, apply, load, train
+from helpers.renderer.denoise.blindspot import save
 from helpers.renderer.simulate import filament_images
 
 PEAK, READ = 40.0, 4.0

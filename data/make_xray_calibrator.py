@@ -9,8 +9,10 @@ from dataclasses import asdict
 import torch
 
 from helpers import checkpoints
-from helpers.xray import load, weights_file
-from helpers.xray.calibrator import Misalignments, end_point_error, train_calibrator
+from helpers.xray import load
+from helpers.xray._shipped import weights_file
+from helpers.xray.calibrate import Misalignments, end_point_error
+from helpers.xray.calibrate.calibrator import train_calibrator
 from helpers.xray.flow import FlowNet
 from helpers.xray.simulate import Experiment, simulate
 from helpers.xray.train import Schedule

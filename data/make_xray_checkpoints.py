@@ -16,12 +16,12 @@ import torch
 
 from helpers import xray
 from helpers.xray import baselines
+from helpers.xray.data import MoviePairs
 from helpers.xray.flowfuse import FlowFuse, FlowFuseConfig
-from helpers.xray.losses import charbonnier, negative_psnr
-from helpers.xray.pairs import MoviePairs
 from helpers.xray.score import evaluate
 from helpers.xray.simulate import Experiment, TwoCameraMovie, simulate
 from helpers.xray.train import Schedule, train
+from helpers.xray.train.losses import charbonnier, negative_psnr
 
 FOLDER = Path("results/xray")
 TRAINING, TEST = range(520), range(2000, 2012)

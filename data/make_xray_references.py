@@ -16,9 +16,9 @@ import torch
 from make_xray_checkpoints import FOLDER, TEST, TRAINING, metric, recorded
 
 from helpers import xray
+from helpers.xray.data import MoviePairs
 from helpers.xray.edvr import EDVR
 from helpers.xray.flowfuse import FlowFuse
-from helpers.xray.pairs import MoviePairs
 from helpers.xray.swin import SwinXVR
 from helpers.xray.train import Schedule, train
 

@@ -15,8 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from . import __version__
-from .arrays import is_tensor
-from .io import atomic_path
+from ._arrays import is_tensor
+from .io.files import atomic_path
+
+__all__ = ["load", "save"]
 
 REQUIRED = ("data", "seed", "steps", "metric")
 

@@ -20,8 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
-from .io import load_h5, load_tif
-from .stacks import Stack
+from .io.files import load_h5, load_tif
+from .io.stacks import Stack
+
+__all__ = ["Dataset", "data_folder", "describe", "fetch", "load", "names"]
 
 TIMEOUT = (5, 30)  # seconds to connect, and between two pieces of a file
 
@@ -38,7 +40,7 @@ class Dataset:
     ----------
     name : str
         Name in the registry.
-    arrays : dict of str -> numpy.ndarray, or helpers.stacks.Stack where fetched by hand
+    arrays : dict of str -> numpy.ndarray, or helpers.io.Stack where fetched by hand
         The data; ``dataset["HAADF"]`` is short for ``dataset.arrays["HAADF"]``.
     card : dict
         Facts: citation, licence, source, atomic numbers, `pixel_size` and `unit` (None and "px"

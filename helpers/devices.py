@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+__all__ = ["describe", "pick_device", "profile"]
+
 PROFILES = ("quick", "full")
 
 

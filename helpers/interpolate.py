@@ -10,7 +10,9 @@ import math
 
 import numpy as np
 
-from .arrays import is_tensor, like, to_tensor
+from ._arrays import is_tensor, like, to_tensor
+
+__all__ = ["fft_shift", "spline_prefilter", "spline_sample"]
 
 POLE = math.sqrt(3) - 2  # of the inverse of the filter (1, 4, 1) / 6
 REACH = 28  # POLE**28 is below the rounding of float64

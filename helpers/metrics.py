@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .arrays import to_numpy
+from ._arrays import to_numpy
+
+__all__ = ["FRC", "affine_fit", "fourier_correlation", "nrmse", "psnr", "ssim"]
 
 
 def affine_fit(estimate, truth):

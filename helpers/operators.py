@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import math
 
-from .arrays import like, to_tensor
+from ._arrays import like, to_tensor
+
+__all__ = ["Gradient", "check_adjoint", "operator_norm"]
 
 
 def check_adjoint(op, *, dtype="float64", device=None, seed=0):

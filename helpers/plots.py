@@ -11,8 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from .arrays import to_numpy
-from .frames import light_jpeg, light_png, notebook_shell
+from ._arrays import to_numpy
+from ._pictures import light_jpeg, light_png, notebook_shell
+
+__all__ = ["add_scale_bar", "show_curves", "show_images", "use_style"]
 
 WIDTH = 7.2  # inches: the text column
 DIVERGING = "RdBu_r"

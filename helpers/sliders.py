@@ -19,7 +19,9 @@ from numbers import Integral, Real
 
 import numpy as np
 
-from .frames import notebook_shell, to_image, to_webp
+from ._pictures import notebook_shell, to_image, to_webp
+
+__all__ = ["FrameGrid", "FrameSlider", "Parameter"]
 
 QUALITIES = (85, 70, 55, 40)  # WebP qualities to try until the frames fit
 

@@ -9,8 +9,10 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from .arrays import is_tensor, like, to_tensor
+from ._arrays import is_tensor, like, to_tensor
 from .operators import Gradient, _head, _tail
+
+__all__ = ["ProxTV", "prox_tv", "tv"]
 
 KINDS = ("isotropic", "anisotropic")
 

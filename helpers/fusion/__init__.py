@@ -1,9 +1,9 @@
 """Fused multi-modal electron microscopy: elemental maps and a HAADF image, explained together."""
 
+from ._explore import explore
+from ._simulate import Simulation, simulate
 from .background import subtract_power_law, subtract_vacuum
-from .explore import explore
 from .model import calibrate_weights, element_weights, haadf_from_maps, normalize
-from .phantoms import Simulation, simulate
 from .result import Cost, Fusion
 from .solver import fuse
 from .tune import LambdaChoice, choose_lambda

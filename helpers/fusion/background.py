@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..arrays import to_numpy
+from .._arrays import to_numpy
 
 
 class Edge(NamedTuple):

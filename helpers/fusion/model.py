@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..arrays import is_tensor, like, to_numpy, to_tensor
+from .._arrays import is_tensor, like, to_numpy, to_tensor
 
 SYMBOLS = tuple(
     "H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As "

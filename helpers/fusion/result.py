@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import io
-from ..arrays import to_numpy
+from .._arrays import to_numpy
+from ..io import files as io
 
 
 @dataclass(frozen=True)

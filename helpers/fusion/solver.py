@@ -11,12 +11,12 @@ import math
 
 import numpy as np
 
-from ..arrays import is_tensor, like, to_tensor
+from .._arrays import is_tensor, like, to_tensor
 from ..devices import pick_device
 from ..tv import _check_kind
+from .backends.steps import TorchSteps, WavefrontSteps
 from .model import atomic_number, check_images, element_weights, haadf_from_maps
 from .result import Cost, Fusion
-from .steps import TorchSteps, WavefrontSteps
 
 SOLVERS = ("accelerated", "tutorial")
 BACKENDS = ("wavefront", "torch")

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..arrays import to_numpy
+from .._arrays import to_numpy
 from ..metrics import affine_fit
-from ..noise import Poisson, thin
+from ..noise.counting import Poisson, thin
 from .model import check_images
 from .solver import _atomic_numbers, fuse
 

@@ -7,22 +7,27 @@ as quick to reach as an early one. Derived in :doc:`/book/inr/05_dynamics`.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 
 import torch
 from torch import nn
 
 from .. import checkpoints
-from . import fields as kinds
-from .encodings import box
+from . import fields
+from .fields.encodings import box
+from .fields.field import Index
+from .fields.grids import PlaneGrid
+
+__all__ = ["SequenceArchive", "load", "save"]
 
 REBUILT = (
-    kinds.Field, kinds.Voxels, kinds.MLP, kinds.PositionalEncoding, kinds.RadialEncoding,
-    kinds.FeatureGrid, kinds.PlaneGrid, kinds.HashGrid, kinds.Softplus, kinds.ReLU, kinds.Index,
-    kinds.Identity, kinds.Sum,
+    fields.Field, fields.Voxels, fields.MLP, fields.PositionalEncoding, fields.RadialEncoding,
+    fields.FeatureGrid, PlaneGrid, fields.HashGrid, fields.Softplus, fields.ReLU, Index,
+    fields.Identity, fields.Sum,
 )  # fmt: skip
 AT_THE_START = ("generator", "std")  # arguments that decide the first weights and nothing else
 LARGEST_HALF = 65504.0
@@ -71,7 +76,7 @@ class SequenceArchive:
 
     Examples
     --------
-    >>> frames = [kinds.paper_field("cryo", generator=torch.Generator().manual_seed(s))
+    >>> frames = [fields.paper_field("cryo", generator=torch.Generator().manual_seed(s))
     ...           for s in range(4)]
     >>> archive = SequenceArchive.from_fields(frames, (95, 95, 95), precision="int8")
     >>> len(archive), archive.n_bytes < 0.4 * 4 * 4 * 23425
@@ -209,7 +214,7 @@ def load(path):
     --------
     >>> import tempfile, pathlib
     >>> card = {"data": "none", "seed": 0, "steps": 0, "metric": {}}
-    >>> film = SequenceArchive.from_fields([kinds.paper_field("mito")], (51, 499, 499), card=card)
+    >>> film = SequenceArchive.from_fields([fields.paper_field("mito")], (51, 499, 499), card=card)
     >>> path = pathlib.Path(tempfile.mkdtemp()) / "film.safetensors"
     >>> save(path, film)
     >>> len(load(path)), load(path).shape
@@ -217,7 +222,7 @@ def load(path):
     """
     state, card = checkpoints.load(path)
     film = state.get("film")
-    names = {part.name for part in fields(SequenceArchive)} - {"card"}
+    names = {part.name for part in dataclasses.fields(SequenceArchive)} - {"card"}
     if not isinstance(film, dict) or set(film) != names:
         raise ValueError(f"{path} holds no film: it was not written by helpers.inr.archive.save")
     return SequenceArchive(**film, card=card)

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..arrays import like, to_numpy, to_tensor
+from .._arrays import like, to_numpy, to_tensor
 from ..devices import pick_device
-from ..noise import Poisson, thin
-from .checks import moved
+from ..noise.counting import Poisson, thin
+from ._checks import moved
+
+__all__ = ["StoppingChoice", "choose_iterations", "line_psf", "view_enhanced"]
 
 
 @dataclass(frozen=True)

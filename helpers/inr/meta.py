@@ -15,10 +15,12 @@ from dataclasses import field as dataclass_field
 
 import numpy as np
 
-from ..arrays import to_numpy, to_tensor
+from .._arrays import to_numpy, to_tensor
 from ..devices import pick_device
-from .checks import check_data, check_objective, checked_background, moved
-from .losses import poisson
+from ._checks import check_data, check_objective, checked_background, moved
+from .fit.losses import poisson
+
+__all__ = ["MetaField", "reptile", "shared_decoder"]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from .encodings import box
+from .fields.encodings import box
+
+__all__ = ["render", "render_sequence"]
 
 CHUNK = 2**21  # voxels on the device at once
 

@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import like, to_tensor
+from .._arrays import like, to_tensor
+
+__all__ = ["ParallelBeam", "Sirt", "missing_wedge", "sirt"]
 
 
 class ParallelBeam:

@@ -1,16 +1,14 @@
 """Pieces of images cut at random, with their place or with the same piece of a clean image.
 
 Called with a generator they are data for `helpers.renderer.train.Trainer`; by index they give the
-same piece each time, for validation. The images come from memory or from a `helpers.stacks.Stack`.
+same piece each time, for validation. The images come from memory or from a `helpers.io.Stack`.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from ..stacks import Stack
-
-__all__ = ["Crops", "Pairs", "Stack"]
+__all__ = ["Pairs"]
 
 
 class Crops:
@@ -102,7 +100,7 @@ class Pairs:
     Notes
     -----
     As data of a `Trainer` the noisy pieces are images and the clean ones what belongs to them:
-    `helpers.renderer.blindspot.BlindSpot` learns to predict these. To denoise without truth, only
+    `helpers.renderer.denoise.BlindSpot` learns to predict these. To denoise without truth, only
     look at the clean ones afterwards.
 
     Examples

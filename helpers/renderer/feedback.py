@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+__all__ = ["Concat", "Correlate", "Difference"]
+
 
 class Feedback(nn.Module):
     """What every feedback shares: the state of the renderer."""

@@ -11,7 +11,9 @@ import math
 import torch
 from torch import nn
 
-from .channels import Channel, seed_of, seeded, small
+from ._channels import Channel, seed_of, seeded, small
+
+__all__ = ["Centroid", "Direct", "ImageMapper", "Stacked"]
 
 
 class Mapper(nn.Module):

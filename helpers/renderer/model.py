@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ..arrays import is_tensor, to_numpy, to_tensor
+from .._arrays import is_tensor, to_numpy, to_tensor
+
+__all__ = ["FitModel"]
 
 
 class FitModel(nn.Module):

@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ..arrays import is_tensor
+from .._arrays import is_tensor
+
+__all__ = ["Bounded", "Param", "Positive", "Real"]
 
 
 @dataclass(frozen=True)

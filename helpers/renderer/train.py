@@ -17,11 +17,13 @@ import numpy as np
 import torch
 
 from .. import checkpoints
-from ..arrays import to_tensor
+from .._arrays import to_tensor
 from ..devices import pick_device
-from .runs import OverBound as OverBound  # how a run is judged and read, found here too
-from .runs import read_curves as read_curves
-from .runs import runs_folder, side_by_side
+
+# how a run is judged and read, found here too
+from ..training.log import runs_folder, side_by_side
+
+__all__ = ["OverBound", "Trainer", "Training"]
 
 CHECKPOINT = "checkpoint.safetensors"
 WARM = 2  # steps before the profiler looks
@@ -366,3 +368,53 @@ class _Interrupt:
     def __exit__(self, *error):
         if self.usable:
             signal.signal(signal.SIGINT, self.before)
+
+
+class OverBound:
+    r"""Metric of a training: errors in units of the Cramér-Rao bound.
+
+    Parameters
+    ----------
+    images : array or tensor (B, \*image_shape)
+        Images that are not trained on.
+    truth : dict
+        Their true parameters by name, all that the renderer needs.
+    bound : dict
+        Their bounds, standard deviations by name, such as `helpers.renderer.mle.crlb` gives.
+    names : sequence of str
+        Which errors to report.
+
+    Notes
+    -----
+    The root mean square error over the root mean square bound, for each name: 1 is the best that
+    an unbiased estimate can do. The truth stays here; a training never sees it.
+
+    Examples
+    --------
+    >>> metric = OverBound(np.zeros((2, 3, 3)), {"x": [0.0, 0.0]}, {"x": [0.1, 0.1]}, ["x"])
+    >>> class Model:
+    ...     def estimate(self, images):
+    ...         return {"x": np.array([0.2, -0.2])}
+    >>> metric(Model())
+    {'x': 2.0}
+    """
+
+    def __init__(self, images, truth, bound, names=("x", "y")):
+        lacking = [name for name in names if name not in truth or name not in bound]
+        if lacking:
+            raise ValueError(f"no truth or no bound for {', '.join(lacking)}: give both")
+        self.images, self.names = np.asarray(images), tuple(names)
+        self.truth = {name: np.asarray(truth[name]) for name in self.names}
+        self.bound = {name: float(_rms(np.asarray(bound[name]))) for name in self.names}
+
+    def __call__(self, model):
+        """Errors over bounds, by name."""
+        found = model.estimate(self.images)
+        return {
+            name: float(_rms(found[name] - self.truth[name])) / self.bound[name]
+            for name in self.names
+        }
+
+
+def _rms(values):
+    return np.sqrt(np.mean(np.square(values)))

@@ -8,6 +8,8 @@ from __future__ import annotations
 from .cameras import bicubic as enlarge
 from .cameras import coarsen
 
+__all__ = ["bicubic", "detail_injection", "linear", "nearest_key"]
+
 
 def bicubic(lr, hr, tau):
     """The coarse frame of the same time, enlarged; the sharp camera is not used.

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+__all__ = ["DeformableConv", "deform_conv2d"]
+
 
 def deform_conv2d(x, weight, offset, mask, bias=None, groups=1):
     r"""Convolve with taps that are displaced and weighed anew at every pixel.

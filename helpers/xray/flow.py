@@ -15,6 +15,8 @@ from torch.nn import functional as F
 
 from .cameras import coarsen
 
+__all__ = ["FlowConfig", "FlowNet"]
+
 SCALE = 4
 
 

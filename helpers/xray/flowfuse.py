@@ -12,6 +12,8 @@ from .baselines import check_inputs
 from .cameras import bicubic, coarsen
 from .stems import CENTRE, GREY, SCALE, Residual, padded, seeded
 
+__all__ = ["FlowFuse", "FlowFuseConfig", "warp"]
+
 N_MAPS = 8  # two flows of two components, three votes, one gate
 DOUBT = 3.0  # how far the enlarged coarse frame starts behind the key frames in the vote
 

@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from .. import metrics
-from .pairs import stack
+from .data.samples import stack
+
+__all__ = ["Score", "evaluate", "motion_mask"]
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def evaluate(net, data, *, change=None, batch=8, threshold=0.03):
 
     Examples
     --------
-    >>> from helpers.xray.pairs import Sample
+    >>> from helpers.xray.data.samples import Sample
     >>> target = np.random.default_rng(0).random((1, 16, 16))
     >>> hr = np.stack([target + 0.1, target + 0.1])
     >>> sample = Sample(np.ones((3, 1, 4, 4)), hr, 0.5, target)

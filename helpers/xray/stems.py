@@ -16,6 +16,8 @@ from torch import nn
 from .baselines import detail_injection
 from .cameras import coarsen
 
+__all__ = ["PooledStem", "SharpStem"]
+
 N_FRAMES = 5
 CENTRE = 1  # of them: the fast frame of the target's time
 SCALE = 4  # fine pixels along one coarse pixel

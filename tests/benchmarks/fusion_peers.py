@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from helpers.fusion import element_weights, fuse
-from helpers.fusion.steps import WavefrontSteps
+from helpers.fusion.backends.steps import WavefrontSteps
 
 from . import compiled_package, published_loop
 from .fusion_case import SETTINGS, measured, simulated

@@ -16,9 +16,9 @@ from helpers.inr.fields import (
     PositionalEncoding,
     Softplus,
     Voxels,
-    coordinates,
     pyramid,
 )
+from helpers.inr.fields.encodings import coordinates
 
 from .harness import Table, interleaved, threads
 

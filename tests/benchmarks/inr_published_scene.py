@@ -15,12 +15,11 @@ import numpy as np
 import torch
 
 from helpers.inr.fields import Softplus, extent_of, paper_field
-from helpers.inr.fit import fit
+from helpers.inr.fit import Stage, fit
+from helpers.inr.fit.losses import hessian, mse_ssim, poisson
 from helpers.inr.lightfield import LightField, Optics, psf, richardson_lucy
-from helpers.inr.losses import hessian, mse_ssim, poisson
 from helpers.inr.phantoms import microtubules
 from helpers.inr.render import render
-from helpers.inr.sampling import Stage
 from helpers.metrics import psnr
 
 from .harness import Table

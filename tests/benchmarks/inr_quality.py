@@ -7,11 +7,10 @@ from functools import partial
 
 import numpy as np
 
-from helpers.inr import fields, losses, phantoms
+from helpers.inr import fields, phantoms
 from helpers.inr.deconvolve import richardson_lucy
-from helpers.inr.fit import fit, reconstruct
-from helpers.inr.reconstruct import SHORT, steps
-from helpers.inr.sampling import Stage
+from helpers.inr.fit import Stage, fit, losses, reconstruct
+from helpers.inr.fit._reconstruct import SHORT, steps
 from helpers.metrics import psnr
 
 from .harness import Table, threads

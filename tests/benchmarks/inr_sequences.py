@@ -7,10 +7,9 @@ from functools import partial
 import numpy as np
 import torch
 
-from helpers.inr import fields, losses, phantoms
-from helpers.inr.fit import fit, fit_sequence
-from helpers.inr.sampling import Stage
-from helpers.inr.spacetime import space_time_hessian
+from helpers.inr import fields, phantoms
+from helpers.inr.fit import Stage, fit, fit_sequence, losses
+from helpers.inr.fit.spacetime import space_time_hessian
 from helpers.metrics import psnr
 
 from .harness import Table, threads

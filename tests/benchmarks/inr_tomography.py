@@ -9,10 +9,9 @@ import torch
 import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 
-from helpers.inr import fields, losses
-from helpers.inr.fit import fit
-from helpers.inr.phantoms_tomography import simulate_cryo, simulate_opt
-from helpers.inr.sampling import Stage
+from helpers.inr import fields
+from helpers.inr.fit import Stage, fit, losses
+from helpers.inr.phantoms import simulate_cryo, simulate_opt
 from helpers.inr.tomography import ParallelBeam, sirt
 from helpers.metrics import psnr
 

@@ -18,7 +18,8 @@ from helpers.renderer.deconvolve import (
     richardson_lucy,
     widefield_kernel,
 )
-from helpers.renderer.simulate.volumes import ABERRATION, bars, widefield
+from helpers.renderer.simulate import bars, widefield
+from helpers.renderer.simulate.volumes import ABERRATION
 
 from .harness import Table, interleaved, ratio, threads
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from helpers.noise import Poisson
-from helpers.renderer import compiled
 from helpers.renderer.mle import crlb, fit
+from helpers.renderer.mle.cpu import dispatch as compiled
 from helpers.renderer.renderers import Gaussian2D, Spline3D
 from helpers.renderer.simulate import aberrated_psf, blinks, gaussian_spots
 

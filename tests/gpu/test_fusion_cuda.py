@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.fusion import fuse
-from helpers.fusion.model import normalize
-from helpers.fusion.phantoms import twin_dysco3
+from helpers.fusion import fuse, normalize
+from helpers.fusion._simulate import twin_dysco3
 from helpers.tv import prox_tv
 from tests.gpu.timing import seconds
 

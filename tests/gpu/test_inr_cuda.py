@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.inr.phantoms_tomography import simulate_opt
+from helpers.inr.phantoms import simulate_opt
 from helpers.inr.tomography import ParallelBeam, sirt
 from helpers.operators import check_adjoint
 from tests.gpu.timing import seconds

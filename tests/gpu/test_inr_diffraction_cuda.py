@@ -6,11 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.inr.diffraction import Born, Microscope, MultiSlice, linear_inverse, rings
-from helpers.inr.diffraction_fit import fit_contrast
-from helpers.inr.helmholtz import Helmholtz
-from helpers.inr.phantoms_diffraction import simulate, worm
-from helpers.inr.sampling import Stage
+from helpers.inr.diffraction import (
+    Born,
+    Microscope,
+    MultiSlice,
+    fit_contrast,
+    linear_inverse,
+    rings,
+)
+from helpers.inr.fit import Stage
+from helpers.inr.phantoms import worm
+from helpers.inr.phantoms.diffraction import simulate
+from helpers.inr.phantoms.helmholtz import Helmholtz
 from helpers.metrics import psnr
 from helpers.operators import check_adjoint
 

@@ -8,11 +8,10 @@ import pytest
 import torch
 
 from helpers.inr.fields import MLP, FeatureGrid, Field, Softplus, Voxels, extent_of, pyramid
-from helpers.inr.fit import fit
+from helpers.inr.fit import Stage, fit
+from helpers.inr.fit.losses import hessian, poisson
 from helpers.inr.lightfield import LightField
-from helpers.inr.losses import hessian, poisson
 from helpers.inr.phantoms import simulate
-from helpers.inr.sampling import Stage
 from helpers.metrics import psnr
 from helpers.operators import check_adjoint
 

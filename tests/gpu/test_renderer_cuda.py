@@ -7,7 +7,8 @@ import torch
 from helpers.noise import SCMOS, Poisson
 from helpers.renderer.mle import crlb, fit
 from helpers.renderer.renderers import Gaussian2D, Gaussian3D, Spline3D
-from helpers.renderer.simulate import aberrated_psf, astigmatic_spots, blinks, gaussian_spots
+from helpers.renderer.simulate import aberrated_psf, blinks, gaussian_spots
+from helpers.renderer.simulate.spots import astigmatic_spots
 from tests.gpu.timing import seconds
 
 pytestmark = [

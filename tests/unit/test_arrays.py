@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.arrays import is_tensor, like, to_numpy, to_tensor
+from helpers._arrays import is_tensor, like, to_numpy, to_tensor
 
 
 def test_kinds_are_told_apart():

@@ -10,7 +10,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from PIL import Image
 
-from helpers.frames import light_jpeg, light_png
+from helpers._pictures import light_jpeg, light_png
 from helpers.plots import add_scale_bar, nice_length, show_curves, show_images, use_style
 
 

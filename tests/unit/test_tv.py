@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from helpers import datasets
-from helpers.fusion.phantoms import twin_dysco3
+from helpers.fusion._simulate import twin_dysco3
 from helpers.tv import ProxTV, prox_tv, tv
 
 KINDS = ("isotropic", "anisotropic")

@@ -1,17 +1,16 @@
 """Deconvolution: the blur as an operator, and four ways to undo it."""
 
+from ._blind import Blind, blind
+from ._counts import Deconvolution
+from ._map_tv import WeightChoice, choose_weight, map_tv
 from .blur import Blur, widefield_kernel
-from .counts import Deconvolution
 from .lucy import richardson_lucy
-from .map import WeightChoice, choose_weight, map_tv
-from .tiles import Tiles, by_tiles
-from .unknown_pupil import Blind, blind
+from .tiles import by_tiles
 
 __all__ = [
     "Blind",
     "Blur",
     "Deconvolution",
-    "Tiles",
     "WeightChoice",
     "blind",
     "by_tiles",

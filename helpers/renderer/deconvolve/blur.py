@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...arrays import like, to_tensor
-from ...optics import psf_from_pupil
+from ..._arrays import like, to_tensor
+from ...optics.pupil import psf_from_pupil
 
 
 class Blur:

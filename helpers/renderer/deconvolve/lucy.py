@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...arrays import like
-from .counts import Counts, Deconvolution
+from ..._arrays import like
+from ._counts import Counts, Deconvolution
 
 
 def richardson_lucy(

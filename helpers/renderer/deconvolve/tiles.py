@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ...arrays import to_numpy
-from ...io import atomic_path
+from ..._arrays import to_numpy
+from ...io.files import atomic_path
 from .blur import Blur
 
 

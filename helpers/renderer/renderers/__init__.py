@@ -1,6 +1,5 @@
 """Renderers: named physical parameters in, expected images out."""
 
-from .base import Renderer
 from .fourier import FourierOptics
 from .gaussian import Gaussian2D, Gaussian3D
 from .image import Convolution, Passthrough
@@ -13,7 +12,6 @@ __all__ = [
     "Gaussian2D",
     "Gaussian3D",
     "Passthrough",
-    "Renderer",
     "Spline2D",
     "Spline3D",
     "Template",

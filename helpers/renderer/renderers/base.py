@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ...arrays import is_tensor, to_numpy
+from ..._arrays import is_tensor, to_numpy
 
 
 class Renderer(torch.nn.Module):

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import torch
 
-from ...pupil import squared_modulus, zernike_basis
-from ...zernike import pupil_axis
+from ...optics._zernike import pupil_axis
+from ...optics.pupil import squared_modulus, zernike_basis
 from ..params import Bounded, Param
 from .base import Renderer
 from .gaussian import light_params

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ...arrays import to_tensor
+from ..._arrays import to_tensor
 from ...interpolate import bspline, spline_prefilter
 from ..params import Bounded, Param
 from .base import Renderer

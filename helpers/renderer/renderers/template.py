@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ...arrays import to_tensor
+from ..._arrays import to_tensor
 from ...interpolate import fft_shift
 from .base import Renderer
 from .gaussian import light_params

@@ -1,19 +1,15 @@
 """Simulated data of known truth, by code that shares nothing with the renderers."""
 
-from .beads import Emitters, Microscope, aberrated_psf, bead_stack, blinks, random_aberrations
+from .beads import Emitters, aberrated_psf, bead_stack, blinks, random_aberrations
 from .filaments import filament_images, molecules, network, spots_image
 from .movies import Movie, blinking_movie, crowded_frames
-from .spots import Spots, astigmatic_spots, gaussian_spots
-from .volumes import Stack, bars, tubes, widefield
+from .spots import gaussian_spots
+from .volumes import bars, tubes, widefield
 
 __all__ = [
     "Emitters",
-    "Microscope",
     "Movie",
-    "Spots",
-    "Stack",
     "aberrated_psf",
-    "astigmatic_spots",
     "bars",
     "bead_stack",
     "blinking_movie",

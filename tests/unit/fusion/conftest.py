@@ -7,7 +7,7 @@ import pytest
 
 from helpers import datasets
 from helpers.fusion import normalize
-from helpers.fusion.phantoms import twin_core_shell, twin_dysco3
+from helpers.fusion._simulate import twin_core_shell, twin_dysco3
 
 GUIDE = {
     "dysco3": {"lambda_chem": 0.08, "lambda_tv": 0.15, "background": 0.24, "n_iter_tv": 3},

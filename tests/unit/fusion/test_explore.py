@@ -30,7 +30,7 @@ def test_a_live_move_is_a_new_fusion(data, monkeypatch):
         return fuse(*args, **settings)
 
     # by import_module, because the package gives the function the module's name
-    monkeypatch.setattr(importlib.import_module("helpers.fusion.explore"), "fuse", counted)
+    monkeypatch.setattr(importlib.import_module("helpers.fusion._explore"), "fuse", counted)
     sliders = grid(data, static=False, lambda_chem=[0.02, 0.1], lambda_tv=[0.01, 0.1])
     assert set(sliders.controls) == {"lambda_chem", "lambda_tv", "n_iter", "n_iter_tv"}
     _ = sliders.widget

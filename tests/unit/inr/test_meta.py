@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.inr import fields, losses, phantoms
-from helpers.inr.fit import fit
+from helpers.inr import fields, phantoms
+from helpers.inr.fit import Stage, fit, losses
 from helpers.inr.meta import fingerprint, reptile, shared_decoder
-from helpers.inr.sampling import Stage
 
 SHAPE = (8, 24, 24)
 STAGE = partial(Stage, learning_rate=3e-2, betas=(0.5, 0.95))

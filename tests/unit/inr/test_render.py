@@ -13,11 +13,11 @@ from helpers.inr.fields import (
     RadialEncoding,
     Softplus,
     Voxels,
-    coordinates,
     extent_of,
     paper_field,
     pyramid,
 )
+from helpers.inr.fields.encodings import coordinates
 from helpers.inr.render import render, render_sequence
 
 SIZE = (9, 31, 27)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from helpers.renderer.data import Crops, Pairs, Stack
+from helpers.io import Stack
+from helpers.renderer.data import Crops, Pairs
 
 
 def frames(dtype="uint16", n=6, shape=(40, 50), seed=0):

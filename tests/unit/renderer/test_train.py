@@ -15,10 +15,13 @@ import helpers
 from helpers import checkpoints
 from helpers.noise import Poisson
 from helpers.renderer.encoders import ConvEncoder, PerImage
+from helpers.renderer.encoders.per_image import random_tiles
 from helpers.renderer.mappers import Direct, ImageMapper
 from helpers.renderer.model import FitModel
 from helpers.renderer.renderers import Gaussian2D, Passthrough
-from helpers.renderer.train import OverBound, Trainer, read_curves, runs_folder
+from helpers.renderer.train import OverBound, Trainer
+from helpers.training import read_curves
+from helpers.training.log import runs_folder
 
 SHAPE = (11, 13)
 SPOTS = Gaussian2D(SHAPE)

@@ -5,19 +5,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from helpers.xray.beamline import count
-from helpers.xray.calibrator import misalign
+from helpers.xray.calibrate.misalign import misalign
 from helpers.xray.cameras import Transform, coarsen
-from helpers.xray.flow import (
-    FlowConfig,
-    FlowNet,
-    affine,
-    correlations,
-    enlarge,
-    look_up,
-    summit,
-)
-from helpers.xray.simulate import Experiment, simulate
+from helpers.xray.flow import FlowConfig, FlowNet, affine, correlations, enlarge, look_up, summit
+from helpers.xray.simulate import Experiment, count, simulate
 
 
 def seeded(seed=0):

@@ -10,7 +10,7 @@ from scipy.ndimage import map_coordinates
 
 from helpers.xray.cameras import bicubic, coarsen
 from helpers.xray.flowfuse import DOUBT, PRESETS, FlowFuse, FlowFuseConfig, warp
-from helpers.xray.losses import charbonnier
+from helpers.xray.train.losses import charbonnier
 
 TINY = FlowFuseConfig(8, 8, 1, 8, 1)
 

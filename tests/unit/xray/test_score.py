@@ -7,7 +7,8 @@ from torch import nn
 
 from helpers.metrics import psnr, ssim
 from helpers.xray import baselines
-from helpers.xray.pairs import MoviePairs, Sample
+from helpers.xray.data import MoviePairs
+from helpers.xray.data.samples import Sample
 from helpers.xray.score import evaluate, motion_mask
 from helpers.xray.simulate import Experiment, simulate
 

@@ -10,9 +10,10 @@ from torch import nn
 from helpers import checkpoints, xray
 from helpers.xray import baselines
 from helpers.xray.cameras import coarsen
-from helpers.xray.edvr import EDVR, PRESETS
+from helpers.xray.data import MoviePairs
+from helpers.xray.edvr import EDVR
+from helpers.xray.edvr.network import PRESETS
 from helpers.xray.flowfuse import FlowFuse, FlowFuseConfig
-from helpers.xray.pairs import MoviePairs
 from helpers.xray.reconstruct import reconstruct
 from helpers.xray.score import evaluate
 from helpers.xray.simulate import Experiment, simulate

@@ -1,0 +1,1 @@
+"""Iterations of the fusion solver, step by step in torch or as a compiled wavefront."""

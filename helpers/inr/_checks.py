@@ -1,0 +1,51 @@
+"""What every fit asks of its data before it begins, and of its objective at every step."""
+
+from __future__ import annotations
+
+import math
+
+from .._arrays import to_tensor
+
+ADVICE = "lower the learning rate, and check the units of data, background and prior"
+
+
+def check_data(operator, data):
+    """Raise ValueError where the tensor `data` cannot have come from `operator`, or holds NaN."""
+    import torch
+
+    expected = getattr(operator, "out_shape", None)
+    if expected is not None and tuple(data.shape) != tuple(expected):
+        raise ValueError(
+            f"data has shape {tuple(data.shape)}, but the operator gives {tuple(expected)}: "
+            "crop the views, or make the operator for their size and number"
+        )
+    if not bool(torch.isfinite(data).all()):
+        raise ValueError("data has NaN or infinite values: replace dead pixels first")
+
+
+def checked_background(background, data):
+    """The background as a tensor of the shape of `data`; ValueError where it cannot be."""
+    import torch
+
+    b = to_tensor(background, data.device, torch.float32)
+    try:
+        b = b.expand_as(data)
+    except RuntimeError as error:
+        raise ValueError(
+            f"background has shape {tuple(b.shape)}, which does not broadcast to the data's "
+            f"{tuple(data.shape)}: give a number, or an array (V, 1, 1) for one number a view"
+        ) from error
+    if not bool(torch.isfinite(b).all()):
+        raise ValueError("background has NaN or infinite values")
+    return b
+
+
+def check_objective(value, step):
+    """Raise FloatingPointError where an objective is no longer a finite number."""
+    if not math.isfinite(value):
+        raise FloatingPointError(f"the objective is {value} at step {step}: {ADVICE}")
+
+
+def moved(operator, device):
+    """The operator on a device, if it knows how to move."""
+    return operator.to(device) if hasattr(operator, "to") else operator

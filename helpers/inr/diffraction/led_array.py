@@ -1,0 +1,225 @@
+"""A transmission microscope with an LED array for a condenser: its numbers, its light, its grid."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..._arrays import to_tensor
+from ...optics.waves import axial, directions
+
+
+@dataclass(frozen=True)
+class Microscope:
+    """Wavelength, objective, medium and voxels.
+
+    Parameters
+    ----------
+    wavelength : float
+        In vacuum, in um.
+    na : float
+        Numerical aperture of the objective.
+    index : float
+        Refractive index of the medium around the object.
+    voxel_size : (float, float, float)
+        (z, y, x) in um. Laterally at most ``wavelength / (4 na)``: an intensity has details twice
+        as fine as its field.
+
+    Raises
+    ------
+    ValueError
+        A length that is not positive, an aperture that the medium does not let through, or pixels
+        too large.
+
+    Examples
+    --------
+    >>> round(Microscope().focal_depth, 2)
+    3.14
+    """
+
+    wavelength: float = 0.532
+    na: float = 0.65
+    index: float = 1.33
+    voxel_size: tuple[float, float, float] = (0.5, 0.2, 0.2)
+
+    def __post_init__(self):
+        if len(self.voxel_size) != 3:
+            raise ValueError(f"voxel_size is {self.voxel_size}: give (z, y, x) in um")
+        if not all(math.isfinite(v) and v > 0 for v in (self.wavelength, *self.voxel_size)):
+            raise ValueError(
+                f"wavelength is {self.wavelength} and voxel_size {self.voxel_size}: "
+                "give positive lengths in um"
+            )
+        if not 0 < self.na < self.index:
+            raise ValueError(
+                f"na is {self.na} in a medium of index {self.index}: it must lie between 0 and that"
+            )
+        largest = self.wavelength / (4 * self.na)
+        if max(self.voxel_size[1:]) > largest:
+            raise ValueError(
+                f"pixels are {max(self.voxel_size[1:])} um: the intensity of an objective with na "
+                f"{self.na} needs {largest:.3g} um or less"
+            )
+
+    @property
+    def focal_depth(self):
+        """Smallest period along the axis that vertical light alone could show, in um."""
+        return self.wavelength / (self.index - math.sqrt(self.index**2 - self.na**2))
+
+
+def spiral(n_leds, na):
+    """Directions that fill the disc of radius `na` evenly, from the centre to the rim.
+
+    Parameters
+    ----------
+    n_leds : int
+        Their number.
+    na : float
+        Radius of the disc. A little below the aperture of the objective it keeps the direct light
+        of every LED.
+
+    Returns
+    -------
+    (n_leds, 2) array
+        (y, x) directions ``n sin(theta)``.
+
+    Examples
+    --------
+    >>> spiral(20, 0.6).shape
+    (20, 2)
+    """
+    _check_layout(n_leds, na)
+    i = np.arange(n_leds)
+    radius = na * np.sqrt((i + 0.5) / n_leds)
+    angle = i * math.pi * (3 - math.sqrt(5))  # the golden angle: no two turns line up
+    return radius[:, None] * np.stack([np.sin(angle), np.cos(angle)], axis=1)
+
+
+def ring(n_leds, na):
+    """Directions on the circle of radius `na`, evenly spaced.
+
+    Parameters and result are those of `spiral`. A ring just inside the objective's aperture shows
+    coarse phase best :cite:p:`li2019`.
+
+    Examples
+    --------
+    >>> ring(8, 0.5)[1].round(3).tolist()
+    [0.354, 0.354]
+    """
+    _check_layout(n_leds, na)
+    angle = 2 * math.pi * np.arange(n_leds) / n_leds
+    return na * np.stack([np.sin(angle), np.cos(angle)], axis=1)
+
+
+def rings(n_leds, na, share=0.7):
+    """Directions on two circles: a `share` on that of radius `na`, the others at 0.55 of it.
+
+    Parameters and result are otherwise those of `spiral`. The outer circle shows coarse phase, the
+    inner one what lies along the axis.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> np.unique(np.hypot(*rings(20, 0.6).T).round(2), return_counts=True)
+    (array([0.33, 0.6 ]), array([ 6, 14]))
+    """
+    _check_layout(n_leds, na)
+    outer = max(1, round(share * n_leds))
+    if outer == n_leds:
+        return ring(n_leds, na)
+    return np.concatenate([ring(outer, na), ring(n_leds - outer, 0.55 * na)])
+
+
+class Illumination:
+    """Plane waves of LEDs on the frequencies of a grid, with what the models need of that grid.
+
+    Parameters
+    ----------
+    optics : Microscope
+        Wavelength, aperture, medium and voxels.
+    leds : (L, 2) array
+        (y, x) directions ``n sin(theta)``. They are moved to the nearest frequencies of the grid,
+        so that the waves repeat at its border as everything else does; those inside the aperture
+        stay inside.
+    shape : (int, int, int)
+        Voxels (Z, Y, X).
+
+    Attributes
+    ----------
+    bins : (L, 2) tensor of int
+        Frequency of each LED in cycles per field.
+    leds : (L, 2) tensor
+        The directions after the move.
+    depths : (Z,) tensor
+        Of the slices, in um from the focus.
+    q_squared, axial : (Y, X) tensor
+        Of each frequency, and ``sqrt(n^2 - q^2)``, zero where it is evanescent.
+    pupil : (Y, X) tensor
+        One inside the objective's aperture.
+    delay : (L,) tensor
+        Radians for each unit of contrast in one slice; a tilted path is longer.
+
+    Raises
+    ------
+    ValueError
+        Directions that the medium or the grid does not carry, a shape that is not (Z, Y, X).
+    """
+
+    def __init__(self, optics, leds, shape):
+        import torch
+
+        leds = to_tensor(leds, device="cpu", dtype=torch.float64)
+        shape = tuple(int(n) for n in shape)
+        if len(shape) != 3 or min(shape) < 1:
+            raise ValueError(f"shape is {shape}: give the voxels (Z, Y, X)")
+        if leds.ndim != 2 or leds.shape[1] != 2 or len(leds) == 0:
+            raise ValueError(f"leds have shape {tuple(leds.shape)}: give (L, 2), (y, x) directions")
+        if not bool(torch.isfinite(leds).all()):
+            raise ValueError("leds hold NaN or infinity: give directions n sin(theta)")
+        self.optics, self.shape = optics, shape
+        wavelength, (dz, *pixel) = optics.wavelength, optics.voxel_size
+        steps = [wavelength / (n * d) for n, d in zip(shape[1:], pixel, strict=True)]
+        steps = torch.tensor(steps, dtype=torch.float64)
+        # to the nearest frequency; but what is inside the aperture must not leave it
+        bins = torch.round(leds / steps)
+        leaves = (leds.norm(dim=1) <= optics.na) & ((bins * steps).norm(dim=1) > optics.na)
+        self.bins = torch.where(leaves[:, None], torch.trunc(leds / steps), bins).long()
+        self.leds = self.bins * steps
+        limit = wavelength / (2 * max(pixel))
+        steepest = float(self.leds.norm(dim=1).max())
+        if steepest >= optics.index or float(self.leds.abs().max()) >= limit:
+            raise ValueError(
+                f"an LED lies at {steepest:.3g}: the medium carries directions below "
+                f"{optics.index}, the pixels below {limit:.3g} along an axis"
+            )
+        self.depths = (torch.arange(shape[0], dtype=torch.float64) - (shape[0] - 1) / 2) * dz
+        qy, _ = directions(shape[1:], pixel[0], wavelength)
+        _, qx = directions(shape[1:], pixel[1], wavelength)
+        self.q_squared = qy**2 + qx**2
+        self.axial = axial(self.q_squared, optics.index)
+        self.pupil = (self.q_squared <= optics.na**2 * (1 + 1e-9)).double()
+        self.delay = 2 * math.pi / wavelength * dz * optics.index / self.led_axial
+
+    @property
+    def led_axial(self):
+        """(L,) ``sqrt(n^2 - q^2)`` of each LED."""
+        return axial(self.leds.square().sum(1), self.optics.index)
+
+    @property
+    def bright(self):
+        """(L,) bool: whether the direct light of each LED enters the objective."""
+        return self.pupil[self.bins[:, 0], self.bins[:, 1]] > 0
+
+    def carry(self, distance):
+        """Transfer function (Y, X) of free propagation over `distance` um."""
+        import torch
+
+        phase = 2 * math.pi / self.optics.wavelength * distance * self.axial
+        return torch.polar((self.axial > 0).double(), phase)
+
+
+def _check_layout(n_leds, na):
+    if n_leds < 1 or not na >= 0:
+        raise ValueError(f"n_leds is {n_leds} and na {na}: give one LED or more, na from 0 on")

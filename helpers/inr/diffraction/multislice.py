@@ -1,0 +1,156 @@
+r"""Diffraction tomography: what a camera records behind an index contrast under tilted light.
+
+A transparent object does not absorb, it delays. Each LED of an array sends one plane wave through
+it, and a camera records how much light arrives, not its phase. `MultiSlice` computes the
+intensities of any object in transmission; `Born` is its linear part, for faint ones.
+"""
+
+from __future__ import annotations
+
+import copy
+
+from ..._arrays import like, to_tensor
+from .led_array import Illumination
+
+LARGEST_CONTRAST = 0.5  # solids in water stay below; an absolute index, given by mistake, does not
+
+
+class MultiSlice:
+    r"""Intensities of an index contrast under tilted plane waves, multiple scattering included.
+
+    Parameters
+    ----------
+    optics : Microscope
+        Wavelength, aperture, medium and voxels.
+    leds : (L, 2) array
+        (y, x) directions ``n sin(theta)``, moved to the nearest frequencies of the grid so that
+        the waves are periodic. Beyond the objective's aperture they make dark-field images.
+    shape : (int, int, int)
+        Voxels (Z, Y, X); the focus is in the middle of Z.
+    chunk : int, optional
+        LEDs computed at a time. Their fields inside the object are then not kept for the gradient
+        but computed again: less memory, half as much time again.
+
+    Attributes
+    ----------
+    leds : (L, 2) tensor
+        The directions after the move.
+    bright : (L,) bool tensor
+        Whether the direct light of each LED enters the objective.
+    in_shape, out_shape : tuple of int
+        (Z, Y, X) and (L, Y, X).
+
+    Raises
+    ------
+    ValueError
+        Directions that the medium or the grid does not carry, a shape that is not (Z, Y, X).
+
+    Notes
+    -----
+    With the contrast :math:`\Delta n` to the medium of index :math:`n_0`, slices
+    :math:`\Delta z` thick and light tilted by :math:`\theta`, each slice does
+
+    .. math:: u \leftarrow \mathcal F^{-1} \left\{ e^{2\pi i \Delta z \sqrt{n_0^2 - q^2} / \lambda}
+        \; \mathcal F \left\{ u \, e^{2 \pi i \Delta n \Delta z / (\lambda \cos\theta)} \right\}
+        \right\},
+
+    then the field goes back to the middle of the object, through the pupil, and the camera takes
+    its square. The tilted path :math:`\Delta z / \cos\theta` makes the phase behind a wide slab
+    right to first order. Waves that run backwards are left out. Unit intensity is the bright
+    field without an object. It works in the precision and on the device of what it is called
+    with. Derived in :doc:`/book/inr/07_diffraction`; as a model for tomography it is due to
+    :cite:t:`tian2015` and :cite:t:`kamilov2015`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> model = MultiSlice(Microscope(), spiral(3, 0.6), (4, 16, 16))
+    >>> bool(np.allclose(model(np.zeros((4, 16, 16))), 1))
+    True
+    """
+
+    def __init__(self, optics, leds, shape, *, chunk=None):
+        if chunk is not None and chunk < 1:
+            raise ValueError(f"chunk is {chunk}: give the number of LEDs at a time, or None")
+        self._light = Illumination(optics, leds, shape)
+        self.optics, self.chunk, self.leds = optics, chunk, self._light.leds
+        self.in_shape = self._light.shape
+        self.out_shape = (len(self.leds), *self.in_shape[1:])
+        self.bright = self._light.bright
+        self._bins, self._delay = self._light.bins, self._light.delay
+        self._transfers = {}
+
+    def select(self, leds):
+        """Give the model of some LEDs: an index array, a mask or a slice."""
+        part = copy.copy(self)
+        part.leds, part.bright = self.leds[leds], self.bright[leds]
+        part._bins, part._delay = self._bins[leds], self._delay[leds]
+        part.out_shape = (len(part.leds), *self.in_shape[1:])
+        return part
+
+    def __call__(self, contrast):
+        """Intensities (L, Y, X) of the contrast (Z, Y, X); differentiable."""
+        import torch
+        from torch.utils.checkpoint import checkpoint
+
+        t = to_tensor(contrast)
+        self._check(t)
+        step, imaging = self._propagators(t)
+        waves, delay = self._waves(t), self._delay.to(t)[:, None, None]
+        if self.chunk is None:
+            return like(_through(t, waves, delay, step, imaging), contrast)
+        parts = [
+            checkpoint(_through, t, *part, step, imaging, use_reentrant=False)
+            for part in zip(waves.split(self.chunk), delay.split(self.chunk), strict=True)
+        ]
+        return like(torch.cat(parts), contrast)
+
+    def _check(self, contrast):
+        if tuple(contrast.shape) != self.in_shape:
+            raise ValueError(
+                f"contrast is {tuple(contrast.shape)}, the model has voxels {self.in_shape}"
+            )
+        largest = float(contrast.detach().abs().max())
+        if not largest < LARGEST_CONTRAST:
+            what = "NaN" if largest != largest else f"values up to {largest:.3g}"
+            raise ValueError(
+                f"contrast holds {what}: give the index minus that of the medium, "
+                f"{self.optics.index}, as finite numbers below {LARGEST_CONTRAST}"
+            )
+
+    def _propagators(self, t):
+        """Transfer functions from slice to slice, and from the last one to the camera."""
+        key = t.dtype, t.device
+        if key not in self._transfers:
+            light = self._light
+            step = light.carry(self.optics.voxel_size[0])
+            imaging = light.carry(-float(light.depths[-1])) * light.pupil
+            self._transfers[key] = [_complex(transfer, t) for transfer in (step, imaging)]
+        return self._transfers[key]
+
+    def _waves(self, t):
+        """The plane waves (L, Y, X) as they would be at the first slice without its phase."""
+        import torch
+
+        waves = 1
+        for axis, n in enumerate(self.in_shape[1:]):
+            turns = self._bins[:, axis, None] * torch.arange(n, dtype=torch.float64) / n
+            along = torch.polar(torch.ones_like(turns), 2 * torch.pi * turns)
+            waves = waves * along.unsqueeze(2 - axis)
+        return _complex(waves, t)
+
+
+def _through(contrast, wave, delay, step, imaging):
+    """Carry waves (L, Y, X) through all slices to the camera."""
+    import torch
+
+    for number, layer in enumerate(contrast, 1):
+        phase = layer * delay
+        wave = torch.fft.fft2(wave * torch.complex(phase.cos(), phase.sin()))
+        wave = torch.fft.ifft2(wave * (imaging if number == len(contrast) else step))
+    return wave.real.square() + wave.imag.square()
+
+
+def _complex(wave, t):
+    """Give `wave` in the precision and on the device of the real `t`."""
+    return wave.to(t.device, t.dtype.to_complex())

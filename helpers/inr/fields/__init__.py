@@ -1,0 +1,24 @@
+"""Neural fields: encodings, networks, feature grids, and voxels as the baseline."""
+
+from torch.nn import Identity
+
+from .encodings import PositionalEncoding, RadialEncoding, extent_of
+from .field import MLP, Field, ReLU, Softplus, Sum, Voxels, paper_field
+from .grids import FeatureGrid, HashGrid, pyramid
+
+__all__ = [
+    "FeatureGrid",
+    "Field",
+    "HashGrid",
+    "Identity",
+    "MLP",
+    "PositionalEncoding",
+    "RadialEncoding",
+    "ReLU",
+    "Softplus",
+    "Sum",
+    "Voxels",
+    "extent_of",
+    "paper_field",
+    "pyramid",
+]

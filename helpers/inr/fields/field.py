@@ -1,0 +1,386 @@
+r"""Neural fields: an object as a function of position, with an encoding, a network and a head.
+
+.. math:: f_\theta(\mathbf r) = \mathrm{head}\bigl(\mathrm{network}(\gamma(\mathbf r))\bigr)
+
+Coordinates are (z, y, x), cell centred: voxel i of n lies at
+``extent * ((2 i + 1) / n - 1)``. Derived in :doc:`/book/inr/03_neural_field`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .encodings import (
+    AxisFeatures,
+    PositionalEncoding,
+    box,
+    coordinates,
+    extent_of,
+)
+from .grids import FeatureGrid, upsample
+
+BLOCK = {"cpu": 2**13, "gpu": 2**18}  # points that a network takes at once without gradients
+
+
+class MLP(nn.Module):
+    r"""A multilayer perceptron, with the encoded input fed in again where asked.
+
+    Parameters
+    ----------
+    in_features : int
+        Features that the encoding gives.
+    width, depth : int
+        Units of a hidden layer, and number of hidden layers.
+    skips : sequence of int
+        After hidden layer k, counted from 0, the input is put beside the hidden units.
+    activation : {"relu", "leaky_relu", "sine"}
+        "sine" is SIREN :cite:p:`sitzmann2020`: sin(w0 x), with its own start.
+    w0 : float
+        Frequency of "sine": larger resolves finer detail and rings more.
+    out_features : int
+        Numbers for each point.
+    generator : torch.Generator, optional
+        Of the weights at the start.
+
+    Notes
+    -----
+    Weights and biases start uniform within :math:`1/\sqrt{n}` for n inputs; for "sine" the weights
+    of the first layer within :math:`1/n` and of the others within :math:`\sqrt{6/n}/\omega_0`.
+    The last bias starts at zero, for the head to decide what an untrained field shows.
+
+    Examples
+    --------
+    >>> sum(p.numel() for p in MLP(51, width=128, depth=4, skips=[2]).parameters())
+    62849
+    """
+
+    def __init__(
+        self, in_features, width=64, depth=4, *, skips=(), activation="relu", w0=30.0,
+        out_features=1, generator=None,
+    ):  # fmt: skip
+        super().__init__()
+        self.in_features, self.width, self.depth = in_features, width, depth
+        self.skips, self.activation, self.w0 = tuple(skips), activation, w0
+        self.out_features = out_features
+        if activation not in ("relu", "leaky_relu", "sine"):
+            raise ValueError(f"activation is {activation!r}: use 'relu', 'leaky_relu' or 'sine'")
+        if depth < 1 or any(not 0 <= k < depth - 1 for k in self.skips):
+            raise ValueError(
+                f"depth is {depth} and skips {self.skips}: at least one hidden layer, "
+                "and skips before the last of them"
+            )
+        sizes = [in_features] + [width + in_features * (k in self.skips) for k in range(depth)]
+        self.layers = nn.ModuleList(
+            nn.utils.skip_init(nn.Linear, n, width if k < depth else out_features)
+            for k, n in enumerate(sizes)
+        )
+        for number, layer in enumerate(self.layers):
+            self._start(number, layer, generator)
+
+    def _start(self, number, layer, generator):
+        n = layer.in_features
+        bound = 1 / math.sqrt(n)
+        if self.activation == "sine":
+            bound = 1 / n if number == 0 else math.sqrt(6 / n) / self.w0
+        with torch.no_grad():
+            layer.weight.uniform_(-bound, bound, generator=generator)
+            layer.bias.uniform_(-1 / math.sqrt(n), 1 / math.sqrt(n), generator=generator)
+            if number == self.depth:
+                layer.bias.zero_()
+
+    def forward(self, x):
+        """Map (N, in_features) tensor or `AxisFeatures` to (N, out_features)."""
+        h = self._active(_linear(x, self.layers[0].weight, self.layers[0].bias))
+        for number, layer in enumerate(self.layers[1:]):
+            if number in self.skips:  # the layer acts on (x, h) side by side, never built
+                w_x, w_h = layer.weight.split([self.in_features, self.width], dim=1)
+                h = _linear(h, w_h, layer.bias) + _linear(x, w_x)
+            else:
+                h = _linear(h, layer.weight, layer.bias)
+            if number < self.depth - 1:
+                h = self._active(h)
+        return h
+
+    def _active(self, h):
+        if self.activation == "sine":
+            return torch.sin(self.w0 * h)
+        return F.leaky_relu(h, 0.01) if self.activation == "leaky_relu" else F.relu(h)
+
+
+def _linear(x, weight, bias=None):
+    if isinstance(x, AxisFeatures):
+        return x.linear(weight, bias)
+    # Units first in memory: sums over points, in the gradient of the bias, are contiguous.
+    return (weight @ x.T if bias is None else torch.addmm(bias[:, None], weight, x.T)).T
+
+
+class Sum(nn.Module):
+    """Add the features up: the network of a field that is nothing but a pyramid of grids.
+
+    Examples
+    --------
+    >>> Sum()(torch.tensor([[1.0, 2.0]]))
+    tensor([[3.]])
+    """
+
+    def forward(self, x):
+        """Features (N, C) to (N, 1)."""
+        return x.sum(dim=-1, keepdim=True)
+
+
+class Softplus(nn.Module):
+    r"""Keep the object positive, and start it at the mean that the data ask for.
+
+    Parameters
+    ----------
+    mean : float
+        Value of the untrained field, such as the back-projected mean in photons. A start far above
+        the mean of a sparse scene lets the field collapse to a constant.
+    scale : float, optional
+        Value of something bright; 1 at the network's output is about this much. Default: 30 means,
+        as in a sparse scene.
+
+    Notes
+    -----
+    .. math:: f = s \log\bigl(1 + e^{x + b}\bigr), \qquad s \log(1 + e^b) = \mathrm{mean}
+
+    Examples
+    --------
+    >>> round(float(Softplus(mean=0.25)(torch.tensor(0.0))), 6)
+    0.25
+    """
+
+    def __init__(self, mean=1.0, scale=None):
+        super().__init__()
+        self.mean, self.scale = float(mean), float(30 * mean if scale is None else scale)
+        if not (self.mean > 0 and self.scale > 0 and math.isfinite(self.scale)):
+            raise ValueError(f"mean is {mean} and scale {scale}: both must be above zero")
+        ratio = self.mean / self.scale
+        self.bias = ratio + math.log(-math.expm1(-ratio))
+
+    def forward(self, x):
+        """Positive values for any `x`."""
+        return self.scale * F.softplus(x + self.bias)
+
+
+class ReLU(nn.Module):
+    """Keep the object positive by cutting, as published: with a small slope while it is trained.
+
+    Parameters
+    ----------
+    slope : float
+        Of negative values. The published training has 0.01 and cuts at export only, so that what
+        was fitted and what is shown differ.
+    """
+
+    def __init__(self, slope=0.0):
+        super().__init__()
+        self.slope = float(slope)
+
+    def forward(self, x):
+        """Cut `x` at zero, or flatten what lies below."""
+        return F.leaky_relu(x, self.slope)
+
+
+class Index(nn.Module):
+    """Refractive index, or its contrast, within bounds.
+
+    Parameters
+    ----------
+    limit : float
+        The largest difference from `background`.
+    background : float
+        Index of the medium; 0 for a contrast.
+
+    Examples
+    --------
+    >>> float(Index(0.1, 1.33)(torch.tensor(0.0)))
+    1.3300000429153442
+    """
+
+    def __init__(self, limit=0.1, background=0.0):
+        super().__init__()
+        self.limit, self.background = float(limit), float(background)
+
+    def forward(self, x):
+        """Squeeze `x` between the bounds."""
+        return self.background + self.limit * torch.tanh(x)
+
+
+class Field(nn.Module):
+    """An object as a function of position.
+
+    Parameters
+    ----------
+    encoding : nn.Module
+        Points (..., 3) to features (..., out_features), such as `FeatureGrid`. Where it has a
+        ``grid`` method, regular grids take that faster way.
+    network : nn.Module
+        Features (N, C) to (N, 1), such as `MLP`.
+    head : nn.Module
+        What the number means, such as `Softplus`.
+    extent : 3 floats
+        Half the size along (z, y, x), see `extent_of`.
+
+    Examples
+    --------
+    >>> field = Field(PositionalEncoding(4), MLP(27, width=8, depth=2), Softplus(mean=0.5))
+    >>> field.volume((4, 6, 6)).shape
+    torch.Size([4, 6, 6])
+    """
+
+    def __init__(self, encoding, network, head, extent=(1.0, 1.0, 1.0)):
+        super().__init__()
+        self.encoding, self.network, self.head = encoding, network, head
+        self.extent = tuple(float(half) for half in extent)
+        if len(self.extent) != 3 or not min(self.extent) > 0:
+            raise ValueError(f"extent is {extent}: expected three numbers above zero, (z, y, x)")
+
+    @property
+    def device(self):
+        """Where the weights live."""
+        return next(self.parameters()).device
+
+    def forward(self, points):
+        """Values (...) at (..., 3) points (z, y, x), in the units of `extent`."""
+        features = self.encoding(points.reshape(-1, 3), self.extent)
+        return self._decode(features).reshape(points.shape[:-1])
+
+    def volume(self, shape, roi=None):
+        """Values at the voxel centres of a volume that fills the extent, or of a box in it.
+
+        Parameters
+        ----------
+        shape : (Z, Y, X)
+            Voxels along each axis; any number, the field is continuous.
+        roi : (z, y, x, depth, height, width), optional
+            First voxel, counted from 0, and size of a box: only that is computed.
+
+        Returns
+        -------
+        (Z, Y, X) tensor
+            With gradients as torch has them switched. For volumes that fill the memory see
+            `helpers.inr.render.render`.
+        """
+        box(shape, roi)
+        if hasattr(self.encoding, "grid"):
+            features = self.encoding.grid(shape, self.extent, roi, self.device)
+        else:
+            points = coordinates(shape, self.extent, roi, self.device)
+            features = self.encoding(points.reshape(-1, 3), self.extent)
+        return self._decode(features).reshape(shape if roi is None else roi[3:])
+
+    def _decode(self, features):
+        """Values (N,) of (N, C) features; without gradients in blocks of one size.
+
+        Matrix products and vector instructions round the end of an array in another way than its
+        middle. In blocks of one size, the value at a point does not depend, not even in its last
+        bit, on which other points are asked for.
+        """
+        if torch.is_grad_enabled():
+            return self.head(self.network(features)[:, 0])
+        n, block = len(features), BLOCK["cpu" if self.device.type == "cpu" else "gpu"]
+        out = torch.empty(n, device=self.device)
+        for start in range(0, n, block):
+            rows = torch.arange(start, start + block, device=self.device).clamp(max=n - 1)
+            part = out[start : start + block]
+            part.copy_(self.head(self.network(features[rows])[:, 0])[: len(part)])
+        return out
+
+
+class Voxels(nn.Module):
+    """The plain alternative to a neural field: a free number in every voxel, behind a head.
+
+    Parameters
+    ----------
+    shape : (Z, Y, X)
+        Voxels along each axis.
+    head : nn.Module
+        As for `Field`; all numbers start at zero.
+
+    Examples
+    --------
+    >>> round(Voxels((2, 2, 2), Softplus(mean=3)).volume().mean().item(), 5)
+    3.0
+    """
+
+    def __init__(self, shape, head):
+        super().__init__()
+        box(shape)
+        self.shape, self.head = tuple(shape), head
+        self.values = nn.Parameter(torch.zeros(self.shape))
+
+    @property
+    def device(self):
+        """Where the values live."""
+        return self.values.device
+
+    def volume(self, shape=None, roi=None):
+        """Values of the voxels, interpolated linearly where another shape is asked for."""
+        return self.head(upsample(self.values[None], self.shape if shape is None else shape, roi))[
+            0
+        ]
+
+
+# encoding, network, published size (Z, Y, X)
+PAPER = {
+    "mito": (dict(octaves=8), dict(width=128, depth=4, skips=(2,)), (51, 499, 499)),
+    "tubulin": (dict(octaves=8), dict(width=128, depth=8, skips=(4,)), (41, 499, 499)),
+    "opt": (dict(octaves=8, octaves_z=6), dict(width=128, depth=6), (175, 175, 175)),
+    "cryo": (dict(octaves=6), dict(width=64, depth=6), (95, 95, 95)),
+}
+
+
+def paper_field(name, *, sequence=False, generator=None):
+    """Build a field with the sizes that were published :cite:p:`yi2023`.
+
+    Parameters
+    ----------
+    name : {"mito", "tubulin", "opt", "cryo", "fpm"}
+        The published example.
+    sequence : bool
+        The network of the 4D "mito" example, which has no skip.
+    generator : torch.Generator, optional
+        Of the weights at the start.
+
+    Returns
+    -------
+    Field
+        Its `extent` has cubic index steps, as published: depth counts in voxels, not micrometres.
+
+    Raises
+    ------
+    ValueError
+        An unknown name.
+
+    Notes
+    -----
+    Frequencies are without pi, the activation is ReLU, the head a leaky ReLU. "fpm" is a learned
+    table of 60 x 204 x 204 nodes with three features and a network of 12 units; it gives the
+    refractive index itself. The published coordinates put the first and the last voxel centre at
+    -1 and 1; here the faces of the volume lie there.
+
+    Examples
+    --------
+    >>> [sum(p.numel() for p in paper_field(name).parameters()) for name in ("mito", "tubulin")]
+    [62849, 128897]
+    """
+    if name == "fpm":
+        encoding = FeatureGrid([(60, 204, 204)], 3, generator=generator)
+        with torch.no_grad():
+            encoding.tables[0].uniform_(0, 2e-4, generator=generator)
+        network = MLP(3, 12, 4, skips=[2], activation="leaky_relu", generator=generator)
+        return Field(encoding, network, Index(1.0, 1.33), extent_of((120, 340, 340), 1))
+    if name not in PAPER:
+        raise ValueError(f"name is {name!r}: use one of {', '.join([*PAPER, 'fpm'])}")
+    waves, layers, shape = PAPER[name]
+    if sequence and name != "mito":
+        raise ValueError(f"{name!r} was not published as a sequence: only 'mito' was")
+    encoding = PositionalEncoding(**waves, pi=False)
+    layers = layers | {"skips": ()} if sequence else layers
+    network = MLP(encoding.out_features, **layers, generator=generator)
+    return Field(encoding, network, ReLU(0.01), extent_of(shape, 1))

@@ -1,0 +1,255 @@
+"""The one call for data of your own: the strength of the prior is chosen by the data alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+
+from ..._arrays import like, to_tensor
+from ...devices import pick_device
+from .._checks import check_data, checked_background, moved
+from ..fields.encodings import extent_of
+from ..fields.field import Field, Softplus, Sum, Voxels
+from ..fields.grids import FeatureGrid, pyramid
+from . import losses
+from .loop import fit
+from .sampling import Stage
+
+STRENGTHS = (0.8, 0.4, 0.2, 0.1, 0.05, 0.025)
+SHORT = (0.8, 0.95)  # memory of Adam: every step sees all data, so there is no noise to average
+N_GROUPS = 64  # of held-out pixels, from which the standard error is estimated
+
+
+@dataclass(frozen=True)
+class PriorChoice:
+    """What the held-out pixels said about each strength of the prior.
+
+    Attributes
+    ----------
+    weights : array (S,)
+        Weight of the prior, strongest first.
+    misfit : array (S,)
+        Loss on the held-out pixels.
+    standard_error : array (S,)
+        Of the difference to the smallest misfit.
+    best : int
+        The strongest prior within one standard error of the smallest misfit.
+    """
+
+    weights: np.ndarray
+    misfit: np.ndarray
+    standard_error: np.ndarray
+    best: int
+
+    @property
+    def weight(self):
+        """The chosen weight."""
+        return float(self.weights[self.best])
+
+
+def reconstruct(
+    operator,
+    data,
+    *,
+    background=0.0,
+    read_noise=0.0,
+    loss=None,
+    strengths=STRENGTHS,
+    n_steps=150,
+    seed=0,
+    device=None,
+    checkpoint=None,
+    progress=False,
+):
+    r"""Reconstruct a volume from its views; every setting is chosen without a truth.
+
+    Parameters
+    ----------
+    operator : linear operator
+        ``operator(volume)`` and ``operator.adjoint(data)``, such as `LightField`. Where it has a
+        ``voxel_size`` the prior respects it.
+    data : array or tensor
+        Counts in photons, background included, zero or more.
+    background : float or array
+        Photons in each pixel that are not of the object.
+    read_noise : float
+        Standard deviation in electrons.
+    loss : callable, optional
+        ``loss(prediction, data)``, summed over pixels, for data that are not counts, such as
+        ``partial(losses.gaussian, sigma=2.0)``.
+    strengths : sequence of float
+        Strengths of the prior to choose from, in units of the noise that the operator carries
+        back into a voxel.
+    n_steps : int
+        Of the final fit.
+    seed : int
+        Of the held-out pixels and of the field's start.
+    device, progress
+        As for `fit`.
+    checkpoint : str or Path, optional
+        For the final fit, as for `fit`.
+
+    Returns
+    -------
+    FieldFit
+        ``volume`` is (Z, Y, X) in photons. ``settings["choice"]`` is a `PriorChoice`.
+
+    Raises
+    ------
+    ValueError
+        NaN or negative counts, data of another shape than the operator gives, or no light above
+        the background.
+
+    Notes
+    -----
+    A sixth of the pixels, drawn at random, is held out. Free voxels are fitted to the others with
+    each strength of `losses.hessian`, from the strongest to the weakest, each from the last. Noise
+    is independent from pixel to pixel, so the held-out pixels judge without bias; of the strengths
+    within one standard error of the best, the strongest is taken. The field, grids from coarse to
+    fine that are added up, is then fitted to all pixels.
+
+    Derived in :doc:`/book/inr/03_neural_field`.
+
+    Examples
+    --------
+    >>> from helpers.inr import phantoms
+    >>> sim = phantoms.simulate(shape=(4, 24, 24), seed=1, n_tubes=2)
+    >>> result = reconstruct(sim.op, sim.views, background=4, read_noise=1.5, n_steps=20)
+    >>> result.volume.shape, bool(result.volume.min() >= 0)
+    ((4, 24, 24), True)
+    """
+    import torch
+
+    device = pick_device(device)
+    y = to_tensor(data, device, torch.float32)
+    check_data(operator, y)
+    if loss is None:
+        if not bool((y >= 0).all()):
+            raise ValueError(
+                "data has negative counts: give photons with the background left in, or "
+                "loss=functools.partial(losses.gaussian, sigma=...) for data that are not counts"
+            )
+        loss = partial(losses.poisson, read_noise=read_noise)
+    operator = moved(operator, device)
+    b = checked_background(background, y)
+    mean = _mean(operator, y - b)
+    generator = torch.Generator().manual_seed(seed)
+    prior = partial(losses.hessian, weights=steps(operator), smooth=1e-3 * mean)
+    unit = _noise_in_a_voxel(operator, y, b, loss, generator)
+    weights = unit * np.sort(np.asarray(strengths, dtype=float))[::-1]
+    choice = choose_prior(operator, y, b, loss, prior, weights, mean, generator, progress=progress)
+
+    shape = operator.in_shape
+    levels = pyramid(shape, 4)
+    field = Field(
+        FeatureGrid(levels, 1, generator=generator),
+        Sum(),
+        Softplus(mean, scale=10 * mean),
+        extent_of(shape, getattr(operator, "voxel_size", None) or 1.0),
+    )
+    result = fit(
+        field, operator, y, background=b, loss=loss, prior=_times(choice.weight, prior),
+        schedule=Stage(n_steps, 0.3, betas=SHORT), generator=generator, checkpoint=checkpoint,
+        progress=progress, device=device,
+    )  # fmt: skip
+    settings = result.settings | {"choice": choice, "seed": seed}
+    return replace(result, volume=like(result.volume, data), settings=settings)
+
+
+def choose_prior(
+    operator, data, background, loss, prior, weights, mean, generator, *, held_out=1 / 6,
+    progress=False,
+):  # fmt: skip
+    """Choose the weight of a prior by the pixels that were held out of the fit.
+
+    Parameters
+    ----------
+    operator, loss, prior
+        As for `fit`; `prior` with a weight of one.
+    data, background : tensor
+        Of the same shape.
+    weights : sequence of float
+        Strongest first.
+    mean : float
+        Value of a voxel to start from.
+    generator : torch.Generator
+        On the CPU.
+    held_out : float
+        Share of the pixels.
+
+    Returns
+    -------
+    PriorChoice
+    """
+    import torch
+
+    keep = (torch.rand(data.shape, generator=generator) >= held_out).to(data.device)
+    seen = _Pixels(operator, keep)
+    groups = torch.randint(N_GROUPS, (int((~keep).sum()),), generator=generator)
+    start, misfits = Voxels(operator.in_shape, Softplus(mean, scale=10 * mean)), []
+    for n, weight in enumerate(weights):
+        start = fit(
+            start, seen, data[keep], background=background[keep], loss=loss,
+            prior=_times(float(weight), prior), device=data.device, progress=progress,
+            schedule=Stage(80 if n == 0 else 40, 0.6, betas=SHORT),
+        )  # fmt: skip
+        with torch.no_grad():
+            prediction = (operator(start.volume) + background)[~keep]
+        unseen = data[~keep]
+        misfits.append(
+            [float(loss(prediction[groups == g], unseen[groups == g])) for g in range(N_GROUPS)]
+        )
+    misfits = np.array(misfits)
+    total = misfits.sum(axis=1)
+    apart = misfits - misfits[total.argmin()]
+    standard_error = apart.std(axis=1, ddof=1) * np.sqrt(N_GROUPS)
+    best = int(np.argmax(total <= total.min() + standard_error))
+    return PriorChoice(np.asarray(weights, dtype=float), total, standard_error, best)
+
+
+def steps(operator):
+    """Weights of second differences along (z, y, x): the finest step counts one."""
+    return losses.step_weights(getattr(operator, "voxel_size", None) or (1.0, 1.0, 1.0))
+
+
+class _Pixels:
+    """An operator of which only some pixels are looked at."""
+
+    def __init__(self, operator, keep):
+        self.operator, self.keep = operator, keep
+        self.in_shape, self.out_shape = operator.in_shape, (int(keep.sum()),)
+
+    def __call__(self, volume):
+        return self.operator(volume)[self.keep]
+
+
+def _mean(operator, signal):
+    """Mean of a voxel that explains the light in all pixels together."""
+    import torch
+
+    sensitivity = operator.adjoint(torch.ones_like(signal))
+    mean = float(signal.sum() / sensitivity.sum())
+    if not mean > 0:
+        raise ValueError(
+            "the data hold no light above the background: check the background, which is in "
+            "photons for each pixel"
+        )
+    return mean
+
+
+def _noise_in_a_voxel(operator, data, background, loss, generator):
+    """Standard deviation of the slope of the loss at a voxel, from the noise alone."""
+    import torch
+
+    # the curvature of the loss is one over the variance of a pixel, and so of its slope's noise
+    at = torch.maximum(data, background + 1e-3 * data.abs().max()).requires_grad_(True)
+    (slope,) = torch.autograd.grad(loss(at, data), at, create_graph=True)
+    (curvature,) = torch.autograd.grad(slope.sum(), at)
+    random = torch.randn(data.shape, generator=generator).to(data.device)
+    return float(operator.adjoint(random * curvature.clamp(min=0).sqrt()).std())
+
+
+def _times(weight, prior):
+    return lambda volume: weight * prior(volume)

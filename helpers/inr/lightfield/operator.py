@@ -1,0 +1,157 @@
+"""Light-field operator: a volume in, the views behind the microlenses out."""
+
+from __future__ import annotations
+
+import copy
+
+from ..._arrays import is_tensor, like, to_tensor
+from ..deconvolve import richardson_lucy, view_enhanced  # noqa: E402, F401
+
+
+class LightField:
+    r"""Views of a volume: each depth convolved with its point spread function, and summed.
+
+    Parameters
+    ----------
+    psf : array or tensor (V, Z, P, Q)
+        As from `psf`. Its dtype and device are those of the operator.
+    shape : (int, int), optional
+        Height and width of the volume; default, those of the PSF.
+    view_shape : (int, int), optional
+        Height and width of each view; default, those of the volume. A view larger than the
+        volume records the light that parallax moves out of the volume's own window. Volume,
+        views and PSF share their centre pixel, ``n // 2``.
+    voxel_size : (float, float, float), optional
+        (z, y, x) in micrometres, for priors that need it. Default: unknown, taken as cubes.
+
+    Attributes
+    ----------
+    in_shape, out_shape : tuple of int
+        (Z, Y, X) and (V, Y', X').
+    psf : tensor
+    sensitivity : tensor (Z, Y, X)
+        ``adjoint(1)``: the share of each voxel's light that the views catch.
+
+    Raises
+    ------
+    ValueError
+        A PSF that is not four-dimensional, has NaN, negative values or no energy; sizes below 1.
+
+    Notes
+    -----
+    .. math:: y_v = \sum_z h_{v,z} * f_z, \qquad (A^\top r)_z = \sum_v \tilde h_{v,z} * r_v
+
+    with :math:`\tilde h` the PSF turned by 180 degrees. The transforms of the PSF are kept, so a
+    call costs one batched FFT of the volume and one of the views, on a grid just large enough
+    that nothing wraps around. Derived in :doc:`/book/inr/02_deconvolve`.
+
+    Examples
+    --------
+    >>> op = LightField(psf(Optics(), [-1.0, 0.0, 1.0], 32), shape=(20, 20))
+    >>> op.in_shape, op.out_shape
+    ((3, 20, 20), (7, 20, 20))
+    >>> from helpers.operators import check_adjoint
+    >>> check_adjoint(LightField(op.psf.double(), shape=(20, 20))) < 1e-10
+    True
+    """
+
+    def __init__(self, psf, shape=None, view_shape=None, voxel_size=None):
+        import torch
+
+        h = to_tensor(psf)
+        if h.ndim != 4:
+            raise ValueError(f"the PSF has shape {tuple(h.shape)}: give (views, depths, Y, X)")
+        if not bool((h >= 0).all()):
+            raise ValueError("the PSF has NaN or negative values: an intensity has neither")
+        if not bool((h.sum((1, 2, 3)) > 0).all()):
+            raise ValueError("a view of the PSF has no energy: leave that view out")
+        shape = tuple(h.shape[-2:]) if shape is None else tuple(int(n) for n in shape)
+        view_shape = shape if view_shape is None else tuple(int(n) for n in view_shape)
+        if len(shape) != 2 or len(view_shape) != 2 or min(*shape, *view_shape) < 1:
+            raise ValueError(f"shape {shape}, view_shape {view_shape}: give (height, width) each")
+        self.psf = h
+        self.voxel_size = None if voxel_size is None else tuple(map(float, voxel_size))
+        self.in_shape = (h.shape[1], *shape)
+        self.out_shape = (h.shape[0], *view_shape)
+        kernels, self._grid = h, []
+        for axis, n, m in zip((-2, -1), shape, view_shape, strict=True):
+            kernels, length = _wrap(kernels, axis, n, m)
+            self._grid.append(length)
+        self._otf = torch.fft.rfft2(kernels)
+        self._sensitivity = None
+
+    @property
+    def sensitivity(self):
+        """Share of each voxel's light that the views catch, a tensor (Z, Y, X)."""
+        if self._sensitivity is None:
+            self._sensitivity = self.adjoint(self.psf.new_ones(self.out_shape))
+        return self._sensitivity
+
+    def __call__(self, x):
+        """Views (..., V, Y', X') of the volume `x` (..., Z, Y, X)."""
+        import torch
+
+        t = self._checked(x, self.in_shape, "volume")
+        spectra = self._fft(t)
+        # one view at a time: the product of a view stays in the cache, that of all does not
+        views = self._ifft(torch.stack([(spectra * otf).sum(-3) for otf in self._otf], -3))
+        return like(views[..., : self.out_shape[1], : self.out_shape[2]], x)
+
+    def adjoint(self, y):
+        """Volume (..., Z, Y, X) into which the views `y` (..., V, Y', X') are smeared back."""
+        t = self._checked(y, self.out_shape, "views")
+        spectra = self._fft(t)
+        pairs = zip(spectra.unbind(-3), self._otf.conj(), strict=True)
+        volume = self._ifft(sum(view[..., None, :, :] * otf for view, otf in pairs))
+        return like(volume[..., : self.in_shape[1], : self.in_shape[2]], y)
+
+    def to(self, device=None, dtype=None):
+        """The same operator with its PSF on another device, or in another precision."""
+        psf = self.psf.to(device=device, dtype=dtype)
+        if psf is self.psf:
+            return self
+        return LightField(psf, self.in_shape[1:], self.out_shape[1:], self.voxel_size)
+
+    def select(self, views):
+        """The operator of some of the views, such as ``[0, 1, 3]``."""
+        part, views = copy.copy(self), list(views)
+        part.psf, part._otf = self.psf[views], self._otf[views]
+        part.out_shape = (len(part.psf), *self.out_shape[1:])
+        part._sensitivity = None
+        return part
+
+    def _fft(self, t):
+        import torch
+
+        return torch.fft.rfft2(t, s=self._grid)
+
+    def _ifft(self, spectrum):
+        import torch
+
+        return torch.fft.irfft2(spectrum, s=self._grid)
+
+    def _checked(self, x, shape, name):
+        t = to_tensor(x, self.psf.device, self.psf.dtype if not is_tensor(x) else None)
+        if tuple(t.shape[-3:]) != shape:
+            raise ValueError(f"{name} {tuple(t.shape)}: this operator expects (..., {shape})")
+        return t
+
+
+def _wrap(kernels, axis, n, m):
+    """Prepare one axis of the kernels for a circular convolution from n voxels to m pixels.
+
+    Only displacements that lead from a voxel to a pixel are kept; the grid is just long enough that
+    no other displacement is a wrapped copy of these; the voxel n // 2 falls on the pixel m // 2.
+    """
+    import torch
+    from scipy.fft import next_fast_len
+
+    size = kernels.shape[axis]
+    centre, shift = size // 2, m // 2 - n // 2
+    back = min(centre, n - 1 + shift)
+    on = min(size - 1 - centre, m - 1 - shift)
+    length = next_fast_len(max(n, m, m - shift + back, n + shift + on), real=True)
+    kernels = kernels.narrow(axis, centre - back, back + on + 1)
+    missing = length - kernels.shape[axis]
+    pad = (0, missing) if axis == -1 else (0, 0, 0, missing)
+    return torch.nn.functional.pad(kernels, pad).roll(shift - back, axis), length

@@ -1,0 +1,190 @@
+r"""Find the molecules in camera frames, one by one, and fit neighbours together."""
+
+from __future__ import annotations
+
+import copy
+import math
+from numbers import Real
+
+import numpy as np
+
+from ..._arrays import is_tensor, to_numpy, to_tensor
+from ...devices import pick_device
+from ...noise.counting import Poisson
+
+
+def localize(
+    frames,
+    psf,
+    noise=None,
+    *,
+    false_alarms=0.01,
+    fixed=None,
+    mask=None,
+    saturation=None,
+    batch=200,
+    progress=False,
+    device=None,
+):
+    r"""Find and fit the molecules of every frame.
+
+    Parameters
+    ----------
+    frames : array or tensor (N, Y, X), or a sequence of (Y, X) frames
+        Photo-electrons. Of a sequence, such as a simulated movie or a memory map, only `batch`
+        frames are held at a time. For camera counts, (ADU - offset) / gain.
+    psf : float or Renderer
+        The standard deviation in px of a Gaussian spot, or a renderer with the parameters `x`,
+        `y`, `photons` and `background`. Its image shape is then the size of the regions that are
+        fitted: several widths of a spot, or that of the frames. Other parameters are fitted for
+        each molecule, from their `start`, unless `fixed`.
+    noise : object, optional
+        A model of `helpers.noise`; default ``Poisson()``.
+    false_alarms : float
+        Molecules that noise alone may feign, on average, in a frame. It sets the threshold.
+    fixed : dict, optional
+        Known parameters of the renderer by name, such as ``{"sigma": 1.3}``.
+    mask : array of bool (Y, X), optional
+        True where a pixel counts.
+    saturation : float, optional
+        Pixels at or above it are left out; the column `masked` counts them.
+    batch : int
+        Frames at a time. The result does not depend on it.
+    progress : bool
+        Show a progress bar.
+    device : str or torch.device, optional
+        Where to work; see `helpers.devices.pick_device`.
+
+    Returns
+    -------
+    structured array
+        One row for each molecule, sorted by frame; none for frames without. Columns: `frame`;
+        `x`, `y` in px from the centre of the frame, `photons`, `background`, and other fitted
+        parameters; the standard deviation of each by the Cramer-Rao bound, `x_std` and so on;
+        `chi2`, the mean squared residual within two widths in units of the noise, about 1 for a
+        good fit; `masked`, the pixels left out there; `converged`.
+
+    Raises
+    ------
+    ValueError
+        Frames that are not two-dimensional, not of one shape, empty, or hold NaN; a point spread
+        larger than the frames; a rate of false alarms that is not positive.
+
+    Notes
+    -----
+    Let the model :math:`\mu` of a frame be what has been found so far, and I the information of
+    the noise. One more molecule with the point spread h at p would show in the residual as
+
+    .. math:: S(p) = \sum_i h_i(p)\, I_i\, (d_i - \mu_i) \Big/ \sqrt{\textstyle\sum_i h_i^2 I_i} ,
+
+    a standard normal variable if there is none. The highest peak is tried: all molecules and the
+    background are fitted together, and it stays if the deviance falls by more than :math:`t^2`.
+    In a frame of the area A noise exceeds t about
+
+    .. math:: A \sqrt{\det \Lambda}\; (2\pi)^{-3/2}\; t\, e^{-t^2 / 2}
+
+    times :cite:p:`worsley1992`, with :math:`\Lambda` the roughness of the filtered noise,
+    :math:`\sqrt{\det\Lambda} = 1 / 2\sigma^2` for a Gaussian. That equals `false_alarms`. At last
+    molecules without which the deviance rises by less than :math:`t^2` are removed. Frames much
+    larger than a region are cut into regions about their peaks; a molecule belongs to the region
+    whose peak is nearest. Derived in :doc:`/book/renderer/05_many_molecules`.
+
+    Examples
+    --------
+    >>> from helpers.renderer.simulate import crowded_frames
+    >>> frames, truth = crowded_frames(20, (24, 24), emitters=2, photons=(900, 1100), sigma=1.3,
+    ...                                background=(5, 5), read_noise=0, seed=3)
+    >>> found = localize(frames, 1.3, device="cpu")
+    >>> bool(abs(len(found) - len(truth)) <= 1), match(found, truth, 1.0).jaccard > 0.9
+    (True, True)
+    """
+    import torch
+    from tqdm.auto import tqdm
+
+    from .finder import Finder
+
+    if not 0 < false_alarms < 10:
+        raise ValueError(f"false_alarms is {false_alarms}: give a rate per frame, such as 0.01")
+    if batch != int(batch) or batch < 1:
+        raise ValueError(f"batch is {batch}: give a whole number of frames, at least 1")
+    n_frames, shape = _size(frames)
+    device = frames.device if is_tensor(frames) and device is None else pick_device(device)
+    renderer, fixed = _renderer(psf, fixed, shape)
+    noise = noise or Poisson()
+    finder = Finder(renderer.to(device), noise, fixed, shape, false_alarms, device)
+    allowed = _allowed(mask, shape, device)
+    tables = []
+    starts = range(0, n_frames, int(batch))
+    with torch.no_grad():
+        for first in tqdm(starts, desc="frames", unit_scale=int(batch), disable=not progress):
+            counts = _read(frames, first, min(first + int(batch), n_frames), shape, device)
+            noise.deviance(counts.clamp(min=1), counts)  # refuses what it cannot hold
+            use = allowed.expand_as(counts)
+            use = use if saturation is None else use & (counts < saturation)
+            tables.append(finder(counts, use, first))
+    names = ["frame", "x", "y", "photons"]
+    names += [name for name in tables[0] if name not in names]
+    columns = {name: np.concatenate([table[name] for table in tables]) for name in names}
+    return np.rec.fromarrays(list(columns.values()), names=names)
+
+
+def _size(frames):
+    """Number of frames, and (Y, X) of the first."""
+    if np.ndim(frames[0] if len(frames) else 0) != 2:
+        raise ValueError(
+            f"frames have shape {np.shape(frames)}: give a stack (N, Y, X) with at least one "
+            "frame, or a sequence of (Y, X) frames"
+        )
+    return len(frames), tuple(int(n) for n in np.shape(frames[0]))
+
+
+def _read(frames, first, last, shape, device):
+    """Frames `first` to `last` as one tensor of float32."""
+    import torch
+
+    if isinstance(frames, np.ndarray) or is_tensor(frames):
+        stack = frames[first:last]
+    else:
+        stack = [to_numpy(frames[k]) for k in range(first, last)]
+        if any(frame.shape != shape for frame in stack):
+            raise ValueError(f"not all frames have the shape {shape} of the first: crop them")
+        stack = np.stack(stack)
+    counts = to_tensor(stack, device, torch.float32)
+    if not bool(counts.isfinite().all()):
+        raise ValueError(
+            f"frames {first} to {last - 1} hold NaN or infinity: put a number there and leave "
+            "these pixels out by `mask`"
+        )
+    return counts
+
+
+def _renderer(psf, fixed, shape):
+    """A renderer of regions, or of frames that are hardly larger than a region."""
+    from ..renderers.gaussian import Gaussian2D
+
+    fixed = dict(fixed or {})
+    if isinstance(psf, Real):
+        if not 0 < psf < math.inf:
+            raise ValueError(f"psf is {psf}: give a width in px, or a renderer")
+        side = 2 * math.ceil(4.5 * psf) + 1
+        size = tuple(n if n < 1.5 * side else side for n in shape)
+        return Gaussian2D(size), {"sigma": float(psf)}
+    if missing := {"x", "y", "photons", "background"} - set(psf.params):
+        raise ValueError(f"{type(psf).__name__} has no {', '.join(sorted(missing))}: no molecules")
+    if any(n > m for n, m in zip(psf.image_shape, shape, strict=True)):
+        raise ValueError(
+            f"the renderer makes {psf.image_shape} but the frames are {shape}: make it smaller"
+        )
+    if unknown := set(fixed) - set(psf.params):
+        raise ValueError(f"{', '.join(unknown)} cannot be fixed: {', '.join(psf.params)} can")
+    return copy.deepcopy(psf), fixed
+
+
+def _allowed(mask, shape, device):
+    import torch
+
+    if mask is None:
+        return torch.ones(shape, dtype=torch.bool, device=device)
+    if np.shape(mask) != shape:
+        raise ValueError(f"mask is {np.shape(mask)} but frames are {shape}: give one for all")
+    return torch.as_tensor(to_numpy(mask), dtype=torch.bool, device=device)

@@ -1,0 +1,1 @@
+"""Compiled (numba) loops of the fits, used when they can be."""

@@ -1,0 +1,77 @@
+"""Which fits can run in the compiled loop, and the way in and out of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from ...._arrays import to_tensor
+from ....noise.counting import SCMOS, Poisson
+from ...renderers.gaussian import Gaussian2D, Gaussian3D
+from ...renderers.spline import Spline2D, Spline3D
+from ..goodness import FIRST, STEPS, moment_table
+from ..levenberg import Minimum
+
+CODES = ("x", "y", "photons", "background", "sigma", "sigma_x", "sigma_y", "z")
+
+
+def serves(problem):
+    """True for one spot an image, shot noise or its shifted form, and the CPU."""
+    return (
+        type(problem.renderer) in (Gaussian2D, Gaussian3D, Spline2D, Spline3D)
+        and type(problem.noise) in (Poisson, SCMOS)
+        and problem.images.device.type == "cpu"
+        and all(emitter is None for _, emitter in problem.free)
+        and all(value.ndim == 1 for value in problem.fixed.values())
+    )
+
+
+def widened(problem):
+    """The problem in double precision, converted once for the starts and for the loop."""
+    return replace(
+        problem,
+        images=problem.images.double(),
+        use=problem.use.double(),
+        fixed={name: value.double() for name, value in problem.fixed.items()},
+    )
+
+
+def minimize(problem, theta, n_iter, tolerance):
+    """The same as `helpers.renderer.mle.levenberg.minimize`, compiled."""
+    from . import levenberg as levenberg_cpu
+
+    n_images, n_free = theta.shape
+    names = [name for name, _ in problem.free]
+    codes = np.array([CODES.index(name) for name in names])
+    low, high = problem.low.double().numpy(), problem.high.double().numpy()
+    start = np.zeros((n_images, len(CODES)))
+    for name, value in problem.fixed.items():
+        start[:, CODES.index(name)] = value.numpy()
+    start[:, codes] = np.clip(theta.double().numpy(), low, high)
+    if "sigma" in problem.renderer.params:  # one width for both axes
+        start[:, [CODES.index("sigma_x"), CODES.index("sigma_y")]] = start[
+            :, [CODES.index("sigma")]
+        ]
+    astigmatism = np.zeros((0, 2))
+    if isinstance(problem.renderer, Gaussian3D):
+        astigmatism = problem.renderer.calibration().double().numpy()
+    coefficients, z_step = np.zeros((0, 0, 0)), 1.0
+    if isinstance(problem.renderer, Spline2D | Spline3D):
+        coefficients = problem.renderer.coefficients.detach().double().numpy()
+        z_step = getattr(problem.renderer, "z_step", 1.0)
+    shift = torch.zeros(1, *problem.images.shape[1:])
+    if isinstance(problem.noise, SCMOS):
+        variance = to_tensor(problem.noise.variance)
+        shift = variance.expand_as(problem.images if variance.ndim > 2 else shift)
+    deviance, moments = np.empty(n_images), np.empty((2, n_images))
+    bound = np.empty((n_images, n_free))
+    converged, steps = np.empty(n_images, bool), np.empty(n_images, np.int64)
+    arrays = (t.double().contiguous().numpy() for t in (problem.images, problem.use, shift))
+    levenberg_cpu.minimize(
+        *arrays, start, codes, low, high, astigmatism, coefficients, z_step, n_iter, tolerance,
+        moment_table(), FIRST, STEPS, deviance, moments, bound, converged, steps,
+    )  # fmt: skip
+    found = (start[:, codes], deviance, bound, moments)
+    return Minimum(*map(torch.from_numpy, (*found, converged, steps)))

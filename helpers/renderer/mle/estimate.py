@@ -1,0 +1,361 @@
+r"""Fit any renderer to many images by maximum likelihood, and say how well it can be done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..._arrays import is_tensor, like
+from ...devices import pick_device
+from ._checks import checked_images, checked_mask, limits, moved, named
+from .goodness import departure
+
+SCOUT = 5, 0.1  # steps and tolerance of a start that is one of several
+
+
+@dataclass(frozen=True)
+class Fits:
+    """The outcome of `fit`.
+
+    Attributes
+    ----------
+    params : dict
+        Estimates by name, fixed ones included: (B,), or (B, K) for K emitters an image. `x`, `y`
+        in px from the image centre, `z` in µm, `photons` and `background` in photo-electrons.
+    crlb : dict
+        STANDARD DEVIATIONS, not variances: the root of the Cramér-Rao bound at the estimate, by
+        name, in the unit of the parameter. Only of what was fitted. Infinite where the image says
+        nothing about a parameter.
+    deviance : array (B,)
+        Twice the log-likelihood lost against a model that explains every pixel.
+    converged : array (B,) of bool
+        The last step was shorter than `tolerance`.
+    n_iter : array (B,) of int
+        Steps tried.
+    goodness : array (B,)
+        How far the deviance is from what noise alone would give, in standard deviations: around 0
+        for a good fit, above 4 or so for a spot that the model cannot explain. Where most pixels
+        hold less than a photo-electron the spread is a little less than 1.
+    n_pixels : array (B,) of int
+        Pixels used: those not masked and not saturated.
+    settings : dict
+        What the fit ran with.
+    """
+
+    params: dict
+    crlb: dict
+    deviance: Any
+    converged: Any
+    n_iter: Any
+    goodness: Any = None
+    n_pixels: Any = None
+    settings: dict = None
+
+
+def fit(
+    images,
+    renderer,
+    noise,
+    start=None,
+    *,
+    fixed=None,
+    mask=None,
+    saturation=None,
+    n_iter=50,
+    tolerance=0.05,
+    chunk=1024,
+    device=None,
+):
+    r"""Maximum-likelihood parameters of each image, their bounds, and how well they fit.
+
+    Parameters
+    ----------
+    images : array or tensor (B, Y, X)
+        Photo-electrons; B may be 0. For camera counts, (ADU - offset) / gain.
+    renderer : Renderer
+        Such as ``Gaussian2D((13, 13))``. All its parameters are fitted unless `fixed`. It is not
+        changed, and its weights are not fitted.
+    noise : object
+        A model of `helpers.noise`, such as ``Poisson()``.
+    start : dict, optional
+        First guesses by name, (B,), or (B, K) for K emitters an image; missing ones take their
+        `start`. Default: found from the images, for one emitter each; a depth `z` is tried in
+        several planes.
+    fixed : dict, optional
+        Values by name that are known: numbers or arrays (B,) or (B, K).
+    mask : array or tensor of bool (Y, X) or (B, Y, X), optional
+        True where a pixel counts.
+    saturation : float, optional
+        Pixels at or above it are left out; `Fits.n_pixels` reports how many are left.
+    n_iter : int
+        Steps at most.
+    tolerance : float
+        A fit has converged when a step is shorter than this many standard deviations of the
+        estimate. That step is still taken, so what remains is shorter yet.
+    chunk : int
+        Images at once; about a thousand stay in the cache. The result does not depend on it.
+    device : str or torch.device, optional
+        Default: that of a tensor, and for an array the best one.
+
+    Returns
+    -------
+    Fits
+        Arrays for an array, tensors for a tensor. ``crlb`` holds standard deviations.
+
+    Raises
+    ------
+    ValueError
+        NaN or infinite pixels, shapes that do not go together, an unknown name, nothing left to
+        fit, or a start outside the limits of its parameter.
+
+    Notes
+    -----
+    With the rate :math:`\mu(\theta)` of the renderer, gradient and Fisher information of the
+    likelihood are
+
+    .. math:: g_p = \sum_i \frac{\partial \mu_i}{\partial \theta_p} \,
+              \frac{\partial(-\log L_i)}{\partial \mu_i}, \qquad
+              F_{pq} = \sum_i \frac{\partial \mu_i}{\partial \theta_p}
+              \frac{\partial \mu_i}{\partial \theta_q}\, I(\mu_i) ,
+
+    for Poisson counts d with :math:`1 - d/\mu` and :math:`I = 1/\mu`. A step solves
+    :math:`(F + \lambda\,\mathrm{diag}F)\,\delta = -g` and counts only if the deviance falls
+    :cite:p:`smith2010`. Derived in :doc:`/book/renderer/03_fit_to_the_limit`.
+
+    Examples
+    --------
+    >>> from helpers.noise import Poisson
+    >>> from helpers.renderer.renderers import Gaussian2D
+    >>> spots = Gaussian2D((13, 13))
+    >>> expected = spots.render({"x": [0.3, -1.0], "photons": 900.0, "background": 5.0})
+    >>> fits = fit(expected, spots, Poisson())
+    >>> fits.params["x"].round(2).tolist(), fits.converged.tolist()
+    ([0.3, -1.0], [True, True])
+    """
+    import torch
+
+    from . import levenberg
+
+    tensors = is_tensor(images)
+    y = checked_images(images, renderer.image_shape)
+    target = y.device if device is None and tensors else pick_device(device)
+    y = y.to(target)
+    use = checked_mask(mask, saturation, y)
+    renderer = moved(renderer, y)
+    fixed = named(fixed, renderer, y, "fixed")
+    free = [name for name in renderer.params if name not in fixed]
+    if not free:
+        raise ValueError("every parameter is fixed: leave at least one out of `fixed`")
+    for name in free:
+        if renderer.params[name].per_pixel:
+            raise ValueError(
+                f"{name} has a value for each pixel: fix it, or fit it with "
+                "helpers.renderer.model.FitModel"
+            )
+    given = None if start is None else named(start, renderer, y, "start")
+    if len(y):  # the noise refuses counts that its likelihood cannot hold
+        lowest = y.amin(tuple(range(1, y.ndim))).argmin()
+        one = slice(lowest, lowest + 1)
+        levenberg.noise_of(noise, one).deviance(torch.ones_like(y[one]), y[one])
+    if not all(bool(torch.isfinite(value).all()) for value in (given or {}).values()):
+        raise ValueError("a start is NaN or infinite: give finite numbers, or start=None")
+    options = {"n_iter": int(n_iter), "tolerance": float(tolerance)}
+    parts = [] if len(y) else [_no_fits(renderer, free, y)]
+    with torch.no_grad():
+        for first in range(0, len(y), chunk):
+            part = slice(first, first + chunk)
+            parts.append(
+                _fit_chunk(
+                    y[part],
+                    use[part],
+                    renderer,
+                    levenberg.noise_of(noise, part),
+                    free,
+                    _rows(fixed, part),
+                    None if given is None else _rows(given, part),
+                    options,
+                )  # fmt: skip
+            )
+    params, crlb, rest = _joined(parts)
+    settings = {
+        "renderer": type(renderer).__name__, "noise": type(noise).__name__, **options,
+        "device": str(target), "saturation": saturation, "fixed": sorted(fixed),
+    }  # fmt: skip
+    kind = images if tensors else np.zeros(0)
+    return Fits(
+        {name: like(params[name], kind) for name in renderer.params},
+        {name: like(value, kind) for name, value in crlb.items()},
+        *(like(value, kind) for value in rest),
+        settings=settings,
+    )
+
+
+def crlb(renderer, params, noise, *, fixed=()):
+    r"""Cramér-Rao bound: the least standard deviation that an unbiased estimate can have.
+
+    Parameters
+    ----------
+    renderer : Renderer
+    params : dict
+        The true values by name, as for `Renderer.render`.
+    noise : object
+        A model of `helpers.noise`.
+    fixed : sequence of str
+        Parameters that are known. All others count as unknown, which raises the bound of each.
+
+    Returns
+    -------
+    dict
+        By name, STANDARD DEVIATIONS (not variances) in the unit of the parameter: (B,), or (B, K)
+        for K emitters. Arrays, or tensors if a parameter is one.
+
+    Raises
+    ------
+    ValueError
+        An unknown name, or nothing left to fit.
+
+    Notes
+    -----
+    :math:`\sqrt{(F^{-1})_{pp}}` with the Fisher information of `fit`; infinite where F is
+    singular. Derived in :doc:`/book/renderer/03_fit_to_the_limit`.
+
+    Examples
+    --------
+    >>> from helpers.noise import Poisson
+    >>> from helpers.renderer.renderers import Gaussian2D
+    >>> truth = {"photons": 1000.0, "background": 10.0, "sigma": 1.3}
+    >>> crlb(Gaussian2D((13, 13)), truth, Poisson())["x"].round(4).tolist()
+    [0.0563]
+    """
+    import torch
+
+    from . import levenberg
+
+    if unknown := [name for name in fixed if name not in renderer.params]:
+        raise ValueError(
+            f"{', '.join(unknown)} cannot be fixed: {type(renderer).__name__} has "
+            f"{', '.join(renderer.params)}"
+        )
+    names = [name for name in renderer.params if name not in fixed]
+    names = [name for name in names if not renderer.params[name].per_pixel]
+    if not names:
+        raise ValueError("every parameter is fixed: leave at least one out of `fixed`")
+    tensors = [value for value in params.values() if is_tensor(value)]
+    with torch.no_grad():
+        rate, slopes = renderer.jacobian(params, names)
+        full = renderer.complete(params)
+        information = noise.information(rate.clamp(min=1e-6)).flatten(1)
+        slopes = slopes.flatten(2)
+        fisher = (slopes * information[:, None]) @ slopes.mT
+        bound = levenberg.standard_deviations(fisher)
+    free = _columns(names, renderer, {name: full[name] for name in names})
+    example = tensors[0] if tensors else np.zeros(0)
+    return {name: like(value, example) for name, value in levenberg.by_name(bound, free).items()}
+
+
+def _fit_chunk(images, use, renderer, noise, free, fixed, given, options):
+    """Everything about some of the images, on their device."""
+    import torch
+
+    from . import levenberg
+    from .cpu import dispatch as compiled
+
+    columns = _columns(free, renderer, {**fixed, **(given or {})})
+    box = [limits(renderer.params[name]) for name, _ in columns]
+    low, high = torch.tensor(box, dtype=images.dtype, device=images.device).T
+    problem = levenberg.Problem(images, use, renderer, noise, columns, fixed, low, high)
+    minimize = levenberg.minimize
+    if compiled.serves(problem):
+        problem, minimize = compiled.widened(problem), compiled.minimize
+    tried = _starts(problem) if given is None else [given]
+    theta = _best_of([_stacked(guess, columns) for guess in tried], problem, minimize)
+    found = minimize(problem, theta, **options)
+    goodness = departure(found.deviance, *found.moments, theta.shape[1])
+    params = problem.params(found.theta)
+    bounds = levenberg.by_name(found.bound, columns)
+    numbers = found.deviance.to(images), goodness.to(images)
+    rest = numbers[0], found.converged, found.n_iter, numbers[1], use.flatten(1).sum(1).long()
+    return _like(params, images), _like(bounds, images), rest
+
+
+def _like(values, example):
+    return {name: value.to(example) for name, value in values.items()}
+
+
+def _no_fits(renderer, free, y):
+    """What `_fit_chunk` gives for no images."""
+    import torch
+
+    none = y.new_zeros(0)
+    whole, flags = none.to(torch.int64), none.to(torch.bool)
+    params, bounds = dict.fromkeys(renderer.params, none), dict.fromkeys(free, none)
+    return params, bounds, (none, flags, whole, none, whole)
+
+
+def _starts(problem):
+    """One start, or one for each plane of an unknown depth."""
+    from . import initial as starts
+
+    renderer, fixed = problem.renderer, problem.fixed
+    found = starts.find_start(problem.images, problem.use, renderer, fixed)
+    if "z" not in renderer.params or "z" in fixed:
+        return [found]
+    return [
+        {**found, "z": found["z"].new_full(found["z"].shape, plane)}
+        for plane in starts.planes(renderer.params["z"])
+    ]
+
+
+def _best_of(starts, problem, minimize):
+    """The best of several starts, each after a few steps."""
+    import torch
+
+    if len(starts) == 1:
+        return starts[0]
+    scouts = [minimize(problem, theta, *SCOUT) for theta in starts]
+    best = torch.stack([scout.deviance for scout in scouts]).argmin(0)
+    thetas = torch.stack([scout.theta for scout in scouts])
+    return thetas[best, torch.arange(len(best), device=best.device)]
+
+
+def _columns(names, renderer, values):
+    """(name, emitter) of every column of a jacobian; emitter None where there is only one."""
+    columns = []
+    for name in names:
+        emitters = max(
+            (
+                v.shape[1]
+                for n, v in values.items()
+                if v.ndim == 2 and renderer.params[n].per_emitter
+            ),
+            default=1,
+        )
+        several = renderer.params[name].per_emitter and emitters > 1
+        columns += [(name, k) for k in range(emitters)] if several else [(name, None)]
+    return columns
+
+
+def _stacked(values, columns):
+    """Tensor (B, P) of the free parameters."""
+    import torch
+
+    picked = []
+    for name, k in columns:
+        value = values[name]
+        value = value[:, None] if value.ndim == 1 else value
+        picked.append(value[:, 0 if k is None or value.shape[1] == 1 else k])
+    return torch.stack(picked, 1)
+
+
+def _rows(values, part):
+    return {name: value[part] for name, value in values.items()}
+
+
+def _joined(parts):
+    import torch
+
+    params = {name: torch.cat([p[0][name] for p in parts]) for name in parts[0][0]}
+    bound = {name: torch.cat([p[1][name] for p in parts]) for name in parts[0][1]}
+    return params, bound, [torch.cat(each) for each in zip(*(p[2] for p in parts), strict=True)]

@@ -1,0 +1,131 @@
+"""What the retrieval of a pupil ends with: coefficients, places, bounds, and how well all fit."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..._arrays import to_numpy
+from ...optics._zernike import disc
+from ..mle.goodness import departure, deviance_moments
+from ._checks import GAUGE, PLACE
+
+
+@dataclass(frozen=True)
+class PupilFit:
+    """What `retrieve` and `retrieve_from_blinks` of `helpers.renderer.pupil` return.
+
+    Attributes
+    ----------
+    pupil : Pupil
+        The instrument with the retrieved Zernikes, ready for a renderer.
+    coefficients : dict of int -> float
+        OSA index -> waves RMS, of the modes that were fitted.
+    covariance : (K, K) array
+        Cramér-Rao bound on the covariance of the coefficients, in their order, waves squared.
+        Everything else that was fitted counts as unknown.
+    crlb : dict
+        STANDARD DEVIATIONS: by OSA index in waves, and by name for x, y, z, photons, background.
+    wavefront : (M, M) array
+        In waves, NaN outside the pupil; whatever the pupil was given is included.
+    x, y, z : float, or array (B,) for several emitters
+        In px from the image centre; in µm, on top of the z of the planes.
+    photons, background : float, or array (B,)
+        Photo-electrons in each image, and in each pixel.
+    deviance : float, or array (B,)
+        Twice the log-likelihood lost against a model that explains every pixel.
+    goodness : float, or array (B,)
+        How far that is from what noise alone gives, in standard deviations.
+    expected : array
+        The images as the fit explains them, in the shape of the data.
+    gauge : dict of int -> float
+        OSA index -> waves RMS at which the mode was held, because x, y, z or nothing at all does
+        the same: piston, tilts, defocus.
+    n_masked : int
+        Pixels that were left out, by the mask or as saturated.
+    saturation : float or None
+        The level from which pixels were left out as saturated.
+    converged : bool
+        The next step would be shorter than `tolerance`.
+    n_iter : int
+        Steps tried.
+    history : (n_iter + 1,) array
+        Deviance of everything, before each step and at the end.
+    settings : dict
+        What the fit ran with.
+    """
+
+    pupil: Any
+    coefficients: dict
+    covariance: np.ndarray
+    crlb: dict
+    wavefront: np.ndarray
+    x: Any
+    y: Any
+    z: Any
+    photons: Any
+    background: Any
+    deviance: Any
+    goodness: Any
+    expected: np.ndarray = field(repr=False)
+    gauge: dict
+    n_masked: int
+    saturation: float | None
+    converged: bool
+    n_iter: int
+    history: np.ndarray = field(repr=False)
+    settings: dict = field(repr=False)
+
+    @property
+    def crlb_rms(self):
+        """Least wavefront error to expect: root of the summed variances, in waves RMS."""
+        return math.sqrt(np.trace(self.covariance))
+
+
+def by_mode(modes, coefficients):
+    """Dict of OSA index -> number from a tensor (K,)."""
+    return dict(zip(modes, to_numpy(coefficients).astype(float).tolist(), strict=True))
+
+
+def result_of(bundle, coefficients, places, deviance, history, converged, level, settings, single):
+    """The report on the state in which a fit ended; `single` for one bead."""
+    covariance, of_places = bundle.covariance(coefficients, places)
+    bundle.set(coefficients)
+    pupil, modes = bundle.renderer.pupil, bundle.renderer.modes
+    found = {j: pupil.zernikes[j] for j in modes}
+    inside = disc(pupil.samples) > 0
+    spread = of_places.diagonal(dim1=1, dim2=2).sqrt()
+
+    def per_emitter(values):
+        values = to_numpy(values)
+        return float(values[0]) if single else values
+
+    crlb = by_mode(modes, covariance.diagonal().sqrt())
+    crlb |= {name: per_emitter(spread[:, k]) for k, name in enumerate(PLACE)}
+    expected = bundle.rates(coefficients, places)
+    moments = (
+        (moment * bundle.mask).flatten(1).sum(1)
+        for moment in deviance_moments(bundle.noise, expected)
+    )
+    n_free = len(PLACE) + len(found) / len(places)
+    return PupilFit(
+        pupil=pupil,
+        coefficients=found,
+        covariance=to_numpy(covariance),
+        crlb=crlb,
+        wavefront=np.where(inside, to_numpy(pupil.wavefront()), np.nan),
+        **{name: per_emitter(places[:, k]) for k, name in enumerate(PLACE)},
+        deviance=per_emitter(deviance),
+        goodness=per_emitter(departure(deviance, *moments, n_free)),
+        expected=to_numpy(expected.squeeze(0 if single else 1)),
+        gauge={j: pupil.zernikes.get(j, 0.0) for j in GAUGE},
+        n_masked=int(bundle.mask.numel() - bundle.mask.sum()),
+        saturation=level,
+        converged=bool(converged),
+        n_iter=len(history) - 1,
+        history=np.array(history),
+        settings={**settings, "modes": modes, "device": str(places.device)},
+    )

@@ -1,0 +1,163 @@
+"""EDVR-STF: fusion in space and time by deformable alignment and attention."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import nn
+
+from ..baselines import check_inputs
+from ..stems import CENTRE, N_FRAMES, PooledStem, Residual, SharpHead, SharpStem, padded, seeded
+from .alignment import Pyramid, PyramidAlignment, conv
+from .attention import AttentionFusion
+
+
+@dataclass(frozen=True)
+class EDVRConfig:
+    """Sizes of an `EDVR`.
+
+    Attributes
+    ----------
+    width : int
+        Channels C of the features on the coarse grid.
+    groups : int
+        Offset groups of the deformable convolutions; divides `width`.
+    n_extract, n_reconstruct : int
+        Residual blocks before the alignment and after the fusion.
+    head_width : int
+        Channels on the fine grid.
+    offset_gain : float
+        See `DeformableConv`.
+    sharp : bool
+        Keep the key frames' detail: `SharpStem` and `SharpHead` instead of the published way in
+        through max-pooling and out without a key frame, and a way for the features round the
+        alignment.
+
+    Examples
+    --------
+    >>> EDVRConfig().width
+    128
+    """
+
+    width: int = 128
+    groups: int = 8
+    n_extract: int = 5
+    n_reconstruct: int = 40
+    head_width: int = 64
+    offset_gain: float = 1.0
+    sharp: bool = False
+
+
+PRESETS = {
+    "full": EDVRConfig(),
+    "small": EDVRConfig(16, 4, 2, 5, 16, offset_gain=0.1, sharp=True),
+}
+
+
+class EDVR(nn.Module):
+    r"""Deformable alignment and attention over three coarse and two sharp frames.
+
+    Parameters
+    ----------
+    config : EDVRConfig
+    generator : torch.Generator, optional
+        Of the weights at the start. Default: torch's own stream.
+
+    Raises
+    ------
+    ValueError
+        Frames whose shapes do not belong together.
+
+    Notes
+    -----
+    Every frame becomes features on the coarse grid, is aligned to the centre by `PyramidAlignment`
+    and weighed by `AttentionFusion`; residual blocks and two pixel-shuffles follow. The published
+    network (``preset("full")``, 20 926 817 parameters :cite:p:`tang2025edvr`) adds the result to
+    the bilinearly enlarged centre frame and does not look at tau. ``preset("small")`` keeps the key
+    frames at hand up to its last layer, adds the result to `detail_injection`, knows tau, and lets
+    features pass the alignment by.
+
+    Coarse sides that are not multiples of 4 are padded by repeating the border, and the result is
+    cut back. Explained in :doc:`/book/xray/03_edvr`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> net = EDVR.preset("small")
+    >>> lr, hr = torch.ones(1, 3, 1, 10, 12), torch.ones(1, 2, 1, 40, 48)
+    >>> net(lr, hr, torch.tensor([0.5])).shape
+    torch.Size([1, 1, 40, 48])
+    """
+
+    def __init__(self, config, *, generator=None):
+        super().__init__()
+        self.config = config
+        width = config.width
+        with seeded(generator):
+            self.stem = SharpStem(width) if config.sharp else PooledStem(width)
+            self.extract = nn.Sequential(*(Residual(width) for _ in range(config.n_extract)))
+            self.pyramid = Pyramid(width)
+            self.align = PyramidAlignment(width, config.groups, config.offset_gain)
+            self.fuse = AttentionFusion(width, N_FRAMES)
+            self.around = conv(N_FRAMES * width, width) if config.sharp else None
+            self.reconstruct = nn.Sequential(
+                *(Residual(width) for _ in range(config.n_reconstruct))
+            )
+            head = SharpHead if config.sharp else PlainHead
+            self.head = head(width, config.head_width)
+
+    @classmethod
+    def preset(cls, name, *, generator=None):
+        """Make the network called "full" (published) or "small" (improved, for one CPU)."""
+        if name not in PRESETS:
+            raise ValueError(f"no EDVR is called {name!r}: use one of {', '.join(PRESETS)}")
+        return cls(PRESETS[name], generator=generator)
+
+    def aligned(self, features):
+        """Features (B, 5, C, h, w) of the stem, aligned to the centre; sides multiples of 4."""
+        batch = features.shape[:2]
+        levels = self.pyramid(self.extract(features.flatten(0, 1)))
+        reference = [level.unflatten(0, batch)[:, CENTRE] for level in levels]
+        reference = [r.repeat_interleave(N_FRAMES, dim=0) for r in reference]
+        return self.align(levels, reference).unflatten(0, batch)
+
+    def forward(self, lr, hr, tau):
+        """Transmission (B, 1, 4h, 4w) of the target.
+
+        Parameters
+        ----------
+        lr : (B, 3, 1, h, w) tensor
+            Fast frames before, at and after the target.
+        hr : (B, 2, 1, 4h, 4w) tensor
+            Key frames before and after the target.
+        tau : (B,) tensor
+            Place of the target between the key frames, 0..1.
+        """
+        check_inputs(lr, hr, tau)
+        height, width = hr.shape[-2:]
+        lr, hr = padded(lr, hr, 4)
+        features = self.stem(lr, hr, tau)
+        fused = self.fuse(self.aligned(features))
+        if self.around is not None:
+            fused = fused + self.around(features.flatten(1, 2))
+        return self.head(self.reconstruct(fused), lr, hr, tau)[..., :height, :width]
+
+
+class PlainHead(nn.Module):
+    """The published way out: two pixel-shuffles, and the bilinearly enlarged centre frame."""
+
+    def __init__(self, width, head_width):
+        super().__init__()
+        self.up1 = nn.Conv2d(width, 4 * width, 3, padding=1)
+        self.up2 = nn.Conv2d(width, 4 * head_width, 3, padding=1)
+        self.mix = nn.Conv2d(head_width, head_width, 3, padding=1)
+        self.last = nn.Conv2d(head_width, 1, 3, padding=1)
+
+    def forward(self, features, lr, hr, tau):
+        """Image (B, 1, 4h, 4w) from features (B, C, h, w); `hr` and `tau` are not used."""
+        for up in (self.up1, self.up2):
+            features = F.leaky_relu(F.pixel_shuffle(up(features), 2), 0.1)
+        detail = self.last(F.leaky_relu(self.mix(features), 0.1))
+        centre = lr[:, CENTRE]
+        return detail + F.interpolate(centre, scale_factor=4, mode="bilinear", align_corners=False)

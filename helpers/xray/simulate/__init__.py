@@ -1,0 +1,15 @@
+"""Simulated recordings of two x-ray cameras: specimens, beamline, detectors."""
+
+from .beamline import Beamline, count, exit_wave, fresnel
+from .experiment import Experiment, TwoCameraMovie, grid_image, simulate
+
+__all__ = [
+    "Beamline",
+    "Experiment",
+    "TwoCameraMovie",
+    "count",
+    "exit_wave",
+    "fresnel",
+    "grid_image",
+    "simulate",
+]

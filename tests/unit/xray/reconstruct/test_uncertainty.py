@@ -1,0 +1,69 @@
+"""Intervals cover what they promise; the coarse camera objects where it should."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from helpers.xray import baselines
+from helpers.xray.reconstruct import Interval, conformal, disagreement, reconstruct
+from helpers.xray.simulate import Experiment, simulate
+
+
+def guess(seed, shape=(2, 100, 100)):
+    rng = np.random.default_rng(seed)
+    spread = rng.uniform(0, 1, shape)
+    return SimpleNamespace(frames=(0.2 + spread) * rng.normal(size=shape), spread=spread)
+
+
+@pytest.mark.parametrize("level", [0.5, 0.9, 0.99])
+def test_an_interval_covers_other_frames_of_the_same_kind(level):
+    interval = conformal(guess(0), np.zeros((2, 100, 100)), level)
+    other = guess(1)
+    assert np.mean(np.abs(other.frames) <= interval(other)) == pytest.approx(level, abs=0.01)
+    assert interval.level == level and interval.floor > 0
+
+
+def test_it_can_be_calibrated_on_some_pixels_alone():
+    answer, hard = guess(0), np.zeros((2, 100, 100), bool)
+    hard[:, 40:60] = True
+    answer.frames[hard] *= 5
+    easy, honest = (conformal(answer, np.zeros(hard.shape), where=w) for w in (None, hard))
+    other = guess(1)
+    other.frames[hard] *= 5
+    covered = [np.mean((np.abs(other.frames) <= i(other))[hard]) for i in (easy, honest)]
+    assert covered[0] < 0.8 and covered[1] == pytest.approx(0.9, abs=0.02)
+    with pytest.raises(ValueError, match=r"where is \(2, 100, 100\) with 0 pixels"):
+        conformal(answer, np.zeros(hard.shape), where=~hard & hard)
+
+
+def test_it_is_wide_where_the_spread_is():
+    width = Interval(0.9, 2.0, 0.1)(SimpleNamespace(spread=np.array([0.0, 1.0])))
+    np.testing.assert_allclose(width, [0.2, 2.2])
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match="readings are"):
+        conformal(guess(0), np.zeros((1, 100, 100)))
+    with pytest.raises(ValueError, match="level 1.5"):
+        conformal(guess(0), np.zeros((2, 100, 100)), 1.5)
+    with pytest.raises(ValueError, match="reconstruct with spread=True"):
+        conformal(SimpleNamespace(frames=np.zeros((1, 4, 4)), spread=None), np.zeros((1, 4, 4)))
+
+
+def test_the_coarse_camera_objects_to_what_it_has_not_seen():
+    movie = simulate(Experiment(shape=(64, 64)), 2022)
+    honest = reconstruct(baselines.linear, movie)
+    perfect = replace(honest, frames=movie.truth[:20].copy())
+    quiet = disagreement(perfect, movie)
+    assert quiet.shape == (20, 16, 16)
+    inner = quiet[:, 3:-3, 3:-3]
+    assert 0.85 < inner.std() < 1.2 and np.abs(inner).max() < 5.5
+    invented = perfect.frames.copy()
+    invented[7, 28:40, 28:40] -= 0.15  # a droplet that was never there
+    loud = disagreement(replace(perfect, frames=invented), movie)
+    assert loud[7, 7:10, 7:10].min() > 4
+    changed = np.zeros_like(loud, bool)
+    changed[7] = True
+    np.testing.assert_array_equal(loud[~changed], quiet[~changed])
