@@ -15,7 +15,6 @@ import helpers
 from helpers import checkpoints
 from helpers.noise import Poisson
 from helpers.renderer.encoders import ConvEncoder, PerImage
-from helpers.renderer.encoders.per_image import random_tiles
 from helpers.renderer.mappers import Direct, ImageMapper
 from helpers.renderer.model import FitModel
 from helpers.renderer.renderers import Gaussian2D, Passthrough
