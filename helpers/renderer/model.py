@@ -19,7 +19,7 @@ class FitModel(nn.Module):
         Image to numbers without unit.
     mapper : Direct, Stacked, Centroid or ImageMapper
         Numbers to named physical parameters.
-    renderer : helpers.renderer.renderers.Renderer
+    renderer : helpers.renderer.renderers.base.Renderer
         Parameters to expected images. Its weights are learned along, unless they are frozen with
         ``requires_grad_(False)``.
     noise : Poisson, SCMOS, PoissonGauss or EMCCD
