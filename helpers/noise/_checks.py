@@ -29,7 +29,13 @@ def rate_and_counts(rate, counts, *, signed=False):
 def check_amounts(x, name):
     """Raise a ValueError if anything in `x` is negative or NaN."""
     if not bool((x >= 0).all()):  # also false for NaN
-        raise ValueError(f"negative values or NaN among the {name}: mask or clip them first")
+        advice = (
+            "read noise makes some, so give the model of the camera, such as SCMOS(variance), and "
+            "check the offset; clipping them would bias the fit"
+            if name == "counts"
+            else "mask them first"
+        )
+        raise ValueError(f"negative values or NaN among the {name}: {advice}")
 
 
 def check_rng(rng, example):

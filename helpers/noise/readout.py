@@ -40,18 +40,33 @@ def to_electrons(adu, gain, offset):
     Raises
     ------
     ValueError
-        A gain that is not positive.
+        A gain that is not positive, or a map of another shape than the frames.
+
+    Notes
+    -----
+    Whole numbers become floating point first: read noise takes a dark pixel below the offset, and
+    an unsigned number has no sign. Some makers state the inverse of the gain, in photo-electrons
+    per ADU.
 
     Examples
     --------
-    >>> to_electrons(np.array([100, 145]), gain=0.45, offset=100).tolist()
-    [0.0, 100.0]
+    >>> to_electrons(np.array([91, 145], "uint16"), gain=0.45, offset=100).tolist()
+    [-20.0, 100.0]
     """
     if not bool((to_numpy(gain) > 0).all()):
         raise ValueError("the gain has values that are not positive: give ADU per photo-electron")
+    for name, value in (("gain", gain), ("offset", offset)):
+        shape = np.shape(value)
+        if shape and shape != np.shape(adu)[-len(shape) :]:
+            raise ValueError(f"{name} is {shape} but frames are {np.shape(adu)}: crop both alike")
     if is_tensor(adu):
+        adu = to_tensor(adu)
         gain, offset = (to_tensor(value, adu.device) for value in (gain, offset))
-    return (adu - offset) / gain
+        return (adu - offset) / gain
+    adu = np.asarray(adu)
+    if adu.dtype.kind != "f":
+        adu = adu.astype(np.float32 if adu.dtype.itemsize <= 2 else np.float64)
+    return (adu - to_numpy(offset)) / to_numpy(gain)
 
 
 def _nll(camera, rate, counts, reduction, *, signed):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 
 from ..._arrays import like, to_tensor
 from ...optics.pupil import psf_from_pupil
+from .._point_image import warn_of_flaws
 
 
 class Blur:
@@ -35,6 +38,12 @@ class Blur:
     ValueError
         A kernel with NaN, negative values or no light, shapes that do not go together, a negative
         margin, or a periodic field with a margin or smaller than its kernel.
+
+    Warns
+    -----
+    UserWarning
+        The kernel does not sum to about 1, holds a background, lies off its middle, or its axes
+        look exchanged: a measured kernel as it comes.
 
     Notes
     -----
@@ -79,8 +88,13 @@ class Blur:
                 f"itself; the kernel is {tuple(kernel.shape)}: crop it, or leave periodic out"
             )
         self.in_shape = tuple(n + 2 * m for n, m in zip(self.out_shape, self.margin, strict=True))
+        self._take(kernel)
+        warn_of_flaws(kernel, off_centre=0.75, normalised=True)
+
+    def _take(self, kernel):
         self.kernel = _within_reach(_checked(kernel), self.out_shape, self.margin)
-        self.grid = self.out_shape if periodic else tuple(map(self._grid_size, range(dims)))
+        axes = range(kernel.ndim)
+        self.grid = self.out_shape if self.periodic else tuple(map(self._grid_size, axes))
         self._transfers = {}
 
     def _grid_size(self, axis):
@@ -106,7 +120,9 @@ class Blur:
 
     def with_kernel(self, kernel):
         """The same field and margin with another kernel."""
-        return Blur(kernel, self.out_shape, margin=self.margin, periodic=self.periodic)
+        other = copy.copy(self)
+        other._take(to_tensor(kernel))
+        return other
 
     def to(self, device):
         """The same operator on another device."""

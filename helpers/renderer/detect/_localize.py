@@ -11,6 +11,7 @@ import numpy as np
 from ..._arrays import is_tensor, to_numpy, to_tensor
 from ...devices import pick_device
 from ...noise.counting import Poisson
+from ..mle._checks import check_counts, checked_noise, checked_renderer
 
 
 def localize(
@@ -109,8 +110,8 @@ def localize(
         raise ValueError(f"batch is {batch}: give a whole number of frames, at least 1")
     n_frames, shape = _size(frames)
     device = frames.device if is_tensor(frames) and device is None else pick_device(device)
+    noise = checked_noise(Poisson() if noise is None else noise, shape)
     renderer, fixed = _renderer(psf, fixed, shape)
-    noise = noise or Poisson()
     finder = Finder(renderer.to(device), noise, fixed, shape, false_alarms, device)
     allowed = _allowed(mask, shape, device)
     tables = []
@@ -118,7 +119,7 @@ def localize(
     with torch.no_grad():
         for first in tqdm(starts, desc="frames", unit_scale=int(batch), disable=not progress):
             counts = _read(frames, first, min(first + int(batch), n_frames), shape, device)
-            noise.deviance(counts.clamp(min=1), counts)  # refuses what it cannot hold
+            check_counts(noise, counts)
             use = allowed.expand_as(counts)
             use = use if saturation is None else use & (counts < saturation)
             tables.append(finder(counts, use, first))
@@ -166,9 +167,15 @@ def _renderer(psf, fixed, shape):
     if isinstance(psf, Real):
         if not 0 < psf < math.inf:
             raise ValueError(f"psf is {psf}: give a width in px, or a renderer")
+        if 2 * psf > min(shape):
+            raise ValueError(
+                f"psf is {psf} px in frames of {shape}: give the standard deviation of a spot in "
+                "px (nm over the size of a pixel)"
+            )
         side = 2 * math.ceil(4.5 * psf) + 1
         size = tuple(n if n < 1.5 * side else side for n in shape)
         return Gaussian2D(size), {"sigma": float(psf)}
+    checked_renderer(psf)
     if missing := {"x", "y", "photons", "background"} - set(psf.params):
         raise ValueError(f"{type(psf).__name__} has no {', '.join(sorted(missing))}: no molecules")
     if any(n > m for n, m in zip(psf.image_shape, shape, strict=True)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 
@@ -70,8 +71,8 @@ def match(found, truth, radius):
     """
     from scipy.optimize import linear_sum_assignment
 
-    if not radius > 0:
-        raise ValueError(f"radius is {radius}: give the largest distance of a pair, in px")
+    if not isinstance(radius, Real) or not radius > 0:
+        raise ValueError(f"radius is {radius!r}: give the largest distance of a pair, in px")
     found, truth = _places(found, "found"), _places(truth, "truth")
     pairs = [np.empty((2, 0), int)]
     for frame in np.intersect1d(found[:, 0], truth[:, 0]):

@@ -9,7 +9,16 @@ import numpy as np
 
 from ..._arrays import is_tensor, like
 from ...devices import pick_device
-from ._checks import checked_images, checked_mask, limits, moved, named
+from ._checks import (
+    check_counts,
+    checked_images,
+    checked_mask,
+    checked_noise,
+    checked_renderer,
+    limits,
+    moved,
+    named,
+)
 from .goodness import departure
 
 SCOUT = 5, 0.1  # steps and tolerance of a start that is one of several
@@ -31,7 +40,9 @@ class Fits:
     deviance : array (B,)
         Twice the log-likelihood lost against a model that explains every pixel.
     converged : array (B,) of bool
-        The last step was shorter than `tolerance`.
+        The last step was shorter than `tolerance`, and no parameter but the background ended at
+        a limit. False, too, where fewer pixels count than parameters are fitted, which come out
+        as NaN.
     n_iter : array (B,) of int
         Steps tried.
     goodness : array (B,)
@@ -139,6 +150,8 @@ def fit(
     from . import levenberg
 
     tensors = is_tensor(images)
+    checked_renderer(renderer)
+    checked_noise(noise, renderer.image_shape)
     y = checked_images(images, renderer.image_shape)
     target = y.device if device is None and tensors else pick_device(device)
     y = y.to(target)
@@ -155,10 +168,7 @@ def fit(
                 "helpers.renderer.model.FitModel"
             )
     given = None if start is None else named(start, renderer, y, "start")
-    if len(y):  # the noise refuses counts that its likelihood cannot hold
-        lowest = y.amin(tuple(range(1, y.ndim))).argmin()
-        one = slice(lowest, lowest + 1)
-        levenberg.noise_of(noise, one).deviance(torch.ones_like(y[one]), y[one])
+    check_counts(noise, y)
     if not all(bool(torch.isfinite(value).all()) for value in (given or {}).values()):
         raise ValueError("a start is NaN or infinite: give finite numbers, or start=None")
     options = {"n_iter": int(n_iter), "tolerance": float(tolerance)}
@@ -273,10 +283,17 @@ def _fit_chunk(images, use, renderer, noise, free, fixed, given, options):
     theta = _best_of([_stacked(guess, columns) for guess in tried], problem, minimize)
     found = minimize(problem, theta, **options)
     goodness = departure(found.deviance, *found.moments, theta.shape[1])
-    params = problem.params(found.theta)
-    bounds = levenberg.by_name(found.bound, columns)
+    # an image without enough pixels says nothing, and a limit is no estimate
+    n_pixels = use.flatten(1).sum(1).long()
+    told = n_pixels >= theta.shape[1]
+    ended = torch.tensor([name != "background" for name, _ in columns], device=theta.device)
+    at_limit = ((found.theta <= problem.low) | (found.theta >= problem.high)) & ended
+    converged = found.converged & told & ~at_limit.any(1)
+    estimate = found.theta.masked_fill(~told[:, None], torch.nan)
+    params = problem.params(estimate)
+    bounds = levenberg.by_name(found.bound.masked_fill(~told[:, None], torch.inf), columns)
     numbers = found.deviance.to(images), goodness.to(images)
-    rest = numbers[0], found.converged, found.n_iter, numbers[1], use.flatten(1).sum(1).long()
+    rest = numbers[0], converged, found.n_iter, numbers[1], n_pixels
     return _like(params, images), _like(bounds, images), rest
 
 

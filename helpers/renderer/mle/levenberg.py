@@ -154,6 +154,7 @@ def minimize(problem, theta, n_iter, tolerance):
     active = torch.arange(n_images, device=theta.device)
     damping = torch.full((n_images,), DAMPING, dtype=theta.dtype, device=theta.device)
     resolution = ROUGH_RESOLUTION if theta.dtype == torch.float32 else RESOLUTION
+    least = max(LEAST, 8 * torch.finfo(theta.dtype).eps)  # less would be lost beside 1
     for k in range(n_iter + 1):
         step, wanted = _step(problem, theta, gradient, information, damping)
         done = wanted < tolerance**2
@@ -161,12 +162,12 @@ def minimize(problem, theta, n_iter, tolerance):
         theta = torch.where(done[:, None], trial, theta)
         if k < n_iter and not bool(done.all()):
             new = problem.evaluate(trial)
-            falls = (new[0] < deviance) & ~done  # false for NaN
+            falls = (new[0] < deviance) & ~done
             theta = torch.where(falls[:, None], trial, theta)
             deviance = torch.where(falls, new[0], deviance)
             gradient = torch.where(falls[:, None], new[1], gradient)
             information = torch.where(falls[:, None, None], new[2], information)
-            damping = torch.where(falls, damping / 10, damping * 10).clamp(LEAST, MOST)
+            damping = torch.where(falls, damping / 10, damping * 10).clamp(least, MOST)
             steps[active] += ~done
             done = done | (~falls & (wanted < resolution))
         for every, part in zip(result, (theta, deviance, information), strict=True):
@@ -199,7 +200,10 @@ def _step(problem, theta, gradient, information, damping):
     unit = unit + torch.diag_embed((damping[:, None] + 1) - unit.diagonal(dim1=1, dim2=2))
     solution, _ = torch.linalg.solve_ex(unit, (-gradient * scale)[..., None])
     step = solution[..., 0] * scale
-    return step, -(gradient * step).sum(1) * (1 + damping)
+    wanted = -(gradient * step).sum(1) * (1 + damping)
+    # two emitters at one place make a singular system: no step, and more damping
+    solved = step.isfinite().all(1) & wanted.isfinite()
+    return torch.where(solved[:, None], step, 0), torch.where(solved, wanted, torch.inf)
 
 
 def standard_deviations(information):

@@ -6,6 +6,7 @@ large system of equations falls apart into a small one for each emitter and one 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,8 +125,10 @@ class Bundle:
             by_pupil, by_place, wanted = self._step(*now[1:], damping)
             moved = places + by_place
             moved[:, 3:] = moved[:, 3:].maximum(0.1 * places[:, 3:])  # light stays positive
-            trial = self.equations(coefficients + by_pupil, moved)
-            total = float(trial[0].sum())
+            total = math.inf
+            if moved.isfinite().all() and by_pupil.isfinite().all():
+                trial = self.equations(coefficients + by_pupil, moved)
+                total = float(trial[0].sum())
             if total < history[-1]:  # false for NaN
                 coefficients, places, now = coefficients + by_pupil, moved, trial
                 damping = max(damping / 10, LEAST)

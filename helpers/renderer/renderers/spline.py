@@ -6,6 +6,7 @@ import torch
 
 from ..._arrays import to_tensor
 from ...interpolate import bspline, spline_prefilter
+from .._point_image import warn_of_flaws
 from ..params import Bounded, Param
 from .base import Renderer
 from .gaussian import light_params
@@ -114,6 +115,7 @@ def _checked_psf(psf, n_axes):
     light = t.sum((-2, -1)).max().item()
     if not light > 0:
         raise ValueError(f"the point image sums to {light}: it needs light above its background")
+    warn_of_flaws(t, off_centre=0.25, normalised=False)
     return t / max(light, 1.0)
 
 
@@ -138,6 +140,11 @@ class Spline2D(_Spline):
     ------
     ValueError
         A point image of another number of axes, with NaN, or without light.
+
+    Warns
+    -----
+    UserWarning
+        As for `Spline3D`.
 
     Notes
     -----
@@ -180,7 +187,14 @@ class Spline3D(_Spline):
     Raises
     ------
     ValueError
-        A stack of another number of axes, with NaN, without light, or a `z_step` of zero or less.
+        A stack of another number of axes, with NaN, without light, or a `z_step` of zero or less,
+        or in nm.
+
+    Warns
+    -----
+    UserWarning
+        The samples still have their background, or lie off their middle: a bead as it comes. A
+        spline takes them as they are, so positions, photons and bounds would be wrong.
 
     Notes
     -----
@@ -204,5 +218,9 @@ class Spline3D(_Spline):
             raise ValueError(f"z_step is {z_step}: give the distance of the planes in µm")
         psf = _checked_psf(psf, 3)
         reach = (len(psf) - 1) / 2 * z_step
+        if reach > 20:
+            raise ValueError(
+                f"z_step is {z_step:g}, so the stack spans {2 * reach:g} µm: divide nm by 1000"
+            )
         super().__init__(image_shape, psf, [Param("z", "µm", Bounded(-reach, reach))])
         self.z_step = float(z_step)

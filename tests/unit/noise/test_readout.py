@@ -252,6 +252,17 @@ def test_adu_become_electrons():
     torch.testing.assert_close(tensor.double(), torch.tensor([[0.0, 25.0]]).double())
     with pytest.raises(ValueError, match="gain has values that are not positive"):
         to_electrons(adu, np.array([[2.0, 0.0]]), 100)
+    with pytest.raises(ValueError, match=r"offset is \(3,\) but frames are \(1, 2\)"):
+        to_electrons(adu, 2.0, np.zeros(3))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "uint32", "int64", "float32"])
+@pytest.mark.parametrize("offset", [100, np.full((1, 2), 100, "uint16"), 100.0])
+def test_pixels_below_the_offset_become_negative_electrons(dtype, offset):
+    adu = np.array([[[91, 145]]], dtype)
+    np.testing.assert_allclose(to_electrons(adu, 2.25, offset), [[[-4.0, 20.0]]], rtol=1e-6)
+    tensor = to_electrons(torch.from_numpy(adu.astype("int64")), 2.25, offset)
+    np.testing.assert_allclose(tensor, [[[-4.0, 20.0]]], rtol=1e-6)
 
 
 @pytest.mark.parametrize("camera", [SCMOS, PoissonGauss, lambda v: EMCCD(GAIN, v.ravel()[0])])

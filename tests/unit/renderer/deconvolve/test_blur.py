@@ -1,5 +1,7 @@
 """Blur against direct sums, Richardson-Lucy and MAP-TV against their theory and each other."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -252,3 +254,20 @@ def test_other_errors_name_what_to_do(scene):
         deconvolve.widefield_kernel(Pupil(1.3, 0.6, 1.515, 0.08), (4, 5, 5), 0.2, planes=4)
     with pytest.raises(ValueError, match="too large"):
         deconvolve.widefield_kernel(Pupil(1.3, 0.6, 1.515, 0.3), (3, 5, 5), 0.2, planes=4)
+
+
+def test_a_kernel_that_is_no_kernel_is_flagged():
+    z, y, x = np.mgrid[-6:7, -8:9, -8:9]
+    psf = np.exp(-(x**2 + y**2) / (2 * 1.6**2) - z**2 / (2 * 2.5**2))
+    counts = (psf * 60000).astype("uint16")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Blur(psf / psf.sum(), (16, 48, 48))
+    for kernel, words in (
+        (counts, "sums to .*: divide it by its sum"),
+        ((psf * 2000 + 100) / (psf * 2000 + 100).sum(), "its rim holds"),
+        (np.roll(psf, (1, 3), (0, 1)) / psf.sum(), r"it lies .* \+3\.00 along y"),
+        (psf.transpose(1, 2, 0) / psf.sum(), "axes look exchanged"),
+    ):
+        with pytest.warns(UserWarning, match=words):
+            Blur(kernel, (16, 48, 48))

@@ -223,6 +223,19 @@ def test_pairs_agree_with_a_search_through_all_assignments():
             assert 2 * best[0] * result.rmse**2 == pytest.approx(-best[1])
 
 
+@pytest.mark.parametrize("background", [0.05, 0.5])
+def test_dim_movies_are_read_to_the_end(background):
+    """Most counts are zero, and no region ends the movie."""
+    scores = []
+    for seed in range(8):
+        frames, truth = crowded_frames(
+            5, (64, 64), emitters=8, present=1, photons=(300, 1500), sigma=1.3,
+            background=(background, background), read_noise=0, extent=0.9, seed=seed,
+        )  # fmt: skip
+        scores.append(match(localize(frames, 1.3, device="cpu"), truth, 1.0).jaccard)
+    assert np.mean(scores) > 0.9
+
+
 FRAMES = np.full((2, 20, 20), 5.0)
 
 
@@ -235,6 +248,8 @@ FRAMES = np.full((2, 20, 20), 5.0)
         (lambda: localize(-FRAMES, 1.3), "negative"),
         (lambda: localize(FRAMES, -1.3), "psf is -1.3"),
         (lambda: localize(FRAMES, 4.0), "fills 27 px"),
+        (lambda: localize(FRAMES, 130), "psf is 130 px in frames of"),
+        (lambda: localize(FRAMES, 1.3, SCMOS(np.ones((9, 9)))), "a map of .9, 9. but images are"),
         (lambda: localize(FRAMES, Gaussian2D((25, 25))), "make it smaller"),
         (lambda: localize(FRAMES, Gaussian2D((9, 9)), fixed={"z": 0}), "cannot be fixed"),
         (lambda: localize(FRAMES, 1.3, false_alarms=0), "false_alarms is 0"),
@@ -244,6 +259,7 @@ FRAMES = np.full((2, 20, 20), 5.0)
         (lambda: match({"x": [0]}, {"x": [0], "y": [0]}, 1), "no columns"),
         (lambda: match({"x": [np.nan], "y": [0]}, {"x": [0], "y": [0]}, 1), "NaN"),
         (lambda: match({"x": [0], "y": [0]}, {"x": [0], "y": [0]}, 0), "radius is 0"),
+        (lambda: match({"x": [0], "y": [0]}, {"x": [0], "y": [0]}, "2"), "radius is '2'"),
     ],
 )
 def test_nonsense_is_refused_with_a_reason(call, words):

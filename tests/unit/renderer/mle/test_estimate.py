@@ -262,8 +262,9 @@ def test_fewer_pixels_than_parameters_say_nothing():
     images = gaussian_spots(20, seed=2032).images
     for kind in (np.float32, np.float64):
         fits = fit(images.astype(kind), SPOT, Poisson(), mask=mask)
-        assert all(np.isfinite(value).all() for value in fits.params.values())
+        assert all(np.isnan(value).all() for value in fits.params.values())
         assert all(np.isinf(value).all() for value in fits.crlb.values())
+        assert not fits.converged.any()
 
 
 def test_compiled_starts_are_those_of_torch():
@@ -395,9 +396,11 @@ def test_an_image_without_light_or_without_pixels_does_no_harm():
     use = np.ones(images.shape, bool)
     use[2] = False
     fits = fit(images, SPOT, Poisson(), mask=use)
-    assert all(np.isfinite(value).all() for value in fits.params.values())
+    for value in fits.params.values():
+        np.testing.assert_array_equal(np.isfinite(value), [True, True, False, True])
     assert np.isinf(fits.crlb["x"][2]) and fits.n_pixels[2] == 0
-    assert fits.converged[3] and np.isfinite(fits.crlb["x"][3])
+    assert fits.converged.tolist() == [False, False, False, True]
+    assert np.isfinite(fits.crlb["x"][3])
 
 
 def test_tensors_come_back_as_tensors_and_nothing_is_changed():
@@ -431,6 +434,35 @@ def test_what_cannot_be_fitted_is_refused(case):
     arguments = {"images": np.ones((2, 13, 13))} | changed
     with pytest.raises(ValueError, match=message):
         fit(arguments.pop("images"), SPOT, Poisson(), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("renderer", "noise", "error", "message"),
+    [
+        (SPOT, Poisson, TypeError, r"the class Poisson: give an instance, such as Poisson\(\)"),
+        (SPOT, "poisson", TypeError, r"'poisson': give a model .* SCMOS\(variance\)"),
+        (Gaussian2D, Poisson(), TypeError, "the class Gaussian2D: give an instance"),
+        (
+            SPOT,
+            SCMOS(np.ones((12, 13))),
+            ValueError,
+            r"map of \(12, 13\) but images are",
+        ),
+    ],
+)
+def test_instances_and_maps_that_fit_are_wanted(renderer, noise, error, message):
+    with pytest.raises(error, match=message):
+        fit(np.ones((2, 13, 13)), renderer, noise)
+
+
+def test_two_emitters_at_one_place_do_no_harm():
+    """Their information is singular: more damping, and no exception."""
+    images = np.random.default_rng(2021).poisson(0.3, (40, 13, 13)).astype(np.float32)
+    corner = np.full((40, 2), 6.4)
+    start = {"x": corner, "y": corner, "photons": np.full((40, 2), 1.0), "background": 0.3}
+    fits = fit(images, SPOT, Poisson(), start, fixed={"sigma": 1.3})
+    assert all(np.isfinite(value).all() for value in fits.params.values())
+    assert not fits.converged.all()
 
 
 def test_a_bound_needs_names_that_exist():

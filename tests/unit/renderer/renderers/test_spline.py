@@ -1,5 +1,7 @@
 """Splines against SciPy and autograd; fits of a pupil's images against the bound."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -146,3 +148,21 @@ def test_what_is_no_point_image_is_refused(stack):
         Spline2D((9, 9), np.full((5, 5), np.nan))
     with pytest.raises(ValueError, match="it needs light"):
         Spline2D((9, 9), np.zeros((5, 5)))
+
+
+def test_a_bead_as_it_comes_is_flagged():
+    """Background and place of a raw bead; the ideal stack and its light in photons are quiet."""
+    z = np.arange(-13, 14) * 0.05
+    clean = aberrated_psf((23, 23), {5: 0.08, 7: 0.03, 11: -0.03}, z=z)
+    moved = aberrated_psf((23, 23), {5: 0.08, 7: 0.03, 11: -0.03}, x=0.4, y=-0.3, z=z)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Spline3D((15, 15), clean, 0.05)
+        Spline3D((15, 15), 2e4 * clean, 0.05)
+    raw = np.random.default_rng(0).poisson(2e4 * moved + 50)
+    with pytest.warns(UserWarning, match=r"its rim holds .* \+0\.. px along x and -0\.. along y"):
+        Spline3D((15, 15), raw, 0.05)
+    with pytest.warns(UserWarning, match="it lies"):
+        Spline3D((15, 15), raw - 50.0, 0.05)
+    with pytest.raises(ValueError, match="spans 1300 µm: divide nm by 1000"):
+        Spline3D((15, 15), clean, 50)
