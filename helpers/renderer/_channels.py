@@ -11,7 +11,7 @@ from .params import Bounded, Param, Positive
 
 
 class Channel(NamedTuple):
-    """What one number of an encoder will become.
+    """One output of an encoder: the parameter it becomes, and of which emitter.
 
     Attributes
     ----------

@@ -15,7 +15,7 @@ __all__ = ["Concat", "Correlate", "Difference"]
 
 
 class Feedback(nn.Module):
-    """What every feedback shares: the state of the renderer."""
+    """Base class: a feedback shows the encoder the state of the renderer."""
 
     def connect(self, renderer):
         """Check that there is something to show; gives the number of maps that are added."""
@@ -59,7 +59,7 @@ class Difference(Feedback):
     """The image, from 0 to 1, minus the state: what a centred emitter does not explain."""
 
     def map(self, images, state):
-        """What is left of each image."""
+        """Residual of each image."""
         low, high = images.amin((1, 2), keepdim=True), images.amax((1, 2), keepdim=True)
         return (images - low) / (high - low).clamp(min=1e-12) - state.detach()
 
@@ -93,7 +93,7 @@ class Correlate(Feedback):
         return super().connect(renderer)
 
     def map(self, images, state):
-        """How well the picture fits at each place."""
+        """Correlation of each image with the picture, at each place."""
         top, left = ((n - self.size) // 2 for n in state.shape)
         picture = state[top : top + self.size, left : left + self.size]
         picture = picture - picture.mean()

@@ -17,7 +17,7 @@ __all__ = ["Centroid", "Direct", "ImageMapper", "Stacked"]
 
 
 class Mapper(nn.Module):
-    """What every mapper shares: which parameters, and in which order.
+    """Base class of the mappers: the parameters to find, and their order.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ class Mapper(nn.Module):
             )
 
     def channels(self):
-        """What is wanted of the encoder: emitters innermost, then numbers of the whole image."""
+        """Outputs wanted of the encoder: emitters innermost, then numbers of the whole image."""
         own = [Channel(param, k) for param in self.own for k in range(self.emitters)]
         return own + [Channel(param) for param in self.shared]
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
+
 from .._arrays import is_tensor
 
 __all__ = ["Bounded", "Param", "Positive", "Real"]
@@ -58,8 +60,6 @@ class Positive:
     def __call__(self, raw):
         """Value of the raw number."""
         if is_tensor(raw):
-            import torch
-
             return self.scale * torch.nn.functional.softplus(raw)
         return self.scale * (max(raw, 0.0) + math.log1p(math.exp(-abs(raw))))
 

@@ -31,7 +31,7 @@ WARM = 2  # steps before the profiler looks
 
 @dataclass(frozen=True)
 class Training:
-    """What `Trainer.fit` returns.
+    """Result of `Trainer.fit`.
 
     Attributes
     ----------

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
+from tqdm.auto import trange
 
 from ..._arrays import like
 from ...optics.pupil import Pupil
@@ -20,7 +22,7 @@ FURTHER = 2.0  # times a Newton step: the volume of a wrong pupil hides half of 
 
 @dataclass(frozen=True)
 class Blind:
-    """What `blind` found.
+    """Result of `blind`: volume, wavefront and background.
 
     Attributes
     ----------
@@ -140,8 +142,6 @@ def blind(
     >>> bool(found.zernikes[5] > 0.04)
     True
     """
-    from tqdm.auto import trange
-
     modes = tuple(int(j) for j in modes)
     unseen = sorted({0, 1, 2, 4} & set(modes))
     if unseen or not modes:
@@ -182,8 +182,6 @@ def blind(
 
 def _score(problem, solver, c, damping):
     """One damped step of Fisher scoring in the coefficients and the logarithm of the background."""
-    import torch
-
     data, x = solver.data, solver.x
     mean, columns = problem.derivatives(c, x, data)
     columns = (columns * data.used).flatten(1)
@@ -228,8 +226,6 @@ class _Pupils:
 
     def derivatives(self, c, x, data):
         """Expected counts, and their derivatives by every coefficient and by log background."""
-        import torch
-
         columns = []
         for direction in torch.eye(len(c), dtype=c.dtype, device=c.device):
             kernel, slope = torch.func.jvp(self.kernel, (c,), (direction,))

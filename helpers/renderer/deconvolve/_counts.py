@@ -1,4 +1,4 @@
-"""What every deconvolution takes and gives: checked counts, and a result with its history."""
+"""Input checks and the result of every deconvolution."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..._arrays import to_tensor
 from ...devices import pick_device
@@ -13,7 +14,7 @@ from ...devices import pick_device
 
 @dataclass(frozen=True)
 class Deconvolution:
-    """What a deconvolution found.
+    """Result of a deconvolution: volume, history and what was left out.
 
     Attributes
     ----------
@@ -56,8 +57,6 @@ class Counts:
     """Checked counts on a device, with the pixels that are used and their background."""
 
     def __init__(self, op, counts, background, valid, saturation, device):
-        import torch
-
         data = to_tensor(counts)
         if tuple(data.shape) != tuple(op.out_shape):
             raise ValueError(
@@ -111,8 +110,6 @@ class Counts:
 
     def half_deviance(self, mean):
         """Negative log-likelihood above its least value, a float."""
-        import torch
-
         y, m = self.y.double(), mean.double()
         each = torch.xlogy(y, y / m) - y + m
         value = float((each * self.used).sum())
@@ -121,9 +118,7 @@ class Counts:
         return value
 
     def start(self, op, sensitivity, start):
-        """Where to begin: `start` with its margin, or a constant with the light of the counts."""
-        import torch
-
+        """First volume: `start` with its margin, or a constant with the light of the counts."""
         if start is None:
             light = float(((self.y - self.background) * self.used).sum())
             light = max(light, 1e-3 * float(self.y.sum()), 1e-6)

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from tqdm.auto import tqdm
 
 from ..._arrays import like, to_numpy
 from ...noise.counting import thin
@@ -86,8 +88,6 @@ def map_tv(
     >>> bool(abs(fit.volume - square).max() < 10)
     True
     """
-    from tqdm.auto import tqdm
-
     if n_iter < 1:
         raise ValueError(f"n_iter is {n_iter}: give at least one")
     data = Counts(op, counts, background, valid, saturation, device)
@@ -113,8 +113,6 @@ class Splitting:
     """State of the alternating direction method; `run` goes on, also with another kernel."""
 
     def __init__(self, op, data, weight, start=None):
-        import torch
-
         if not 0 < weight < math.inf:
             raise ValueError(f"weight is {weight}: give a positive number")
         self.data, self.weight = data, float(weight)
@@ -198,8 +196,6 @@ class Splitting:
 
     def _dual_value(self):
         """Value of the dual problem at the multipliers, moved until they are feasible."""
-        import torch
-
         data, op = self.data, self.op
         q = (self.tight * op.crop(self.u_dual) * data.used).clamp(max=1 - 1e-6)
         p = self.loose * self.sweeps.dual
@@ -221,7 +217,7 @@ class Splitting:
 
 @dataclass(frozen=True)
 class WeightChoice:
-    """What `choose_weight` found.
+    """Result of `choose_weight`: weights and their held-out scores.
 
     Attributes
     ----------
@@ -299,9 +295,6 @@ def choose_weight(
     >>> bool(0.001 < choice.weight < 1)
     True
     """
-    import torch
-    from tqdm.auto import tqdm
-
     data = Counts(op, counts, background, valid, saturation, device)
     if weights is None:
         typical = float(data.y.sum()) / data.total

@@ -5,14 +5,16 @@ from __future__ import annotations
 import copy
 
 import numpy as np
+import torch
+from scipy.fft import next_fast_len
 
 from ..._arrays import like, to_tensor
 from ...optics.pupil import psf_from_pupil
-from .._point_image import warn_of_flaws
+from .._checks import warn_of_flaws
 
 
 class Blur:
-    r"""What a camera sees of an object that reaches beyond its field.
+    r"""Blur as a linear operator, of an object that reaches beyond the field of the camera.
 
     Parameters
     ----------
@@ -98,8 +100,6 @@ class Blur:
         self._transfers = {}
 
     def _grid_size(self, axis):
-        from scipy.fft import next_fast_len
-
         size, m = self.kernel.shape[axis], self.margin[axis]
         reach = max(size // 2, (size - 1) // 2)
         return next_fast_len(max(self.in_shape[axis], self.out_shape[axis] + m + reach), real=True)
@@ -111,8 +111,6 @@ class Blur:
 
     def adjoint(self, y):
         r"""The images `y` (..., \*out_shape) smeared back over (..., \*in_shape)."""
-        import torch
-
         t = self._checked_input(y, self.out_shape, "images")
         before = torch.nn.functional.pad(t, self._pads())
         back = self.inverse(self.forward(before) * self.transfer(t).conj())
@@ -138,14 +136,10 @@ class Blur:
 
     def forward(self, t):
         """Real transform of a tensor, filled with zeros up to the grid."""
-        import torch
-
         return torch.fft.rfftn(t, self.grid, dim=tuple(range(-len(self.grid), 0)))
 
     def inverse(self, spectrum):
         """Inverse of `forward`, on the whole grid."""
-        import torch
-
         return torch.fft.irfftn(spectrum, self.grid, dim=tuple(range(-len(self.grid), 0)))
 
     def inside(self, t):
@@ -161,8 +155,6 @@ class Blur:
 
     def transform(self, kernel):
         """Transfer function of a kernel of the shape of `kernel`."""
-        import torch
-
         pads = [n for g, k in zip(self.grid, kernel.shape, strict=True) for n in (g - k, 0)]
         rolled = torch.nn.functional.pad(kernel, pads[::-1])
         shifts = [-(k // 2) for k in kernel.shape]
@@ -182,8 +174,6 @@ class Blur:
 
 
 def _checked(kernel):
-    import torch
-
     if not bool(torch.isfinite(kernel).all()) or bool((kernel < 0).any()):
         raise ValueError("the kernel has NaN, infinite or negative values: it must be light")
     if not bool((kernel > 0).any()):
@@ -203,7 +193,7 @@ def _within_reach(kernel, shape, margin):
 
 
 def widefield_kernel(pupil, shape, z_step, *, planes):
-    r"""What one voxel adds to a widefield stack: the kernel of its blur.
+    r"""Point spread function of a widefield stack, from a pupil: the kernel of its blur.
 
     Parameters
     ----------
@@ -236,8 +226,6 @@ def widefield_kernel(pupil, shape, z_step, *, planes):
     >>> [int(i) for i in np.unravel_index(kernel.argmax(), kernel.shape)]
     [3, 15, 15]
     """
-    import torch
-
     shape = tuple(int(n) for n in shape)
     if len(shape) != 3 or any(n < 1 or n % 2 == 0 for n in shape):
         raise ValueError(f"shape is {shape}: give three odd numbers, so that there is a middle")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from tqdm.auto import trange
 
 from ..._arrays import like
 from ._counts import Counts, Deconvolution
@@ -80,8 +81,6 @@ def richardson_lucy(
     >>> int(fit.volume.argmax()) == 4 * 9 + 5
     True
     """
-    from tqdm.auto import trange
-
     kept = {int(k) for k in snapshots}
     if n_iter < 1 or (kept and not 1 <= min(kept) <= max(kept) <= n_iter):
         raise ValueError(f"n_iter is {n_iter} and snapshots are {sorted(kept)}: 1 to n_iter each")
@@ -115,5 +114,5 @@ def richardson_lucy(
 
 
 def _extrapolation(move, last):
-    """How far the next step goes on: 0 to 1, by how well two moves agree."""
+    """Length of the extrapolation: 0 to 1, by how well two moves agree."""
     return min(max(float((move * last).sum() / (last * last).sum().clamp(min=1e-30)), 0.0), 1.0)

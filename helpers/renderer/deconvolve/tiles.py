@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from ..._arrays import to_numpy
 from ...io.files import atomic_path
@@ -15,7 +16,7 @@ from .blur import Blur
 
 @dataclass(frozen=True)
 class Tiles:
-    """What `by_tiles` did.
+    """Result of `by_tiles`.
 
     Attributes
     ----------
@@ -89,8 +90,6 @@ def by_tiles(counts, kernel, solve, path, *, tile=64, reach=None, progress=False
     >>> done.n_tiles, np.load(target).shape
     (4, (20, 24))
     """
-    from tqdm.auto import tqdm
-
     path, shape = Path(path), tuple(counts.shape)
     if path.suffix != ".npy":
         raise ValueError(f"path is {path}: give a name that ends in .npy")

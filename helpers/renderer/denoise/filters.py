@@ -6,6 +6,7 @@ They are what learning has to beat. All take a stack of images in photo-electron
 from __future__ import annotations
 
 import numpy as np
+from scipy.ndimage import gaussian_filter, uniform_filter
 
 from ...noise.counting import inverse_anscombe
 from ...tv import prox_tv
@@ -32,8 +33,6 @@ def gaussian(images, sigma):
     >>> round(float(gaussian(image, 1.0)[0, 4, 4]), 3)
     0.159
     """
-    from scipy.ndimage import gaussian_filter
-
     return gaussian_filter(_stack(images), (0, sigma, sigma), mode="nearest")
 
 
@@ -134,8 +133,6 @@ def nonlocal_means(images, strength, *, patch=3, reach=6, sigma=1.0):
     >>> bool(np.std(nonlocal_means(noisy, 0.8) - lines) < 0.3)
     True
     """
-    from scipy.ndimage import uniform_filter
-
     if not strength > 0 or patch < 1 or patch % 2 == 0 or reach < 1:
         raise ValueError(
             f"strength {strength}, patch {patch}, reach {reach}: give a positive strength, an odd "

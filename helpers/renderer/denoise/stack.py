@@ -26,7 +26,7 @@ AT_ONCE = 2**19  # pixels that go through the network together
 
 @dataclass(frozen=True)
 class Denoised:
-    """What `denoise` and `apply` return.
+    """Result of `denoise` and `apply`.
 
     Attributes
     ----------

@@ -7,11 +7,15 @@ import math
 from numbers import Real
 
 import numpy as np
+import torch
+from tqdm.auto import tqdm
 
 from ..._arrays import is_tensor, to_numpy, to_tensor
 from ...devices import pick_device
 from ...noise.counting import Poisson
-from ..mle._checks import check_counts, checked_noise, checked_renderer
+from .._checks import check_counts, checked_noise, checked_renderer
+from ..renderers.gaussian import Gaussian2D
+from .finder import Finder
 
 
 def localize(
@@ -99,11 +103,6 @@ def localize(
     >>> bool(abs(len(found) - len(truth)) <= 1), match(found, truth, 1.0).jaccard > 0.9
     (True, True)
     """
-    import torch
-    from tqdm.auto import tqdm
-
-    from .finder import Finder
-
     if not 0 < false_alarms < 10:
         raise ValueError(f"false_alarms is {false_alarms}: give a rate per frame, such as 0.01")
     if batch != int(batch) or batch < 1:
@@ -141,8 +140,6 @@ def _size(frames):
 
 def _read(frames, first, last, shape, device):
     """Frames `first` to `last` as one tensor of float32."""
-    import torch
-
     if isinstance(frames, np.ndarray) or is_tensor(frames):
         stack = frames[first:last]
     else:
@@ -161,8 +158,6 @@ def _read(frames, first, last, shape, device):
 
 def _renderer(psf, fixed, shape):
     """A renderer of regions, or of frames that are hardly larger than a region."""
-    from ..renderers.gaussian import Gaussian2D
-
     fixed = dict(fixed or {})
     if isinstance(psf, Real):
         if not 0 < psf < math.inf:
@@ -188,8 +183,6 @@ def _renderer(psf, fixed, shape):
 
 
 def _allowed(mask, shape, device):
-    import torch
-
     if mask is None:
         return torch.ones(shape, dtype=torch.bool, device=device)
     if np.shape(mask) != shape:

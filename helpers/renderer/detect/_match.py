@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from numbers import Real
 
 import numpy as np
+from scipy.optimize import linear_sum_assignment
 
 
 @dataclass(frozen=True)
 class Matches:
-    """What `match` returns.
+    """Result of `match`: pairs and their scores.
 
     Attributes
     ----------
@@ -69,8 +70,6 @@ def match(found, truth, radius):
     >>> result.n_matched, result.n_missed, result.n_extra, round(result.jaccard, 2)
     (1, 2, 1, 0.25)
     """
-    from scipy.optimize import linear_sum_assignment
-
     if not isinstance(radius, Real) or not radius > 0:
         raise ValueError(f"radius is {radius!r}: give the largest distance of a pair, in px")
     found, truth = _places(found, "found"), _places(truth, "truth")

@@ -254,16 +254,16 @@ class Finder:
         per_fit = (1 + n * len(self.names)) * images[0].numel()
         fits = fit(
             images, self.renderer, noise, {**start, "background": before},
-            fixed=self.fixed, mask=use, n_iter=STEPS, tolerance=TOLERANCE,
+            fixed=self.fixed, mask=use, n_iter=STEPS, tol=TOLERANCE,
             chunk=max(8, CACHE // per_fit), device=images.device,
         )  # fmt: skip
         values, stds = (
             torch.stack([found[name].reshape(len(index), n) for name in self.names], -1).to(images)
-            for found in (fits.params, fits.crlb)
+            for found in (fits.params, fits.crlb_std)
         )
         level, level_std, deviance = (
             value.to(images)
-            for value in (fits.params["background"], fits.crlb["background"], fits.deviance)
+            for value in (fits.params["background"], fits.crlb_std["background"], fits.deviance)
         )
         return _Trial(self._inside(values), stds, level, level_std, deviance, fits.converged)
 

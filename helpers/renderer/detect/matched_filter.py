@@ -62,7 +62,7 @@ class MatchedFilter:
         self.squares = self._products(kernel**2, device)
 
     def __call__(self, residual, weight):
-        r"""How many standard deviations a molecule at each pixel would stand out.
+        r"""Significance of one more molecule at each pixel, in standard deviations.
 
         Parameters
         ----------

@@ -290,7 +290,7 @@ class ConvEncoder(nn.Module):
         return (votes - votes.amax(1, keepdim=True)).clamp(min=-30).softmax(1)
 
     def _look(self, filtered, place, local, mean, spread):
-        """What the small network makes of the surroundings of a place, and the peak there."""
+        """Features of the surroundings of a place, and the peak there."""
         at = (place[:, None, None] + self.window) / self.extent
         near = functional.grid_sample(filtered, at, align_corners=False).flatten(1)
         height = near.amax(1).clamp(min=1e-3)

@@ -6,41 +6,38 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
-from ..._arrays import is_tensor, like
+from ..._arrays import Array, is_tensor, like
+from ..._deprecated import renamed, renamed_attribute
 from ...devices import pick_device
-from ._checks import (
-    check_counts,
-    checked_images,
-    checked_mask,
-    checked_noise,
-    checked_renderer,
-    limits,
-    moved,
-    named,
-)
-from .goodness import departure
+from .._checks import check_counts, checked_noise, checked_renderer
+from . import initial as starts
+from . import levenberg
+from ._checks import checked_images, checked_mask, limits, named, to_device
+from .cpu import dispatch as compiled
+from .goodness import standardized_deviance
 
 SCOUT = 5, 0.1  # steps and tolerance of a start that is one of several
 
 
 @dataclass(frozen=True)
 class Fits:
-    """The outcome of `fit`.
+    """Result of `fit`: estimates, their bounds, and how well they fit.
 
     Attributes
     ----------
     params : dict
         Estimates by name, fixed ones included: (B,), or (B, K) for K emitters an image. `x`, `y`
         in px from the image centre, `z` in µm, `photons` and `background` in photo-electrons.
-    crlb : dict
-        STANDARD DEVIATIONS, not variances: the root of the Cramér-Rao bound at the estimate, by
+    crlb_std : dict
+        Standard deviations: the root of the Cramér-Rao bound at the estimate, by
         name, in the unit of the parameter. Only of what was fitted. Infinite where the image says
         nothing about a parameter.
     deviance : array (B,)
         Twice the log-likelihood lost against a model that explains every pixel.
     converged : array (B,) of bool
-        The last step was shorter than `tolerance`, and no parameter but the background ended at
+        The last step was shorter than `tol`, and no parameter but the background ended at
         a limit. False, too, where fewer pixels count than parameters are fitted, which come out
         as NaN.
     n_iter : array (B,) of int
@@ -55,16 +52,19 @@ class Fits:
         What the fit ran with.
     """
 
-    params: dict
-    crlb: dict
-    deviance: Any
-    converged: Any
-    n_iter: Any
-    goodness: Any = None
-    n_pixels: Any = None
-    settings: dict = None
+    params: dict[str, Array]
+    crlb_std: dict[str, Array]
+    deviance: Array
+    converged: Array
+    n_iter: Array
+    goodness: Array
+    n_pixels: Array
+    settings: dict[str, Any]
+
+    crlb = renamed_attribute("crlb_std")
 
 
+@renamed(tolerance="tol")
 def fit(
     images,
     renderer,
@@ -75,7 +75,7 @@ def fit(
     mask=None,
     saturation=None,
     n_iter=50,
-    tolerance=0.05,
+    tol=0.05,
     chunk=1024,
     device=None,
 ):
@@ -102,7 +102,7 @@ def fit(
         Pixels at or above it are left out; `Fits.n_pixels` reports how many are left.
     n_iter : int
         Steps at most.
-    tolerance : float
+    tol : float
         A fit has converged when a step is shorter than this many standard deviations of the
         estimate. That step is still taken, so what remains is shorter yet.
     chunk : int
@@ -113,7 +113,7 @@ def fit(
     Returns
     -------
     Fits
-        Arrays for an array, tensors for a tensor. ``crlb`` holds standard deviations.
+        Arrays for an array, tensors for a tensor.
 
     Raises
     ------
@@ -145,10 +145,6 @@ def fit(
     >>> fits.params["x"].round(2).tolist(), fits.converged.tolist()
     ([0.3, -1.0], [True, True])
     """
-    import torch
-
-    from . import levenberg
-
     tensors = is_tensor(images)
     checked_renderer(renderer)
     checked_noise(noise, renderer.image_shape)
@@ -156,7 +152,7 @@ def fit(
     target = y.device if device is None and tensors else pick_device(device)
     y = y.to(target)
     use = checked_mask(mask, saturation, y)
-    renderer = moved(renderer, y)
+    renderer = to_device(renderer, y)
     fixed = named(fixed, renderer, y, "fixed")
     free = [name for name in renderer.params if name not in fixed]
     if not free:
@@ -171,7 +167,7 @@ def fit(
     check_counts(noise, y)
     if not all(bool(torch.isfinite(value).all()) for value in (given or {}).values()):
         raise ValueError("a start is NaN or infinite: give finite numbers, or start=None")
-    options = {"n_iter": int(n_iter), "tolerance": float(tolerance)}
+    options = {"n_iter": int(n_iter), "tol": float(tol)}
     parts = [] if len(y) else [_no_fits(renderer, free, y)]
     with torch.no_grad():
         for first in range(0, len(y), chunk):
@@ -239,10 +235,6 @@ def crlb(renderer, params, noise, *, fixed=()):
     >>> crlb(Gaussian2D((13, 13)), truth, Poisson())["x"].round(4).tolist()
     [0.0563]
     """
-    import torch
-
-    from . import levenberg
-
     if unknown := [name for name in fixed if name not in renderer.params]:
         raise ValueError(
             f"{', '.join(unknown)} cannot be fixed: {type(renderer).__name__} has "
@@ -267,11 +259,6 @@ def crlb(renderer, params, noise, *, fixed=()):
 
 def _fit_chunk(images, use, renderer, noise, free, fixed, given, options):
     """Everything about some of the images, on their device."""
-    import torch
-
-    from . import levenberg
-    from .cpu import dispatch as compiled
-
     columns = _columns(free, renderer, {**fixed, **(given or {})})
     box = [limits(renderer.params[name]) for name, _ in columns]
     low, high = torch.tensor(box, dtype=images.dtype, device=images.device).T
@@ -282,7 +269,7 @@ def _fit_chunk(images, use, renderer, noise, free, fixed, given, options):
     tried = _starts(problem) if given is None else [given]
     theta = _best_of([_stacked(guess, columns) for guess in tried], problem, minimize)
     found = minimize(problem, theta, **options)
-    goodness = departure(found.deviance, *found.moments, theta.shape[1])
+    goodness = standardized_deviance(found.deviance, *found.moments, theta.shape[1])
     # an image without enough pixels says nothing, and a limit is no estimate
     n_pixels = use.flatten(1).sum(1).long()
     told = n_pixels >= theta.shape[1]
@@ -302,9 +289,7 @@ def _like(values, example):
 
 
 def _no_fits(renderer, free, y):
-    """What `_fit_chunk` gives for no images."""
-    import torch
-
+    """Result of `_fit_chunk` for no images."""
     none = y.new_zeros(0)
     whole, flags = none.to(torch.int64), none.to(torch.bool)
     params, bounds = dict.fromkeys(renderer.params, none), dict.fromkeys(free, none)
@@ -313,8 +298,6 @@ def _no_fits(renderer, free, y):
 
 def _starts(problem):
     """One start, or one for each plane of an unknown depth."""
-    from . import initial as starts
-
     renderer, fixed = problem.renderer, problem.fixed
     found = starts.find_start(problem.images, problem.use, renderer, fixed)
     if "z" not in renderer.params or "z" in fixed:
@@ -327,8 +310,6 @@ def _starts(problem):
 
 def _best_of(starts, problem, minimize):
     """The best of several starts, each after a few steps."""
-    import torch
-
     if len(starts) == 1:
         return starts[0]
     scouts = [minimize(problem, theta, *SCOUT) for theta in starts]
@@ -356,8 +337,6 @@ def _columns(names, renderer, values):
 
 def _stacked(values, columns):
     """Tensor (B, P) of the free parameters."""
-    import torch
-
     picked = []
     for name, k in columns:
         value = values[name]
@@ -371,8 +350,6 @@ def _rows(values, part):
 
 
 def _joined(parts):
-    import torch
-
     params = {name: torch.cat([p[0][name] for p in parts]) for name in parts[0][0]}
     bound = {name: torch.cat([p[1][name] for p in parts]) for name in parts[0][1]}
     return params, bound, [torch.cat(each) for each in zip(*(p[2] for p in parts), strict=True)]

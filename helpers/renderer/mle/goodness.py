@@ -1,4 +1,4 @@
-r"""What the deviance of a pixel is by noise alone.
+r"""Goodness of fit: mean and variance of the deviance by noise alone.
 
 For many counts it has mean 1 and variance 2. For few it has not: a rate of 0.1 gives a mean near
 0.5. A fit that is judged by the textbook value would look too good in a dark background.
@@ -9,8 +9,13 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
+import torch
+from scipy.special import xlogy
+from scipy.stats import poisson
 
 from ..._arrays import to_tensor
+from ...noise.counting import SCMOS, Poisson
+from ...noise.readout import PoissonGauss
 
 FIRST, LAST, STEPS = -10, 10, 8  # powers of two between which rates are tabulated; nodes in each
 
@@ -24,9 +29,6 @@ def moment_table():
     Sums over counts d of :math:`P(d; \mu)` times powers of
     :math:`2\,(d \log(d / \mu) - d + \mu)`.
     """
-    from scipy.special import xlogy
-    from scipy.stats import poisson
-
     rate = 2.0 ** np.linspace(FIRST, LAST, (LAST - FIRST) * STEPS + 1)[:, None]
     counts = np.arange(2**LAST + 12 * 2 ** (LAST // 2))
     chance = poisson.pmf(counts, rate)
@@ -58,11 +60,6 @@ def deviance_moments(noise, rate):
     >>> [round(float(m), 2) for m in mean]
     [0.47, 1.15, 1.0]
     """
-    import torch
-
-    from ...noise.counting import SCMOS, Poisson
-    from ...noise.readout import PoissonGauss
-
     if not isinstance(noise, Poisson | SCMOS | PoissonGauss):
         return torch.ones_like(rate), torch.full_like(rate, 2.0)
     if not isinstance(noise, Poisson):
@@ -76,6 +73,6 @@ def deviance_moments(noise, rate):
     return mean, variance
 
 
-def departure(deviance, mean, variance, n_free):
+def standardized_deviance(deviance, mean, variance, n_free):
     """Deviance against its expectation, in standard deviations; each free parameter takes one."""
     return (deviance - mean + n_free) / (variance - 2 * n_free).clamp(min=1).sqrt()

@@ -1,4 +1,4 @@
-"""Where a fit begins: the brightest place, the light above the border, the width that goes with it.
+"""Initial estimates: the brightest place, the light above the border, and the width of the two.
 
 Works for every renderer that shows one emitter an image: what a parameter means is read from its
 name. Depth cannot be read off an image so easily; a fit tries several planes.
@@ -10,6 +10,8 @@ import math
 
 import numpy as np
 import torch
+
+from .cpu.initial import measure
 
 N_PLANES = 5
 
@@ -69,8 +71,6 @@ def planes(param):
 
 
 def _measure_compiled(images, use, background):
-    from .cpu.initial import measure
-
     found = np.empty((len(images), 5))
     measure(*(t.double().contiguous().numpy() for t in (images, use, background)), found)
     return torch.from_numpy(found).to(images.dtype).unbind(1)

@@ -22,7 +22,7 @@ RESOLUTION, ROUGH_RESOLUTION = 1e-10, 1e-4
 
 @dataclass
 class Problem:
-    r"""What is fitted to what.
+    r"""A batch of least-deviance fits: images, mask, renderer, noise, free parameters.
 
     Attributes
     ----------
@@ -89,7 +89,7 @@ class Problem:
 
 
 class Minimum(NamedTuple):
-    """Where a batch of fits ended: tensors (B, ...).
+    """Result of a batch of fits: tensors (B, ...).
 
     Attributes
     ----------
@@ -135,14 +135,14 @@ def wide(x):
     return torch.float32 if x.device.type == "mps" else torch.float64
 
 
-def minimize(problem, theta, n_iter, tolerance):
+def minimize(problem, theta, n_iter, tol):
     r"""Fit from `theta` (B, P); gives a `Minimum`.
 
     Notes
     -----
     A step solves :math:`(F + \lambda\,\mathrm{diag} F)\,\delta = -g`. It counts only if the
     deviance falls; then the damping falls tenfold, else it rises tenfold. A fit has converged when
-    the next step, measured in standard deviations of the estimate, is below `tolerance`. That last
+    the next step, measured in standard deviations of the estimate, is below `tol`. That last
     step is taken too, but what was evaluated before it is kept.
     """
     whole, n_images = problem, len(theta)
@@ -157,7 +157,7 @@ def minimize(problem, theta, n_iter, tolerance):
     least = max(LEAST, 8 * torch.finfo(theta.dtype).eps)  # less would be lost beside 1
     for k in range(n_iter + 1):
         step, wanted = _step(problem, theta, gradient, information, damping)
-        done = wanted < tolerance**2
+        done = wanted < tol**2
         trial = (theta + step).clamp(problem.low, problem.high)
         theta = torch.where(done[:, None], trial, theta)
         if k < n_iter and not bool(done.all()):

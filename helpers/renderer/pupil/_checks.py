@@ -1,8 +1,9 @@
-"""What the retrieval of a pupil begins with: images, planes and modes that hold, and a start."""
+"""Input checks and initial estimates of a pupil retrieval."""
 
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from ..._arrays import is_tensor, to_numpy, to_tensor
 from ...devices import pick_device
@@ -16,8 +17,6 @@ SHARED = 4  # this many pixels with the largest value: the camera ends there
 
 def wide_tensor(images, device):
     """On the device of the work, in the widest floating type that it has."""
-    import torch
-
     t = to_tensor(images)
     t = t.to(t.device if device is None and is_tensor(images) else pick_device(device))
     return t.to(torch.float32 if t.device.type == "mps" else torch.float64)
@@ -63,8 +62,6 @@ def checked_planes(z, n_planes):
 
 def checked_images(images, mask, saturation, noise):
     """Images with a number everywhere, 1 where a pixel counts, and the level of saturation."""
-    import torch
-
     use = torch.ones_like(images, dtype=torch.bool)
     if mask is not None:
         given = to_tensor(mask, images.device, torch.bool)
@@ -106,8 +103,6 @@ def _shared_maximum(values):
 
 def places_of_beads(images, use):
     """Start of beads (B, 5): the light's middle in the mean of all planes, and the border."""
-    import torch
-
     count = use.sum(1).clamp(min=1)
     mean = (images * use).sum(1) / count
     border = torch.cat([mean[:, [0, -1]].flatten(1), mean[:, 1:-1, [0, -1]].flatten(1)], 1)
@@ -123,7 +118,7 @@ def places_of_beads(images, use):
 
 
 def tells_above_from_below(pupil):
-    """Whether the pupil and its twin differ."""
+    """True if the pupil and its twin differ."""
     if pupil.phase_map is not None or pupil.medium_index is not None:
         return True
     known = pupil.zernikes or {}
@@ -132,8 +127,6 @@ def tells_above_from_below(pupil):
 
 def places_of_fit(fit, images):
     """Places (B, 5) of an earlier fit."""
-    import torch
-
     places = np.stack([np.atleast_1d(to_numpy(getattr(fit, name))) for name in PLACE], 1)
     if len(places) != len(images):
         raise ValueError(

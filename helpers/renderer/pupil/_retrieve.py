@@ -10,8 +10,14 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
+import torch
+from tqdm.auto import tqdm
 
+from ..._deprecated import renamed
 from ...noise.counting import Poisson
+from ..mle.estimate import fit
+from ..mle.initial import find_start
+from ..renderers.fourier import FourierOptics
 from ._checks import (
     PLACE,
     checked_images,
@@ -23,6 +29,7 @@ from ._checks import (
     tells_above_from_below,
     wide_tensor,
 )
+from .bundle_adjustment import Bundle
 from .result import by_mode, result_of
 
 STACK_MODES = (3, *range(5, 21))
@@ -31,6 +38,7 @@ N_STARTS, SCOUT_STEPS = 7, 5  # planes in which a blink is tried, and steps in e
 MOST_ROUNDS = 6
 
 
+@renamed(tolerance="tol")
 def retrieve(
     stack,
     z,
@@ -41,7 +49,7 @@ def retrieve(
     mask=None,
     saturation=None,
     n_iter=50,
-    tolerance=1e-2,
+    tol=1e-2,
     callback=None,
     progress=False,
     device=None,
@@ -71,7 +79,7 @@ def retrieve(
         share the largest value, and it is above 100, that value is the limit of the camera.
     n_iter : int
         Steps at most.
-    tolerance : float
+    tol : float
         Converged when the next step is shorter than this many standard deviations, over all
         parameters together.
     callback : callable, optional
@@ -124,12 +132,13 @@ def retrieve(
     coefficients = coefficients_of(pupil, modes, images)
     with _Watch(callback, progress, n_iter, modes) as watch:
         *state, history, converged = bundle.minimize(
-            coefficients, places_of_beads(images, use), n_iter, tolerance, watch
+            coefficients, places_of_beads(images, use), n_iter, tol, watch
         )
-    settings = {"noise": type(noise).__name__, "n_iter": n_iter, "tolerance": tolerance}
+    settings = {"noise": type(noise).__name__, "n_iter": n_iter, "tol": tol}
     return result_of(bundle, *state, history, converged, level, settings, single)
 
 
+@renamed(tolerance="tol")
 def retrieve_from_blinks(
     images,
     pupil,
@@ -141,7 +150,7 @@ def retrieve_from_blinks(
     saturation=None,
     start=None,
     n_iter=100,
-    tolerance=1e-2,
+    tol=1e-2,
     callback=None,
     progress=False,
     device=None,
@@ -155,7 +164,7 @@ def retrieve_from_blinks(
     pupil : Pupil
         The instrument. Its Zernikes are the start and must tell above from below: a small
         astigmatism of the right sign, ``zernikes={5: 0.05}``, is enough.
-    modes, noise, mask, saturation, tolerance, callback, progress, device
+    modes, noise, mask, saturation, tol, callback, progress, device
         As for `retrieve`.
     depth : float
         How far from the focus molecules are looked for, to both sides, in µm.
@@ -230,14 +239,14 @@ def retrieve_from_blinks(
             if converged and not moved:
                 break
             coefficients, places, deviance, new, converged = bundle.minimize(
-                coefficients, places, n_iter - steps, tolerance, watch
+                coefficients, places, n_iter - steps, tol, watch
             )
             history += new[bool(history) :]
             steps += len(new) - 1
             if steps >= n_iter:
                 break
     settings = {
-        "noise": type(noise).__name__, "n_iter": n_iter, "tolerance": tolerance, "depth": depth,
+        "noise": type(noise).__name__, "n_iter": n_iter, "tol": tol, "depth": depth,
     }  # fmt: skip
     state = coefficients, places, deviance
     return result_of(bundle, *state, history, converged, level, settings, False)
@@ -245,11 +254,6 @@ def retrieve_from_blinks(
 
 def _sought(bundle, coefficients, places, deviance, depth):
     """Places (B, 5) found from several planes where that is better, and how many moved."""
-    import torch
-
-    from ..mle.estimate import fit
-    from ..mle.initial import find_start
-
     bundle.set(coefficients)
     images, mask, renderer = bundle.images[:, 0], bundle.mask[:, 0], bundle.renderer
     first = places is None
@@ -269,9 +273,6 @@ def _sought(bundle, coefficients, places, deviance, depth):
 
 
 def _bundle(images, use, pupil, modes, planes, noise, depth=1.0):
-    from ..renderers.fourier import FourierOptics
-    from .bundle_adjustment import Bundle
-
     reach = 1.25 * depth
     renderer = FourierOptics(images.shape[2:], pupil, modes=modes, z_range=(-reach, reach))
     return Bundle(images, use, images.new_tensor(planes), renderer.to(images), noise)
@@ -285,8 +286,6 @@ class _Watch:
         self.show, self.total = progress, n_iter
 
     def __enter__(self):
-        from tqdm.auto import tqdm
-
         self.bar = tqdm(desc="pupil", total=self.total, disable=not self.show)
         return self
 

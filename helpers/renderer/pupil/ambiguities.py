@@ -17,7 +17,7 @@ from ...optics._zernike import disc, pupil_axis, zernike
 
 @dataclass(frozen=True)
 class Alignment:
-    """What `align` returns.
+    """Result of `align`: the error of a wavefront, and the offsets of its positions.
 
     Attributes
     ----------

@@ -85,7 +85,7 @@ class Bundle:
         gradient = (slopes @ score[..., None])[..., 0]
         return deviance, gradient, (slopes * information[:, None]) @ slopes.mT
 
-    def minimize(self, coefficients, places, n_iter, tolerance, watch=None):
+    def minimize(self, coefficients, places, n_iter, tol, watch=None):
         r"""Levenberg-Marquardt by Fisher scoring, from a start.
 
         Parameters
@@ -94,7 +94,7 @@ class Bundle:
         places : tensor (B, 5)
         n_iter : int
             Steps at most; steps that were refused count.
-        tolerance : float
+        tol : float
             Stop when the step that is wanted is shorter than this many standard deviations, over
             all parameters together.
         watch : callable, optional
@@ -137,7 +137,7 @@ class Bundle:
             else:
                 damping = min(damping * 10, MOST)
             history.append(min(total, history[-1]) if total == total else history[-1])
-            if converged := wanted < tolerance**2:
+            if converged := wanted < tol**2:
                 break
         return coefficients, places, now[0], history, converged
 

@@ -1,4 +1,4 @@
-"""What the retrieval of a pupil ends with: coefficients, places, bounds, and how well all fit."""
+"""Result of a pupil retrieval."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 
 from ..._arrays import to_numpy
+from ..._deprecated import renamed_attribute
 from ...optics._zernike import disc
-from ..mle.goodness import departure, deviance_moments
+from ..mle.goodness import deviance_moments, standardized_deviance
 from ._checks import GAUGE, PLACE
 
 
 @dataclass(frozen=True)
 class PupilFit:
-    """What `retrieve` and `retrieve_from_blinks` of `helpers.renderer.pupil` return.
+    """Result of `retrieve` and `retrieve_from_blinks`: wavefront, places, bounds, goodness.
 
     Attributes
     ----------
@@ -27,8 +28,9 @@ class PupilFit:
     covariance : (K, K) array
         Cramér-Rao bound on the covariance of the coefficients, in their order, waves squared.
         Everything else that was fitted counts as unknown.
-    crlb : dict
-        STANDARD DEVIATIONS: by OSA index in waves, and by name for x, y, z, photons, background.
+    crlb_std : dict
+        Standard deviations by the Cramér-Rao bound: by OSA index in waves, and by name for x, y,
+        z, photons, background.
     wavefront : (M, M) array
         In waves, NaN outside the pupil; whatever the pupil was given is included.
     x, y, z : float, or array (B,) for several emitters
@@ -49,7 +51,7 @@ class PupilFit:
     saturation : float or None
         The level from which pixels were left out as saturated.
     converged : bool
-        The next step would be shorter than `tolerance`.
+        The next step would be shorter than `tol`.
     n_iter : int
         Steps tried.
     history : (n_iter + 1,) array
@@ -61,7 +63,7 @@ class PupilFit:
     pupil: Any
     coefficients: dict
     covariance: np.ndarray
-    crlb: dict
+    crlb_std: dict[int | str, Any]
     wavefront: np.ndarray
     x: Any
     y: Any
@@ -79,8 +81,10 @@ class PupilFit:
     history: np.ndarray = field(repr=False)
     settings: dict = field(repr=False)
 
+    crlb = renamed_attribute("crlb_std")
+
     @property
-    def crlb_rms(self):
+    def crlb_rms(self) -> float:
         """Least wavefront error to expect: root of the summed variances, in waves RMS."""
         return math.sqrt(np.trace(self.covariance))
 
@@ -115,11 +119,11 @@ def result_of(bundle, coefficients, places, deviance, history, converged, level,
         pupil=pupil,
         coefficients=found,
         covariance=to_numpy(covariance),
-        crlb=crlb,
+        crlb_std=crlb,
         wavefront=np.where(inside, to_numpy(pupil.wavefront()), np.nan),
         **{name: per_emitter(places[:, k]) for k, name in enumerate(PLACE)},
         deviance=per_emitter(deviance),
-        goodness=per_emitter(departure(deviance, *moments, n_free)),
+        goodness=per_emitter(standardized_deviance(deviance, *moments, n_free)),
         expected=to_numpy(expected.squeeze(0 if single else 1)),
         gauge={j: pupil.zernikes.get(j, 0.0) for j in GAUGE},
         n_masked=int(bundle.mask.numel() - bundle.mask.sum()),

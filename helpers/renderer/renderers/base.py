@@ -1,4 +1,4 @@
-"""What every renderer shares: the table of its parameters, checks, and derivatives."""
+"""Base class of the renderers: parameters, checks, and derivatives."""
 
 from __future__ import annotations
 

@@ -159,7 +159,7 @@ class FourierOptics(Renderer):
         return total, torch.cat(result, 1)
 
     def _turn(self, field):
-        """What a shift by one pixel does to each sample along an axis: imaginary (M,)."""
+        """Phase factor of a shift by one pixel, for each sample along an axis: imaginary (M,)."""
         optics = self._optics
         step = -2 * math.pi * optics.na * optics.pixel_size / optics.wavelength
         return 1j * torch.as_tensor(step * pupil_axis(optics.samples)).to(field.real)

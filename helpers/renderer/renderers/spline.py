@@ -6,7 +6,7 @@ import torch
 
 from ..._arrays import to_tensor
 from ...interpolate import bspline, spline_prefilter
-from .._point_image import warn_of_flaws
+from .._checks import warn_of_flaws
 from ..params import Bounded, Param
 from .base import Renderer
 from .gaussian import light_params

@@ -7,9 +7,11 @@ with an extent, through a PSF by padded FFT: nothing is shared with the operator
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil, factorial, sqrt
 
 import numpy as np
 from scipy import fft
+from scipy.spatial import cKDTree
 
 FINE = 2  # lateral samples per camera pixel
 DEPTHS = (-0.25, 0.25)  # where in a voxel, in steps along z, its light is placed
@@ -136,8 +138,6 @@ def tubes(shape=(24, 64, 64), *, seed=0, level=1000.0, n_tubes=6, radius=3.0, wa
     >>> bool(volume[:, :, 0].max() > 0)  # a tube leaves the field
     True
     """
-    from scipy.spatial import cKDTree
-
     shape = _volume_shape(shape, (8, 16, 16))
     rng = np.random.default_rng(seed)
     depth, height, breadth = 2 * shape[0], shape[1], shape[2]
@@ -275,8 +275,6 @@ def _transfer(n_steps, field, aberration, na, wavelength, index, pixel_size, z_s
 
 def _zernike(j, rho, phi):
     """Zernike polynomial of unit RMS by its sum of powers, OSA index."""
-    from math import ceil, factorial, sqrt
-
     n = ceil((-3 + sqrt(9 + 8 * j)) / 2)
     m = 2 * j - n * (n + 2)
     radial = sum(

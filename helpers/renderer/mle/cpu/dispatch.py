@@ -1,4 +1,4 @@
-"""Which fits can run in the compiled loop, and the way in and out of it."""
+"""Dispatch to the compiled loop: the fits that it serves, and their arrays."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ...renderers.gaussian import Gaussian2D, Gaussian3D
 from ...renderers.spline import Spline2D, Spline3D
 from ..goodness import FIRST, STEPS, moment_table
 from ..levenberg import Minimum
+from . import levenberg as levenberg_cpu
 
 CODES = ("x", "y", "photons", "background", "sigma", "sigma_x", "sigma_y", "z")
 
@@ -38,10 +39,8 @@ def widened(problem):
     )
 
 
-def minimize(problem, theta, n_iter, tolerance):
+def minimize(problem, theta, n_iter, tol):
     """The same as `helpers.renderer.mle.levenberg.minimize`, compiled."""
-    from . import levenberg as levenberg_cpu
-
     n_images, n_free = theta.shape
     names = [name for name, _ in problem.free]
     codes = np.array([CODES.index(name) for name in names])
@@ -70,7 +69,7 @@ def minimize(problem, theta, n_iter, tolerance):
     converged, steps = np.empty(n_images, bool), np.empty(n_images, np.int64)
     arrays = (t.double().contiguous().numpy() for t in (problem.images, problem.use, shift))
     levenberg_cpu.minimize(
-        *arrays, start, codes, low, high, astigmatism, coefficients, z_step, n_iter, tolerance,
+        *arrays, start, codes, low, high, astigmatism, coefficients, z_step, n_iter, tol,
         moment_table(), FIRST, STEPS, deviance, moments, bound, converged, steps,
     )  # fmt: skip
     found = (start[:, codes], deviance, bound, moments)

@@ -1,4 +1,4 @@
-"""What `helpers.renderer.mle.initial` measures on an image, compiled for the CPU."""
+"""Compiled measurements of `helpers.renderer.mle.initial` on an image."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def _own_deviance(counts, mask):
 
 @_jit
 def _places(drawn, shift, first, density, place):
-    """Where each rate lies in a table with `density` nodes an octave."""
+    """Place of each rate in a table with `density` nodes an octave."""
     for i in range(place.size):
         m = (drawn[0, i] if drawn[0, i] > 1e-6 else 1e-6) + shift[i]
         exponent, mantissa = _split(m)
@@ -219,7 +219,7 @@ def _bound(fisher, stuck, factor, column, bound):
 @_jit
 def minimize(
     images, use, shift, theta, free, low, high, astigmatism, coefficients, z_step, n_iter,
-    tolerance, table, first, density, deviance, moments, bound, converged, steps,
+    tol, table, first, density, deviance, moments, bound, converged, steps,
 ):  # fmt: skip
     """Fit every image (B, Y, X) from `theta` (B, N_CODES), which is overwritten.
 
@@ -277,7 +277,7 @@ def minimize(
                     if code == SIGMA:
                         trial[SIGMA_X] = trial[SIGMA_Y] = trial[SIGMA]
                 wanted *= 1 + damping
-                if wanted < tolerance * tolerance:
+                if wanted < tol * tol:
                     _copy(trial, here)
                     converged[b], steps[b] = True, k
                     break

@@ -44,7 +44,7 @@ def limits_reached(spots, fits, bound, names=("x", "y")):
     found = {}
     for name in names:
         error = fits.params[name] - spots.truth[name]
-        z = error / fits.crlb[name]
+        z = error / fits.crlb_std[name]
         found[name] = {
             "ratio": np.sqrt(np.mean(error**2) / np.mean(bound[name] ** 2)),
             "bias": abs(error.mean()) / bound[name].mean() * np.sqrt(len(error)),
@@ -76,7 +76,7 @@ def test_positions_reach_the_cramer_rao_bound(photons, background):
 
 def test_least_squares_does_not_reach_it():
     spots = gaussian_spots(2500, photons=5000, background=10, seed=2001)
-    fits = fit(spots.images, SPOT, LeastSquares(), tolerance=1.0)
+    fits = fit(spots.images, SPOT, LeastSquares(), tol=1.0)
     found = limits_reached(spots, fits, crlb(SPOT, spots.truth, Poisson()))
     assert found["x"]["ratio"] > 1.1 and found["y"]["ratio"] > 1.1
     with pytest.raises(AssertionError):
@@ -191,7 +191,7 @@ def test_the_result_does_not_depend_on_the_batch(engine, monkeypatch):
     alone = fit(images[:1], SPOT, Poisson())
     for name, value in whole.params.items():
         np.testing.assert_allclose(pieces.params[name], value[order], rtol=1e-5, atol=1e-7)
-        np.testing.assert_allclose(pieces.crlb[name], whole.crlb[name][order], rtol=1e-5)
+        np.testing.assert_allclose(pieces.crlb_std[name], whole.crlb_std[name][order], rtol=1e-5)
         np.testing.assert_allclose(alone.params[name], value[:1], rtol=1e-5, atol=1e-7)
     np.testing.assert_array_equal(pieces.n_iter, whole.n_iter[order])
 
@@ -210,14 +210,14 @@ CASES = {
 def test_the_compiled_loop_gives_what_the_torch_loop_gives(case, monkeypatch):
     renderer, noise, options = CASES[case]
     images = gaussian_spots(60, photons=(300, 3000), seed=2007).images.astype(np.float64)
-    fast = fit(images, renderer, noise, tolerance=1e-5, **options)
+    fast = fit(images, renderer, noise, tol=1e-5, **options)
     monkeypatch.setattr(compiled, "serves", lambda problem: False)
-    slow = fit(images, renderer, noise, tolerance=1e-5, **options)
+    slow = fit(images, renderer, noise, tol=1e-5, **options)
     assert fast.converged.all() and slow.converged.all()
     for name, value in slow.params.items():
         np.testing.assert_allclose(fast.params[name], value, rtol=1e-6, atol=1e-6)
-    for name, value in slow.crlb.items():
-        np.testing.assert_allclose(fast.crlb[name], value, rtol=1e-5)
+    for name, value in slow.crlb_std.items():
+        np.testing.assert_allclose(fast.crlb_std[name], value, rtol=1e-5)
     np.testing.assert_allclose(fast.deviance, slow.deviance, rtol=1e-9)
     np.testing.assert_allclose(fast.goodness, slow.goodness, atol=1e-4)
     np.testing.assert_array_equal(fast.n_pixels, slow.n_pixels)
@@ -234,10 +234,10 @@ def either(request, monkeypatch):
 def test_the_last_step_is_taken():
     """So a fit ends much closer to the maximum than its tolerance."""
     images = gaussian_spots(300, photons=(1000, 5000), seed=2030).images.astype(np.float64)
-    exact, rough = (fit(images, SPOT, Poisson(), tolerance=t) for t in (1e-6, 0.3))
+    exact, rough = (fit(images, SPOT, Poisson(), tol=t) for t in (1e-6, 0.3))
     assert rough.n_iter.mean() < exact.n_iter.mean() - 1
     for name in SPOT.params:
-        off = (rough.params[name] - exact.params[name]) / exact.crlb[name]
+        off = (rough.params[name] - exact.params[name]) / exact.crlb_std[name]
         assert np.sqrt(np.mean(off**2)) < 0.03, name
 
 
@@ -245,13 +245,13 @@ def test_the_last_step_is_taken():
 def test_a_parameter_at_its_limit_lets_the_others_go_on():
     """Images darker than any background: the best one is the least that is allowed."""
     images = gaussian_spots(100, photons=2000, background=0, seed=2031).images.astype(np.float64)
-    free = fit(images, SPOT, Poisson(), tolerance=1e-4)
+    free = fit(images, SPOT, Poisson(), tol=1e-4)
     least = free.params["background"].min()
     held = free.params["background"] == least
     assert held.mean() > 0.3 and free.converged.all()
-    known = fit(images, SPOT, Poisson(), tolerance=1e-4, fixed={"background": least})
+    known = fit(images, SPOT, Poisson(), tol=1e-4, fixed={"background": least})
     for name in ("x", "y", "photons", "sigma"):
-        off = (free.params[name] - known.params[name])[held] / known.crlb[name][held]
+        off = (free.params[name] - known.params[name])[held] / known.crlb_std[name][held]
         assert abs(off).max() < 1e-3, name
 
 
@@ -263,7 +263,7 @@ def test_fewer_pixels_than_parameters_say_nothing():
     for kind in (np.float32, np.float64):
         fits = fit(images.astype(kind), SPOT, Poisson(), mask=mask)
         assert all(np.isnan(value).all() for value in fits.params.values())
-        assert all(np.isinf(value).all() for value in fits.crlb.values())
+        assert all(np.isinf(value).all() for value in fits.crlb_std.values())
         assert not fits.converged.any()
 
 
@@ -352,7 +352,7 @@ def test_two_emitters_are_fitted_together():
     for name in ("x", "y", "photons"):
         z = (fits.params[name] - truth[name]) / bound[name]
         assert 0.9 < np.sqrt(np.mean(z**2)) < 1.1, name
-    for name, value in fits.crlb.items():
+    for name, value in fits.crlb_std.items():
         np.testing.assert_allclose(value, bound[name], rtol=0.5)
 
 
@@ -385,7 +385,7 @@ def test_saturated_pixels_are_left_out_and_counted():
 def test_an_empty_batch_has_an_empty_answer():
     for renderer in (SPOT, Gaussian3D((13, 13)), Template((13, 13))):
         fits = fit(np.zeros((0, 13, 13), np.float32), renderer, Poisson())
-        assert set(fits.params) == set(renderer.params) == set(fits.crlb)
+        assert set(fits.params) == set(renderer.params) == set(fits.crlb_std)
         assert all(value.shape == (0,) for value in fits.params.values())
         assert fits.converged.shape == fits.deviance.shape == (0,)
 
@@ -398,9 +398,9 @@ def test_an_image_without_light_or_without_pixels_does_no_harm():
     fits = fit(images, SPOT, Poisson(), mask=use)
     for value in fits.params.values():
         np.testing.assert_array_equal(np.isfinite(value), [True, True, False, True])
-    assert np.isinf(fits.crlb["x"][2]) and fits.n_pixels[2] == 0
+    assert np.isinf(fits.crlb_std["x"][2]) and fits.n_pixels[2] == 0
     assert fits.converged.tolist() == [False, False, False, True]
-    assert np.isfinite(fits.crlb["x"][3])
+    assert np.isfinite(fits.crlb_std["x"][3])
 
 
 def test_tensors_come_back_as_tensors_and_nothing_is_changed():
@@ -470,3 +470,13 @@ def test_a_bound_needs_names_that_exist():
         crlb(SPOT, {}, Poisson(), fixed=["width"])
     with pytest.raises(ValueError, match="every parameter is fixed"):
         crlb(SPOT, {}, Poisson(), fixed=list(SPOT.params))
+
+
+def test_old_names_work_and_say_the_new_ones():
+    images = gaussian_spots(3, seed=2022).images
+    new = fit(images, SPOT, Poisson(), tol=1e-3)
+    with pytest.warns(DeprecationWarning, match="tolerance is now tol"):
+        old = fit(images, SPOT, Poisson(), tolerance=1e-3)
+    np.testing.assert_array_equal(old.params["x"], new.params["x"])
+    with pytest.warns(DeprecationWarning, match="crlb is now crlb_std"):
+        assert old.crlb is old.crlb_std

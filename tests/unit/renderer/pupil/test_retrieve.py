@@ -52,7 +52,7 @@ def test_its_errors_are_as_large_as_it_says(bright):
     ]
     assert 40 < sum(chi) < 140  # 85 degrees of freedom
     for name in ("x", "y", "z", "photons", "background"):
-        z = [(getattr(f, name) - getattr(s, name)[0]) / f.crlb[name] for s, f in bright]
+        z = [(getattr(f, name) - getattr(s, name)[0]) / f.crlb_std[name] for s, f in bright]
         assert np.abs(z).max() < 4.5, name
     assert all(abs(fit.goodness) < 4 for _, fit in bright)
     for stack, fit in bright:

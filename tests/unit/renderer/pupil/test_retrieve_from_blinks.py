@@ -38,7 +38,7 @@ def test_two_hundred_blinks_give_the_pupil(seed):
         "z": fit.z - offset.z - seen.z,
     }
     for name, error in errors.items():
-        ratio = np.sqrt(np.mean((error / fit.crlb[name]) ** 2))
+        ratio = np.sqrt(np.mean((error / fit.crlb_std[name]) ** 2))
         assert 0.8 < ratio < 1.2, name
     assert np.abs(fit.goodness).max() < 5 and fit.expected.shape == seen.images.shape
 

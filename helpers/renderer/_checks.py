@@ -1,15 +1,57 @@
-"""Checks of a measured point image: what is wrong with it is said before it spoils an estimate."""
+"""Input checks of this part: noise models, renderers, and measured point images."""
 
 from __future__ import annotations
 
+import copy
 import warnings
 
 import numpy as np
+import torch
 
-from ..arrays import to_numpy
+from .._arrays import to_numpy, to_tensor
 
 DARK = 0.02  # of the peak: the most that the rim may hold in the sharpest plane
 SMALL = 7  # px: a smaller image has no rim to speak of
+
+
+def checked_noise(noise, image_shape):
+    """The noise model, if it is an instance and its map has the shape of the images."""
+    if isinstance(noise, type):
+        name = noise.__name__
+        raise TypeError(f"noise is the class {name}: give an instance, such as {name}()")
+    if not hasattr(noise, "deviance"):
+        raise TypeError(
+            f"noise is {noise!r}: give a model of helpers.noise, such as Poisson(), "
+            "SCMOS(variance), PoissonGauss(variance) or EMCCD(gain)"
+        )
+    shape = tuple(np.shape(getattr(noise, "variance", 0.0)))
+    if len(shape) >= 2 and shape[-2:] != tuple(image_shape)[-2:]:
+        raise ValueError(
+            f"the variance of {type(noise).__name__} is a map of {shape} but images are "
+            f"{tuple(image_shape)}: crop both alike"
+        )
+    return noise
+
+
+def checked_renderer(renderer):
+    """The renderer, if it is an instance."""
+    if isinstance(renderer, type):
+        name = renderer.__name__
+        raise TypeError(f"the renderer is the class {name}: give an instance, {name}(image_shape)")
+    if not hasattr(renderer, "params"):
+        raise TypeError(f"{renderer!r} is no renderer: give one of helpers.renderer.renderers")
+    return renderer
+
+
+def check_counts(noise, counts):
+    """Raise a ValueError for counts that the likelihood cannot hold, by the lowest of them."""
+    if len(counts):
+        lowest = counts.amin()
+        pixel = lowest.expand((1,) * counts.ndim)
+        scalar = copy.copy(noise)
+        if np.ndim(getattr(noise, "variance", 0.0)):
+            scalar.variance = to_tensor(noise.variance, counts.device, counts.dtype).amax()
+        scalar.deviance(torch.ones_like(pixel), pixel)
 
 
 def warn_of_flaws(psf, *, off_centre, normalised):
