@@ -332,7 +332,8 @@ def test_depth_matters_and_so_does_every_axis():
     for name in ENCODINGS:
         with torch.no_grad():
             volume = make(name).volume(SHAPE)
-        assert all(float(volume.std(dim).mean()) > 1e-5 for dim in range(3)), name
+        along = [float(volume.std(dim).mean() / volume.std()) for dim in range(3)]
+        assert min(along) > 1e-3, name  # rounding alone leaves 1e-7
 
 
 @pytest.mark.parametrize("name", ["grid", "planes", "hash"])
