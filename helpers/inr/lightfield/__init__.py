@@ -1,6 +1,7 @@
 """Fourier light-field microscopy: optics, point spread functions and the operator."""
 
-from ..deconvolve import richardson_lucy, view_enhanced
+from ...lucy import richardson_lucy
+from ..deconvolve import view_enhanced
 from .operator import LightField
 from .optics import Optics, lens_centres, psf
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 
 from ..._arrays import is_tensor, like, to_tensor
-from ..deconvolve import richardson_lucy, view_enhanced  # noqa: E402, F401
 
 
 class LightField:

@@ -259,7 +259,3 @@ def _window(image, centre, size, margin=16):
         turn = turn[:, None] if axis == 0 else turn
         part = torch.fft.irfft(torch.fft.rfft(part, dim=axis) * turn, part.shape[axis], dim=axis)
     return part[margin : margin + size, margin : margin + size]
-
-
-# At the end: these modules import nothing from here, and users look for the solvers here.
-from ..deconvolve import richardson_lucy, view_enhanced  # noqa: E402, F401

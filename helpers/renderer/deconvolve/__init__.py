@@ -1,10 +1,9 @@
 """Deconvolution: the blur as an operator, and four ways to undo it."""
 
+from ...lucy import Deconvolution, richardson_lucy
 from ._blind import Blind, blind
-from ._counts import Deconvolution
 from ._map_tv import WeightChoice, choose_weight, map_tv
 from .blur import Blur, widefield_kernel
-from .lucy import richardson_lucy
 from .tiles import by_tiles
 
 __all__ = [

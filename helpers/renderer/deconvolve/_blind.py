@@ -11,8 +11,9 @@ import torch
 from tqdm.auto import trange
 
 from ..._arrays import like
+from ..._deprecated import renamed
+from ...lucy import Counts
 from ...optics.pupil import Pupil
-from ._counts import Counts
 from ._map_tv import Splitting
 from .blur import Blur, widefield_kernel
 
@@ -64,6 +65,7 @@ class Blind:
     settings: dict
 
 
+@renamed(valid="mask")
 def blind(
     counts,
     pupil,
@@ -76,7 +78,7 @@ def blind(
     n_rounds=15,
     n_iter=5,
     callback=None,
-    valid=None,
+    mask=None,
     saturation=None,
     progress=False,
     device=None,
@@ -107,7 +109,7 @@ def blind(
         Iterations of the volume in each.
     callback : callable, optional
         Called as ``callback(round, zernikes, x)``. A true return value stops the run.
-    valid, saturation, progress, device
+    mask, saturation, progress, device
         As for `richardson_lucy`.
 
     Returns
@@ -154,7 +156,7 @@ def blind(
     if n_rounds < 1 or n_iter < 1:
         raise ValueError(f"n_rounds is {n_rounds} and n_iter is {n_iter}: at least one of each")
     problem = _Pupils(np.shape(counts), pupil, z_step, modes, margin)
-    data = Counts(problem.first, counts, background, valid, saturation, device)
+    data = Counts(problem.first, counts, background, mask, saturation, device)
     given = pupil.zernikes or {}
     c = data.y.new_tensor([float(given.get(j, 0.0)) for j in modes])
     solver = Splitting(problem.blur(c), data, weight)

@@ -10,15 +10,17 @@ import torch
 from tqdm.auto import tqdm
 
 from ..._arrays import like, to_numpy
+from ..._deprecated import renamed
+from ...lucy import Counts, Deconvolution
 from ...noise.counting import thin
 from ...operators import Gradient
 from ...tv import Sweeps, tv
-from ._counts import Counts, Deconvolution
 
 LOOK = 10  # iterations between two looks at the objective
 SWEEPS = 5  # sweeps of the proximal map in each iteration; it starts from the last one
 
 
+@renamed(valid="mask")
 def map_tv(
     op,
     counts,
@@ -28,7 +30,7 @@ def map_tv(
     *,
     n_iter=200,
     tol=0.02,
-    valid=None,
+    mask=None,
     saturation=None,
     start=None,
     progress=False,
@@ -54,7 +56,7 @@ def map_tv(
     tol : float
         Stop when the duality gap is at most this share of the objective, looked at every ten
         iterations. The picture has settled before: 40 iterations are enough for a first look.
-    valid, saturation, start, progress, device
+    mask, saturation, start, progress, device
         As for `richardson_lucy`.
 
     Returns
@@ -90,7 +92,7 @@ def map_tv(
     """
     if n_iter < 1:
         raise ValueError(f"n_iter is {n_iter}: give at least one")
-    data = Counts(op, counts, background, valid, saturation, device)
+    data = Counts(op, counts, background, mask, saturation, device)
     solver = Splitting(op.to(data.device), data, weight, start)
     converged = False
     with tqdm(total=n_iter, desc="MAP-TV", disable=not progress) as bar:
@@ -237,6 +239,7 @@ class WeightChoice:
     at_edge: bool
 
 
+@renamed(valid="mask")
 def choose_weight(
     op,
     counts,
@@ -246,7 +249,7 @@ def choose_weight(
     fraction=0.8,
     n_iter=20,
     seed=0,
-    valid=None,
+    mask=None,
     saturation=None,
     progress=False,
     device=None,
@@ -255,7 +258,7 @@ def choose_weight(
 
     Parameters
     ----------
-    op, counts, background, valid, saturation, progress, device
+    op, counts, background, mask, saturation, progress, device
         As for `map_tv`; the counts must be whole numbers.
     weights : sequence of float, optional
         To be tried. Default: seven, a factor of two apart, around the noise of the likelihood's
@@ -295,7 +298,7 @@ def choose_weight(
     >>> bool(0.001 < choice.weight < 1)
     True
     """
-    data = Counts(op, counts, background, valid, saturation, device)
+    data = Counts(op, counts, background, mask, saturation, device)
     if weights is None:
         typical = float(data.y.sum()) / data.total
         noise = math.sqrt(float(op.kernel.square().sum()) / max(typical, 1e-6))

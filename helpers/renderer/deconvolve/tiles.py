@@ -107,7 +107,7 @@ def by_tiles(counts, kernel, solve, path, *, tile=64, reach=None, progress=False
         if not np.isfinite(part).all() or part.min() < 0:
             raise ValueError(
                 f"the counts hold NaN or negative values between {_corners(core)}: replace them, "
-                "or solve that part by itself with valid="
+                "or solve that part by itself with mask="
             )
     layers, largest = [], (0,) * len(shape)
     with atomic_path(path) as temporary:

@@ -1,6 +1,5 @@
 """The phantoms are objects in micrometres; what is recorded of them obeys the optics' own rules."""
 
-
 import numpy as np
 import pytest
 

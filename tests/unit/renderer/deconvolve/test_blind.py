@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
+from helpers.lucy import Counts
 from helpers.metrics import psnr
 from helpers.optics import Pupil
 from helpers.renderer.deconvolve import Blur, blind, map_tv, widefield_kernel
 from helpers.renderer.deconvolve._blind import MODES, _Pupils
-from helpers.renderer.deconvolve._counts import Counts
 from helpers.renderer.simulate import bars, widefield
 from helpers.renderer.simulate.volumes import ABERRATION
 

@@ -186,7 +186,7 @@ def test_saturated_pixels_are_masked_and_reported(scene):
         assert unaware.n_masked == 0
         assert aware.n_masked == (clipped >= full).sum()
         broken = np.where(clipped >= full, np.nan, clipped)
-        same = solve(broken, valid=np.isfinite(broken))
+        same = solve(broken, mask=np.isfinite(broken))
         np.testing.assert_allclose(same.volume, aware.volume, rtol=1e-4, atol=1e-2)
         hurt, well = (psnr(fit.volume, stack.truth) for fit in (unaware, aware))
         assert well > hurt
@@ -204,13 +204,13 @@ def test_torch_in_torch_out_and_a_start_goes_on(scene):
 
 
 BAD = [
-    (lambda y: np.where(y > 50, np.nan, y), {}, "valid=np.isfinite"),
+    (lambda y: np.where(y > 50, np.nan, y), {}, "mask=np.isfinite"),
     (lambda y: y - 20, {}, "negative values"),
     (lambda y: y[:-1], {}, "build it for the shape"),
     (lambda y: y, {"background": -1.0}, "zero or more"),
     (lambda y: y, {"background": np.zeros(3)}, "a number or an image"),
     (lambda y: y, {"saturation": 0.0}, "no pixel is left"),
-    (lambda y: y, {"valid": np.ones((2, 2))}, "valid has shape"),
+    (lambda y: y, {"mask": np.ones((2, 2))}, "mask has shape"),
     (lambda y: y, {"start": np.zeros((2, 2))}, "with its margin"),
     (lambda y: y, {"n_iter": 0}, "n_iter is 0"),
 ]
