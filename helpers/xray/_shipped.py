@@ -1,19 +1,36 @@
-"""Fuse a fast, coarse x-ray camera with a slow, sharp one."""
+"""The shipped networks of this part: read, write, and the place of their files."""
 
-NETWORKS = {  # the class of each shipped kind, and of its config
-    "flowfuse": ("flowfuse", "FlowFuse", "FlowFuseConfig"),
-    "edvr": ("edvr", "EDVR", "EDVRConfig"),
-    "swin": ("swin", "SwinXVR", "SwinConfig"),
-    "calibrator": ("flow", "FlowNet", "FlowConfig"),
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import checkpoints
+from ..datasets import data_folder
+from ..devices import pick_device
+from .edvr.network import EDVR, EDVRConfig
+from .flow import FlowConfig, FlowNet
+from .flowfuse import FlowFuse, FlowFuseConfig
+from .swin.network import SwinConfig, SwinXVR
+
+NETWORKS: dict[str, tuple[type[torch.nn.Module], type]] = {
+    "flowfuse": (FlowFuse, FlowFuseConfig),
+    "edvr": (EDVR, EDVRConfig),
+    "swin": (SwinXVR, SwinConfig),
+    "calibrator": (FlowNet, FlowConfig),
 }
 
 
-def load(name, device=None):
-    """Give a shipped network, ready to be called as ``net(lr, hr, tau)``.
+def load(name: str | Path, device: str | torch.device | None = None) -> Any:
+    """Read a trained network, ready to be called as ``net(lr, hr, tau)``.
 
     Parameters
     ----------
-    name : str
+    name : str or Path
         "flowfuse", "edvr" or "swin"; "calibrator" for the flow network that aligns the cameras,
         which is called as ``net(lr, hr)``; or the path of a file that `save` wrote.
     device : str or torch.device, optional
@@ -37,33 +54,29 @@ def load(name, device=None):
     >>> net.card["metric"]["standard"]["over_linear"] > 4.5  # dB, on movies it has not seen
     True
     """
-    from ...checkpoints import load as load_state
-    from ...devices import pick_device
-
     path = weights_file(name)
     if not path.is_file():
         raise FileNotFoundError(
-            f"no network {name!r}: use one of {', '.join(NETWORKS)}, or the path of a file"
+            f"no network {str(name)!r}: use one of {', '.join(NETWORKS)}, or the path of a file"
         )
-    state, card = load_state(path)
+    state, card = checkpoints.load(path)
     if state.get("kind") not in NETWORKS:
         raise ValueError(f"{path} holds no network of helpers.xray: write it with save(net, path)")
-    make, config = _classes(state["kind"])
-    net = make(config(**state["config"]))
-    load_state(path, expect={"net": net.state_dict()})
+    make, config = NETWORKS[state["kind"]]
+    net: Any = make(config(**state["config"]))
+    checkpoints.load(path, expect={"net": net.state_dict()})
     net.load_state_dict(state["net"])  # float16 in the file, float32 at work
     net.card = card
     return net.to(pick_device(device)).eval()
 
 
-def save(net, path, card):
+def save(net: torch.nn.Module, path: str | Path, card: Mapping[str, Any]) -> None:
     """Write a network so that `load` finds it, its weights in half precision.
 
     Parameters
     ----------
-    net : FlowFuse, EDVR or SwinXVR
+    net : FlowFuse, EDVR, SwinXVR or FlowNet
     path : str or Path
-        ``data/checkpoints/xray_NAME.safetensors`` for a shipped one; `weights_file` gives it.
     card : dict
         As for `helpers.checkpoints.save`: at least `data`, `seed`, `steps` and `metric`.
 
@@ -72,32 +85,18 @@ def save(net, path, card):
     ValueError
         A network of another class, or a card that lacks something.
     """
-    from dataclasses import asdict
-
-    from ...checkpoints import save as save_state
-
-    kinds = {made: kind for kind, (_, made, _) in NETWORKS.items()}
+    kinds = {make.__name__: kind for kind, (make, _) in NETWORKS.items()}
     kind = kinds.get(type(net).__name__)
     if kind is None:
         raise ValueError(f"net is a {type(net).__name__}: give one of {', '.join(kinds)}")
     state = net.state_dict()
     half = {key: v.half() if v.is_floating_point() else v for key, v in state.items()}
-    save_state(path, {"kind": kind, "config": asdict(net.config), "net": half}, card)
+    config: Any = net.config
+    checkpoints.save(path, {"kind": kind, "config": asdict(config), "net": half}, dict(card))
 
 
-def weights_file(name):
-    """Where the network of that name is kept; a path with a suffix stays what it is."""
-    from pathlib import Path
-
-    from ...datasets import data_folder
-
+def weights_file(name: str | Path) -> Path:
+    """Path of a shipped network of that name; a path with a suffix stays as it is."""
     if Path(name).suffix:
         return Path(name)
     return data_folder() / "checkpoints" / f"xray_{name}.safetensors"
-
-
-def _classes(kind):
-    from importlib import import_module
-
-    module, *names = NETWORKS[kind]
-    return (getattr(import_module(f".{module}", __name__), name) for name in names)

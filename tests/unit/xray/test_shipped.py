@@ -9,6 +9,7 @@ from torch import nn
 
 from helpers import checkpoints, xray
 from helpers.xray import baselines
+from helpers.xray._shipped import NETWORKS, weights_file
 from helpers.xray.cameras import coarsen
 from helpers.xray.data import MoviePairs
 from helpers.xray.edvr import EDVR
@@ -86,8 +87,8 @@ def test_the_spread_is_that_of_single_answers(flowfuse):
 
 
 def test_shipped_files_are_small():
-    for name in xray.NETWORKS:
-        path = xray.weights_file(name)
+    for name in NETWORKS:
+        path = weights_file(name)
         if path.exists():
             assert path.stat().st_size < 3e6
 
