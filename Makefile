@@ -4,6 +4,8 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 SITE := _build/html
 PAGES ?= helpers tests book
+# Options for pip that choose torch's build: make setup TORCH="--extra-index-url ADDRESS"
+TORCH ?=
 
 .PHONY: help setup book test test-book lint lab check bench clean
 
@@ -13,10 +15,11 @@ help: ## say what can be made
 setup: $(STAMP) ## make .venv: everything at the tested versions, pages opening as notebooks
 
 $(STAMP): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else \
-	  f"this is Python {v[0]}.{v[1]}; the book needs 3.11 to 3.13: make PYTHON=python3.12 ...")'
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 15) else \
+	  f"this is Python {v[0]}.{v[1]}; the book needs 3.11 to 3.14: make PYTHON=python3.12 ...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[book,test]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH) \
+	  -c constraints.txt -e ".[book,test]"
 	$(BIN)/jupytext-config --settings-file .venv/etc/jupyter/labconfig/default_setting_overrides.json \
 	  set-default-viewer markdown myst
 	touch $(STAMP)

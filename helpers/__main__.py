@@ -32,7 +32,7 @@ def doctor():
     return data_verify(datasets.names(), must_be_here=False)
 
 
-def data_list(names):
+def data_list(names, asked=True):
     """Print what each data set is."""
     for name in names:
         card = datasets.describe(name)
@@ -40,30 +40,39 @@ def data_list(names):
     return 0
 
 
-def data_fetch(names):
-    """Download what is not here yet."""
+def data_fetch(names, asked=True):
+    """Download what is not here yet; 1 if a set that was asked for is not here afterwards."""
+    missing = False
     for name in names:
         how = datasets.describe(name).get("by_hand")
-        if how and datasets.find(name) is None:
-            print(f"{name}: {how}")
-            continue
-        path, origin = datasets.fetch(name)
-        print(f"{name}: {path} ({origin})")
-    return 0
+        try:
+            if how and datasets.find(name) is None:
+                print(f"{name} is not fetched, you do it by hand: {how}", file=sys.stderr)
+                missing |= asked
+                continue
+            path, origin = datasets.fetch(name)
+            print(f"{name}: {path} ({origin})")
+        except (ValueError, OSError) as error:
+            print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr)
+            missing = True
+    return int(missing)
 
 
-def data_verify(names, must_be_here=True):
-    """Check the files on this machine against their published checksums."""
+def data_verify(names, asked=True, must_be_here=True):
+    """Check the files on this machine: published checksums, or shapes of what came by hand.
+
+    1 if a file is damaged, or if one is absent that was asked for or could be downloaded.
+    """
     failed = False
     for name in names:
+        how = datasets.describe(name).get("by_hand")
         try:
             found = datasets.find(name)
         except (ValueError, OSError) as error:
             print(f"{name}: {error}")
             failed = True
             continue
-        failed |= must_be_here and found is None
-        how = datasets.describe(name).get("by_hand")
+        failed |= found is None and must_be_here and (asked or not how)
         absent = how or "pages download it, or show its simulated twin"
         good = "shapes as published" if how else "checksum as published"
         here = f"{found[0]} ({found[1]}), {good}" if found else f"not on this machine: {absent}"
@@ -91,11 +100,12 @@ def export_notebooks(out, book):
 def main(arguments=None):
     """Run one command; gives its exit code."""
     parser = argparse.ArgumentParser(prog="python -m helpers", description=__doc__.splitlines()[0])
+    parser.add_argument("--version", action="version", version=f"helpers {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("doctor", help=doctor.__doc__)
     data = commands.add_parser("data", help="list, fetch or verify the measured data")
     data.add_argument("action", choices=["list", "fetch", "verify"])
-    data.add_argument("names", nargs="*", help=f"of {', '.join(datasets.names())}; all if left out")
+    data.add_argument("names", nargs="*", help="as `data list` gives them; all if left out")
     export = commands.add_parser("export-notebooks", help=export_notebooks.__doc__)
     export.add_argument("out", type=Path, help="folder for the notebooks")
     source = Path(__file__).parents[1] / "book"
@@ -107,7 +117,7 @@ def main(arguments=None):
         if chosen.command == "export-notebooks":
             return export_notebooks(chosen.out, chosen.book)
         action = {"list": data_list, "fetch": data_fetch, "verify": data_verify}[chosen.action]
-        return action(chosen.names or datasets.names())
+        return action(chosen.names or datasets.names(), asked=bool(chosen.names))
     except (ValueError, OSError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1

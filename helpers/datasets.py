@@ -15,7 +15,6 @@ import os
 import pkgutil
 from dataclasses import dataclass, field
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -227,20 +226,20 @@ def cache_folder():
 
 
 def data_folder():
-    """Give the folder `data` of the book: in the source tree, or as installed with the package."""
+    """Give the folder `data` of the source tree, else the copy that was installed."""
     source = Path(__file__).parents[1]
-    if (source / "pyproject.toml").exists():
+    if (source / "pyproject.toml").exists() and (source / "data" / "registry.json").exists():
         return source / "data"
-    for file in metadata.files("computational-microscopy-helpers") or ():
-        if file.name == "registry.json":
-            return Path(file.locate()).resolve().parent
-    raise FileNotFoundError("data/registry.json was not installed: install the package again")
+    return Path(__file__).with_name("_data")
 
 
 @cache
 def registry():
     """Read ``data/registry.json``: the card of every data set by name."""
-    return json.loads((data_folder() / "registry.json").read_text("utf-8"))
+    path = data_folder() / "registry.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} was not installed: install the package again")
+    return json.loads(path.read_text("utf-8"))
 
 
 def _is_set(flag):

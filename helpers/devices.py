@@ -1,12 +1,10 @@
-"""Where the work happens: the device, and how much of it a page may use."""
+"""Where the work happens: the device."""
 
 from __future__ import annotations
 
 import os
 
-__all__ = ["describe", "pick_device", "profile"]
-
-PROFILES = ("quick", "full")
+__all__ = ["describe", "pick_device"]
 
 
 def pick_device(device=None):
@@ -49,22 +47,8 @@ def pick_device(device=None):
     return device
 
 
-def profile():
-    """The compute profile of a page: ``HELPERS_PROFILE``, "quick" (default) or "full".
-
-    Examples
-    --------
-    >>> profile() in ("quick", "full")
-    True
-    """
-    name = os.environ.get("HELPERS_PROFILE", "quick")
-    if name not in PROFILES:
-        raise ValueError(f"HELPERS_PROFILE is {name!r}: use one of {', '.join(PROFILES)}")
-    return name
-
-
 def describe():
-    """One line for the top of a page: profile, device and library versions."""
+    """One line for the top of a page: device and library versions."""
     import numpy
     import torch
 
@@ -73,6 +57,6 @@ def describe():
     device = pick_device()
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return (
-        f"profile {profile()}, device {name}, helpers {__version__}, "
+        f"device {name}, helpers {__version__}, "
         f"numpy {numpy.__version__}, torch {torch.__version__}"
     )

@@ -26,7 +26,7 @@ def test_conda_and_pip_readers_get_the_same_ranges(root, project):
     listed = yaml.safe_load(text)["dependencies"]
     conda = requirements(line for line in listed if isinstance(line, str))
     pip = next(entry["pip"] for entry in listed if isinstance(entry, dict))
-    assert pip == ["-e .[book,test]"]
+    assert pip == ["-c constraints.txt", "-e .[book,test]"]
 
     extras = requirements(project["optional-dependencies"]["book"])
     expected = requirements(project["dependencies"])

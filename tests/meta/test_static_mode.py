@@ -58,7 +58,7 @@ def test_the_settings_change_it(fingerprint, book, tmp_path):
     (data / "maps.npz").write_bytes(b"1234")
     settings = [
         {},
-        {"HELPERS_PROFILE": "full"},
+        {"HELPERS_OFFLINE": "1"},
         {"HELPERS_DEVICE": "cpu"},
         {"HELPERS_DATA_DIR": str(data)},
         {"HELPERS_DATA_DIR": str(tmp_path)},

@@ -6,7 +6,7 @@ import re
 import jupytext
 import pytest
 
-from helpers import datasets
+from helpers import __version__, datasets
 from helpers.__main__ import main
 
 PAGE = """---
@@ -59,9 +59,56 @@ def test_verify_fails_on_what_is_absent_or_damaged(capsys, tmp_path, monkeypatch
 
 
 def test_what_is_fetched_by_hand_says_so(capsys):
-    assert main(["data", "fetch", "hagen_actin", "epfl_worm"]) == 0
+    assert main(["data", "fetch", "hagen_actin", "epfl_worm"]) == 1
+    said = capsys.readouterr().err.splitlines()
+    files = ("hagen_actin", "actin-60x"), ("epfl_worm", "CElegans-FITC")
+    for line, (name, file) in zip(said, files, strict=True):
+        assert line.startswith(f"{name} is not fetched, you do it by hand: put {file}")
+
+
+@pytest.fixture
+def two_sets(tmp_path, monkeypatch):
+    """A published set and one that is fetched by hand; the folder has neither."""
+    card = {"file": "a.npz", "sha256": hashlib.sha256(b"whole").hexdigest(), "bytes": 5}
+    hand = {"file": "b.tif", "files": {"image": "b.tif"}, "arrays": {"image": [1, 8, 8]}}
+    cards = {"a": card, "b": hand | {"by_hand": "put b.tif there", "url": "somewhere"}}
+    monkeypatch.setattr(datasets, "registry", lambda: cards)
+    monkeypatch.setenv("HELPERS_DATA_DIR", str(tmp_path))
+    return tmp_path
+
+
+def test_absent_by_hand_is_not_damaged(two_sets, capsys):
+    assert main(["data", "verify"]) == 1, "a could be downloaded"
+    (two_sets / "a.npz").write_bytes(b"whole")
+    assert main(["data", "verify"]) == 0 and main(["data", "fetch"]) == 0
+    assert main(["data", "verify", "b"]) == main(["data", "fetch", "b"]) == 1, "asked for by name"
+    (two_sets / "b.tif").write_bytes(b"no picture")
+    assert main(["data", "verify"]) == 1, "b is damaged"
+    assert "b: " in capsys.readouterr().out
+
+
+def test_fetch_tries_all_of_them(two_sets, capsys, monkeypatch):
+    tried = []
+    monkeypatch.setattr(datasets, "find", lambda name: None)
+    cards = {name: {"file": name} for name in "ac"} | {"b": datasets.registry()["b"]}
+    monkeypatch.setattr(datasets, "registry", lambda: cards)
+
+    def fetch(name):
+        tried.append(name)
+        raise datasets.NoNetwork(f"{name} cannot be reached")
+
+    monkeypatch.setattr(datasets, "fetch", fetch)
+    assert main(["data", "fetch"]) == 1
+    assert tried == ["a", "c"] and len(capsys.readouterr().err.splitlines()) == 3
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_and_version_need_no_data(option, monkeypatch, capsys):
+    monkeypatch.setattr(datasets, "registry", lambda: 1 / 0)
+    with pytest.raises(SystemExit) as end:
+        main([option])
     said = capsys.readouterr().out
-    assert "hagen_actin: put actin-60x" in said and "epfl_worm: put CElegans-FITC.zip" in said
+    assert end.value.code == 0 and (f"helpers {__version__}" in said or "export-notebooks" in said)
 
 
 def test_verify_and_fetch_find_a_whole_file(capsys, tmp_path, monkeypatch):

@@ -6,13 +6,12 @@ import sys
 import pytest
 import torch
 
-from helpers.devices import describe, pick_device, profile
+from helpers.devices import describe, pick_device
 
 
 @pytest.fixture(autouse=True)
 def plain(monkeypatch):
-    for name in ("HELPERS_DEVICE", "HELPERS_PROFILE"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("HELPERS_DEVICE", raising=False)
 
 
 def machine(monkeypatch, cuda, mps):
@@ -48,13 +47,9 @@ def test_unknown_and_missing_devices_are_named(monkeypatch):
         pick_device()
 
 
-def test_profiles(monkeypatch):
-    assert profile() == "quick"
-    monkeypatch.setenv("HELPERS_PROFILE", "full")
-    assert profile() == "full" and "profile full" in describe()
-    monkeypatch.setenv("HELPERS_PROFILE", "fast")
-    with pytest.raises(ValueError, match="HELPERS_PROFILE is 'fast': use one of quick, full"):
-        profile()
+def test_a_page_says_what_it_ran_on(monkeypatch):
+    monkeypatch.setenv("HELPERS_DEVICE", "cpu")
+    assert describe().startswith("device cpu, helpers ") and torch.__version__ in describe()
 
 
 def test_importing_the_package_loads_no_heavy_library():
