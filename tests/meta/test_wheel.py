@@ -144,14 +144,14 @@ def test_every_network_loads_and_the_style_is_there(run):
     run("""
 from helpers import plots, xray
 from helpers.datasets import data_folder
-from helpers.renderer import blindspot
+from helpers.renderer import denoise
 plots.use_style()
 files = sorted(path.stem for path in (data_folder() / "checkpoints").glob("*.safetensors"))
 assert len(files) == 6, files
 for name in files:
     if name.startswith("xray_"):
         assert xray.load(name.removeprefix("xray_")).card["metric"]
-assert blindspot.load().card["metric"]
+assert denoise.load().card["metric"]
 """)
 
 
