@@ -1,6 +1,6 @@
 """Fused multi-modal electron microscopy: elemental maps and a HAADF image, explained together."""
 
-from ._explore import explore
+from ._explore import explore, plot_convergence
 from ._simulate import Simulation, simulate
 from .background import subtract_power_law, subtract_vacuum
 from .model import calibrate_weights, element_weights, haadf_from_maps, normalize
@@ -20,6 +20,7 @@ __all__ = [
     "fuse",
     "haadf_from_maps",
     "normalize",
+    "plot_convergence",
     "simulate",
     "subtract_power_law",
     "subtract_vacuum",

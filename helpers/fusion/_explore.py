@@ -9,6 +9,8 @@ from ..plots import MARKERS, WIDTH, add_scale_bar
 from ..sliders import FrameGrid, Parameter
 from .solver import fuse
 
+TERMS = {"haadf": "HAADF", "chem": "Poisson", "tv": "TV", "total": "total"}
+
 
 def explore(
     haadf,
@@ -91,6 +93,40 @@ def explore(
     )
 
 
+def plot_convergence(result):
+    """Draw the three terms of the cost and their total against the iteration.
+
+    The start is left out: it is so much higher that nothing else would be seen.
+
+    Parameters
+    ----------
+    result : Fusion
+        What `helpers.fusion.fuse` gave for one field.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    ValueError
+        The result is that of a batch.
+
+    Notes
+    -----
+    Used in :doc:`/book/fusion/03_dysco3`, which says how to read it.
+    """
+    from matplotlib.figure import Figure
+
+    if result.cost.total.ndim != 1:
+        raise ValueError(
+            f"the result is a batch of {len(result.cost.total)}: give Cost curves of one field"
+        )
+    fig = Figure(figsize=(WIDTH, 2.2), layout="constrained")
+    _draw_terms(fig.subplots(1, len(TERMS)), result.cost, TERMS, first=1)
+    return fig
+
+
 def _draw(result, names, crop, pixel_size, unit):
     from matplotlib.figure import Figure
 
@@ -107,11 +143,15 @@ def _draw(result, names, crop, pixel_size, unit):
         ax.set(xticks=[], yticks=[])
         ax.grid(False)
         add_scale_bar(ax, pixel_size, unit)
-    terms = {"HAADF": "haadf", "Poisson": "chem", "TV": "tv"}
-    for k, (ax, (title, name)) in enumerate(zip(bottom.subplots(), terms.items(), strict=True)):
-        values = result.cost[name]
-        every = max(1, len(values) // 6)
-        ax.plot(np.arange(len(values)), values, color=f"C{k}", marker=MARKERS[k], markevery=every)
-        ax.set_title(title)
-        ax.set_xlabel("iteration")
+    _draw_terms(bottom.subplots(), result.cost, ("haadf", "chem", "tv"), first=0)
     return fig
+
+
+def _draw_terms(axes, cost, names, first):
+    """One term of the cost in each of the axes, from iteration `first` on."""
+    for k, (ax, name) in enumerate(zip(axes, names, strict=True)):
+        values = cost[name][first:]
+        at, every = np.arange(first, first + len(values)), max(1, len(values) // 6)
+        ax.plot(at, values, color=f"C{k}", marker=MARKERS[k], markevery=every)
+        ax.set_title(TERMS[name])
+        ax.set_xlabel("iteration")
