@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import torch
+
 from .._arrays import to_tensor
 
 ADVICE = "lower the learning rate, and check the units of data, background and prior"
@@ -11,8 +13,6 @@ ADVICE = "lower the learning rate, and check the units of data, background and p
 
 def check_data(operator, data):
     """Raise ValueError where the tensor `data` cannot have come from `operator`, or holds NaN."""
-    import torch
-
     expected = getattr(operator, "out_shape", None)
     if expected is not None and tuple(data.shape) != tuple(expected):
         raise ValueError(
@@ -25,8 +25,6 @@ def check_data(operator, data):
 
 def checked_background(background, data):
     """The background as a tensor of the shape of `data`; ValueError where it cannot be."""
-    import torch
-
     b = to_tensor(background, data.device, torch.float32)
     try:
         b = b.expand_as(data)

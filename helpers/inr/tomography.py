@@ -9,8 +9,12 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import torch
+from scipy.sparse import csr_matrix
+from tqdm.auto import tqdm
 
 from .._arrays import like, to_tensor
+from ..devices import pick_device
 
 __all__ = ["ParallelBeam", "Sirt", "missing_wedge", "sirt"]
 
@@ -87,8 +91,6 @@ class ParallelBeam:
     @property
     def sensitivity(self):
         """How many of the projections catch each voxel, a float32 tensor (Z, Y, X)."""
-        import torch
-
         return self.adjoint(torch.ones(self.out_shape))
 
     def select(self, views):
@@ -112,8 +114,6 @@ class ParallelBeam:
         return like(result.movedim(0, -2), array)
 
     def _make_matrix(self, transposed, dtype, device):
-        import torch
-
         matrix = _footprints(self.angles_deg, self.in_shape[0], self.in_shape[2], self.out_shape[2])
         matrix = (matrix.T if transposed else matrix).tocsr()
         with warnings.catch_warnings():  # torch calls its sparse rows a beta, once
@@ -129,8 +129,6 @@ class ParallelBeam:
 
 def _footprints(angles_deg, depth, breadth, width):
     """Sparse matrix (N S, Z X): the part of each voxel's shadow that falls on each pixel."""
-    from scipy.sparse import csr_matrix
-
     z = np.arange(depth)[:, None] - (depth - 1) / 2
     x = np.arange(breadth) - (breadth - 1) / 2
     rows, columns, weights = [], [], []
@@ -163,7 +161,6 @@ def _trapezoid(u, sides):
 @cache
 def _product():
     """The sparse product as an autograd function; made late, so that importing needs no torch."""
-    import torch
 
     class Product(torch.autograd.Function):
         @staticmethod
@@ -262,11 +259,6 @@ def sirt(
     >>> bool(abs(result.volume - truth).max() < 0.1)
     True
     """
-    import torch
-    from tqdm.auto import tqdm
-
-    from ..devices import pick_device
-
     if n_iter != int(n_iter) or n_iter < 1:
         raise ValueError(f"n_iter is {n_iter}: give a whole number, at least 1")
     if not 0 < relaxation < 2:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import math
 
+import torch
+
 from ..._arrays import like, to_tensor
 from .led_array import Illumination
 
@@ -62,8 +64,6 @@ class Born:
     """
 
     def __init__(self, optics, leds, shape):
-        import torch
-
         light = Illumination(optics, leds, shape)
         if not bool(light.bright.all()):
             steepest = float(light.leds.norm(dim=1).max())
@@ -88,16 +88,12 @@ class Born:
 
     def __call__(self, contrast):
         """Change of the intensities (L, Y, X) by the contrast (Z, Y, X)."""
-        import torch
-
         t, transfer = self._prepared(contrast, self.in_shape, "contrast")
         spectrum = (transfer * torch.fft.rfft2(t)).sum(1)
         return like(torch.fft.irfft2(spectrum, s=self.in_shape[1:]), contrast)
 
     def adjoint(self, change):
         """Transposed operator, from (L, Y, X) to (Z, Y, X)."""
-        import torch
-
         t, transfer = self._prepared(change, self.out_shape, "change")
         spectrum = (transfer.conj() * torch.fft.rfft2(t)[:, None]).sum(0)
         return like(torch.fft.irfft2(spectrum, s=self.in_shape[1:]), change)
@@ -115,8 +111,6 @@ class Born:
 
 def _transfer(light, number):
     """Transfer (Z, Y, X // 2 + 1) of one LED."""
-    import torch
-
     row, column = (-light.bins[number]).tolist()
     shifted = light.axial.roll((row, column), (0, 1))  # w(q_m + q)
     pupil = light.pupil.roll((row, column), (0, 1))
@@ -175,8 +169,6 @@ def linear_inverse(op, intensity, regularisation, *, logarithm=False):
     >>> [int(i) for i in np.unravel_index(found.argmax(), found.shape)]
     [2, 8, 8]
     """
-    import torch
-
     if not regularisation > 0:
         raise ValueError(f"regularisation is {regularisation}: give a number above 0")
     y, transfer = op._prepared(intensity, op.out_shape, "intensity")
@@ -213,8 +205,6 @@ def grounded(contrast, border=3):
     >>> grounded(volume)[0, 8, 7:10].tolist()
     [0.0, 2.5, 0.0]
     """
-    import torch
-
     t = to_tensor(contrast)
     rim = torch.ones(t.shape[-2:], dtype=torch.bool, device=t.device)
     rim[border:-border, border:-border] = False

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
+import torch
+
 from ..fields.encodings import extent_of
 from ..fields.field import Field, Softplus
 from ..fields.grids import FeatureGrid, pyramid
@@ -86,8 +88,6 @@ def fit_contrast(
     >>> found.volume.shape
     (8, 24, 24)
     """
-    import torch
-
     if not photons > 0:
         raise ValueError(f"photons is {photons}: give the counts of the bright field, above zero")
     start = linear_start(model, intensity)
@@ -147,8 +147,6 @@ def contrast_field(shape, voxel_size, seed=0, n_levels=4):
     >>> contrast_field((8, 24, 24), (0.6, 0.2, 0.2)).volume((8, 24, 24)).shape
     torch.Size([8, 24, 24])
     """
-    import torch
-
     generator = torch.Generator().manual_seed(seed)
     encoding = FeatureGrid(pyramid(shape, n_levels), 1, generator=generator)
     network = torch.nn.Linear(n_levels, 1)

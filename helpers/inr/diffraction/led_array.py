@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from ..._arrays import to_tensor
 from ...optics.waves import axial, directions
@@ -168,8 +169,6 @@ class Illumination:
     """
 
     def __init__(self, optics, leds, shape):
-        import torch
-
         leds = to_tensor(leds, device="cpu", dtype=torch.float64)
         shape = tuple(int(n) for n in shape)
         if len(shape) != 3 or min(shape) < 1:
@@ -214,8 +213,6 @@ class Illumination:
 
     def carry(self, distance):
         """Transfer function (Y, X) of free propagation over `distance` um."""
-        import torch
-
         phase = 2 * math.pi / self.optics.wavelength * distance * self.axial
         return torch.polar((self.axial > 0).double(), phase)
 

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import copy
 
+import torch
+from torch.utils.checkpoint import checkpoint
+
 from ..._arrays import like, to_tensor
 from .led_array import Illumination
 
@@ -90,9 +93,6 @@ class MultiSlice:
 
     def __call__(self, contrast):
         """Intensities (L, Y, X) of the contrast (Z, Y, X); differentiable."""
-        import torch
-        from torch.utils.checkpoint import checkpoint
-
         t = to_tensor(contrast)
         self._check(t)
         step, imaging = self._propagators(t)
@@ -130,8 +130,6 @@ class MultiSlice:
 
     def _waves(self, t):
         """The plane waves (L, Y, X) as they would be at the first slice without its phase."""
-        import torch
-
         waves = 1
         for axis, n in enumerate(self.in_shape[1:]):
             turns = self._bins[:, axis, None] * torch.arange(n, dtype=torch.float64) / n
@@ -142,8 +140,6 @@ class MultiSlice:
 
 def _through(contrast, wave, delay, step, imaging):
     """Carry waves (L, Y, X) through all slices to the camera."""
-    import torch
-
     for number, layer in enumerate(contrast, 1):
         phase = layer * delay
         wave = torch.fft.fft2(wave * torch.complex(phase.cos(), phase.sin()))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
+import torch
 
 from ..._arrays import like, to_tensor
 from ...devices import pick_device
@@ -120,8 +121,6 @@ def reconstruct(
     >>> result.volume.shape, bool(result.volume.min() >= 0)
     ((4, 24, 24), True)
     """
-    import torch
-
     device = pick_device(device)
     y = to_tensor(data, device, torch.float32)
     check_data(operator, y)
@@ -183,8 +182,6 @@ def choose_prior(
     -------
     PriorChoice
     """
-    import torch
-
     keep = (torch.rand(data.shape, generator=generator) >= held_out).to(data.device)
     seen = _Pixels(operator, keep)
     groups = torch.randint(N_GROUPS, (int((~keep).sum()),), generator=generator)
@@ -227,8 +224,6 @@ class _Pixels:
 
 def _mean(operator, signal):
     """Mean of a voxel that explains the light in all pixels together."""
-    import torch
-
     sensitivity = operator.adjoint(torch.ones_like(signal))
     mean = float(signal.sum() / sensitivity.sum())
     if not mean > 0:
@@ -241,8 +236,6 @@ def _mean(operator, signal):
 
 def _noise_in_a_voxel(operator, data, background, loss, generator):
     """Standard deviation of the slope of the loss at a voxel, from the noise alone."""
-    import torch
-
     # the curvature of the loss is one over the variance of a pixel, and so of its slope's noise
     at = torch.maximum(data, background + 1e-3 * data.abs().max()).requires_grad_(True)
     (slope,) = torch.autograd.grad(loss(at, data), at, create_graph=True)

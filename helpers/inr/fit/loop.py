@@ -18,7 +18,7 @@ from ..._arrays import like, to_numpy, to_tensor
 from ...devices import pick_device
 from .._checks import ADVICE, check_data, check_objective, checked_background, moved
 from .losses import poisson
-from .sampling import Stage, look
+from .sampling import Stage, sampler
 
 ONE_STAGE = Stage()
 
@@ -147,7 +147,7 @@ def fit(
     _check_counts(loss, y)
     b = checked_background(background, y)
     operator = moved(operator, device)
-    draws = [look(stage, operator, y, b) for stage in stages]
+    draws = [sampler(stage, operator, y, b) for stage in stages]
     moments = getattr(field, "moments", None)
     field = copy.deepcopy(getattr(field, "field", field)).to(device)
     optimizer = torch.optim.Adam(field.parameters(), lr=stages[0].learning_rate)
@@ -241,7 +241,7 @@ class _Run:
         checkpoints.save(path, state, card)
 
     def resume(self, path):
-        """Take over what is in the file, if there is one; give back the memory of the look."""
+        """Take over what is in the file, if there is one; give back the memory of the sampler."""
         if not Path(path).exists():
             return None
         state, card = checkpoints.load(path, expect={"field": dict(self.field.state_dict())})

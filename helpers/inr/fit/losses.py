@@ -8,6 +8,9 @@ the size of the scene, and a part of the scene gives its part of the sum. Bind s
 
 from __future__ import annotations
 
+import torch
+import torch.nn.functional as F
+
 __all__ = [
     "amplitude",
     "gaussian",
@@ -55,8 +58,6 @@ def poisson(prediction, data, *, read_noise=0.0):
     >>> float(poisson(torch.tensor([2.0, 3.0]), torch.tensor([2.0, 3.0])))
     0.0
     """
-    import torch
-
     p, y = prediction + read_noise**2, (data + read_noise**2).clamp(min=0)
     return (p.abs() - y + torch.xlogy(y, y.clamp(min=1e-12) / p.clamp(min=1e-12))).sum()
 
@@ -100,8 +101,6 @@ def mse_ssim(prediction, data, *, ssim_weight=0.1, window=7, peak=None):
     ValueError
         Images smaller than the window, or without a positive value.
     """
-    import torch.nn.functional as F
-
     if min(data.shape[-2:]) < window:
         raise ValueError(f"images are {tuple(data.shape[-2:])}: at least {window} px for SSIM")
     peak = data.max() if peak is None else peak
@@ -170,8 +169,6 @@ def total_variation(volume, *, weights=(1.0, 1.0, 1.0), smooth=1e-3):
     >>> float(total_variation(step, smooth=0))
     48.0
     """
-    import torch.nn.functional as F
-
     squared = 0.0
     for axis, weight in enumerate(weights):
         after = [0] * 6
@@ -228,8 +225,6 @@ def hessian_energy(volume, weights=(1.0, 1.0, 1.0)):
 
 def _second_differences(volume, weights):
     """Second differences at every voxel, and how often each stands in the matrix."""
-    import torch.nn.functional as F
-
     batch = volume.reshape(1, -1, *volume.shape[-3:])
     padded = F.pad(batch, (1,) * 6, mode="replicate").reshape(
         *volume.shape[:-3], *(n + 2 for n in volume.shape[-3:])

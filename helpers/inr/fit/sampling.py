@@ -1,4 +1,4 @@
-"""What a step of a fit looks at: everything, a coarse copy, a block, or some of the views."""
+"""Mini-batches of a field fit: the whole volume, a coarse grid, blocks, or some of the views."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-
-from ..lightfield.operator import LightField
+import torch
+import torch.nn.functional as F
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def _whole(n):
     return n == int(n) and n >= 1
 
 
-class Look(NamedTuple):
+class MiniBatch(NamedTuple):
     """A volume, what it predicts, what was measured there, and the shares of the whole they are.
 
     The volume is None where no voxel belongs to what is looked at.
@@ -99,8 +99,8 @@ class Look(NamedTuple):
     share_of_volume: float = 1.0
 
 
-def look(stage, operator, data, background):
-    """The function of a stage that a step calls with the field and a generator for its `Look`.
+def sampler(stage, operator, data, background):
+    """Sampler of a stage: called with the field and a generator, it gives a `MiniBatch`.
 
     Data and background are tensors of the same shape.
     """
@@ -121,21 +121,21 @@ class _Whole:
 
     def __call__(self, field, generator):
         volume = field.volume(self.operator.in_shape)
-        return Look(volume, self.operator(volume) + self.background, self.data)
+        return MiniBatch(volume, self.operator(volume) + self.background, self.data)
 
 
 class _Coarse:
     memory = None
 
     def __init__(self, factor, operator, data, background):
-        self.operator = coarsened(operator, factor)
+        self.operator = _able(operator, "coarsened", "coarsen").coarsened(factor)
         self.data, self.background = _mean(data, factor), _mean(background, factor)
         # the mean of n counts tells as much as their sum: n times what a loss makes of one count
         self.share = factor**-2
 
     def __call__(self, field, generator):
         volume = field.volume(self.operator.in_shape)
-        return Look(volume, self.operator(volume) + self.background, self.data, self.share)
+        return MiniBatch(volume, self.operator(volume) + self.background, self.data, self.share)
 
 
 class _Views:
@@ -144,38 +144,29 @@ class _Views:
     def __init__(self, n_views, operator, data, background):
         if n_views > len(data):
             raise ValueError(f"views is {n_views}, but there are {len(data)}: use fewer")
-        if not hasattr(operator, "select"):
-            raise TypeError(
-                f"{type(operator).__name__} has no `select`, which views of a step need: "
-                "leave out views"
-            )
-        self.n_views, self.operator = n_views, operator
+        self.n_views, self.operator = n_views, _able(operator, "select", "views")
         self.data, self.background = data, background
 
     def __call__(self, field, generator):
-        import torch
-
         order = torch.randperm(len(self.data), generator=generator)[: self.n_views].tolist()
         volume = field.volume(self.operator.in_shape)
         prediction = self.operator.select(order)(volume) + self.background[order]
-        return Look(volume, prediction, self.data[order], self.n_views / len(self.data))
+        return MiniBatch(volume, prediction, self.data[order], self.n_views / len(self.data))
 
 
 class _Blocks:
     """Tiles of all views, one at a time, with the voxels around them that they see."""
 
     def __init__(self, stage, operator, data, background):
-        _needs_light_field(operator, "blocks")
         self.stage, self.operator, self.data, self.background = stage, operator, data, background
-        halo = reach(operator.psf)
+        size = tuple(_side(m, stage.block) for m in operator.out_shape[1:])
+        self.block_operator = _able(operator, "block", "block").block(size)
+        halo = (self.block_operator.in_shape[-1] - size[-1]) // 2
         rows, columns = (
             _strips(n, m, stage.block, halo)
             for n, m in zip(operator.in_shape[1:], operator.out_shape[1:], strict=True)
         )
         self.tiles = [(row, column) for row in rows for column in columns]
-        size = tuple(_side(m, stage.block) for m in operator.out_shape[1:])
-        window = tuple(n + 2 * halo for n in size)
-        self.block_operator = LightField(operator.psf, window, size, operator.voxel_size)
         self.memory = {"steps": 0, "chance": None}  # what an interrupted fit must get back
 
     def __call__(self, field, generator):
@@ -184,15 +175,13 @@ class _Blocks:
         view = (..., row.pixels, column.pixels)
         prediction = self.block_operator(seen)[..., row.inside, column.inside]
         share = 1 / len(self.tiles)
-        return Look(own, prediction + self.background[view], self.data[view], share, share)
+        return MiniBatch(own, prediction + self.background[view], self.data[view], share, share)
 
     def _volume(self, field, row, column):
         """The voxels that a tile sees, with the dark beyond the grid, and those that are its own.
 
         The second are None for a tile beside the volume, which has none.
         """
-        import torch.nn.functional as F
-
         depth, *_ = shape = self.operator.in_shape
         corner = (0, row.voxels.start, column.voxels.start)
         size = (depth, *(s.voxels.stop - s.voxels.start for s in (row, column)))
@@ -203,8 +192,6 @@ class _Blocks:
         return seen, own if own.numel() else None
 
     def _choose(self, field, generator):
-        import torch
-
         if self.stage.sampling == "uniform":
             return int(torch.randint(len(self.tiles), (1,), generator=generator))
         if self.memory["steps"] % self.stage.refresh == 0:
@@ -214,8 +201,6 @@ class _Blocks:
 
     def _chances(self, field):
         """Chance of each tile: its mean squared residual, in excess of shot noise and its units."""
-        import torch
-
         with torch.no_grad():
             prediction = self.operator(field.volume(self.operator.in_shape)) + self.background
             squared = (prediction - self.data) ** 2 / prediction.clamp(min=1e-6)
@@ -271,61 +256,14 @@ def _side(m, most):
     return -(-m // -(-m // most))
 
 
-def coarsened(operator, factor):
-    """A light field on voxels and pixels `factor` times as wide, of the same fields of view.
-
-    The volume keeps its unit, photons in a voxel of the original size, and so do the views: the
-    mean replaces the sum. Sizes must be divisible by ``2 * factor``, so that centres stay centres.
-    """
-    import torch
-    import torch.nn.functional as F
-
-    _needs_light_field(operator, "a coarse stage")
-    sizes = (*operator.in_shape[1:], *operator.out_shape[1:])
-    if any(n % (2 * factor) for n in sizes):
-        raise ValueError(
-            f"sizes {sizes} do not divide by {2 * factor}: crop or pad the views, or leave out "
-            "the coarse stage"
-        )
-    h = operator.psf
-    # a voxel spreads over `factor` small ones, a pixel averages as many: together a triangle
-    triangle = torch.arange(1, 2 * factor, dtype=h.dtype, device=h.device)
-    triangle = torch.minimum(triangle, 2 * factor - triangle) / factor
-    kernel = (triangle[:, None] * triangle)[None, None]
-    pads = []
-    for n in (h.shape[-1], h.shape[-2]):
-        centre = n // 2
-        half = -(-max(centre, n - 1 - centre) // factor) * factor
-        pads += [half - centre + factor - 1, half - (n - 1 - centre) + factor - 1]
-    images = F.pad(h.reshape(-1, 1, *h.shape[-2:]), pads)
-    small = F.conv2d(images, kernel, stride=factor)
-    small = small.reshape(*h.shape[:2], *small.shape[-2:])
-    return LightField(
-        small,
-        tuple(n // factor for n in operator.in_shape[1:]),
-        tuple(n // factor for n in operator.out_shape[1:]),
-    )
-
-
-def reach(psf, energy=0.99):
-    """Pixels from the centre of the PSF within which each view and depth has this share of it."""
-    import torch
-
-    size = psf.shape[-2:]
-    y, x = ((torch.arange(n, device=psf.device) - n // 2).abs() for n in size)
-    distance = torch.maximum(y[:, None], x[None, :]).flatten()
-    images = psf.reshape(-1, distance.numel())
-    rings = images.new_zeros(len(images), int(distance.max()) + 1)
-    rings.index_add_(1, distance, images)
-    return int((rings.cumsum(1) < energy * rings.sum(1, keepdim=True)).sum(1).max())
-
-
 def _mean(x, factor):
-    import torch.nn.functional as F
-
     return F.avg_pool2d(x, factor)
 
 
-def _needs_light_field(operator, what):
-    if not isinstance(operator, LightField):
-        raise TypeError(f"{what} need a LightField, not {type(operator).__name__}")
+def _able(operator, method, stage):
+    if not hasattr(operator, method):
+        raise TypeError(
+            f"{type(operator).__name__} has no `{method}`, which a stage with {stage} needs: leave "
+            f"out {stage}"
+        )
+    return operator

@@ -13,6 +13,8 @@ from dataclasses import field as dataclass_field
 from pathlib import Path
 
 import numpy as np
+import torch
+from tqdm.auto import tqdm
 
 from ..._arrays import is_tensor, to_numpy, to_tensor
 from ...devices import pick_device
@@ -170,9 +172,6 @@ def fit_sequence(
     >>> result.volumes.shape, bool(result.n_steps[1] < result.n_steps[0])
     ((2, 8, 24, 24), True)
     """
-    import torch
-    from tqdm.auto import tqdm
-
     stages = (schedule,) if isinstance(schedule, Stage) else tuple(schedule)
     if init not in INITS:
         raise ValueError(f"init is {init!r}: use one of {', '.join(INITS)}")
@@ -260,8 +259,6 @@ class _Problem:
 
     def misfit(self, volume, number):
         """Loss for each number in a frame."""
-        import torch
-
         with torch.no_grad():
             prediction = self.operator(to_tensor(volume, self.data.device))
             frame = self.data[number]
@@ -344,8 +341,6 @@ def _fixed(start):
 
 def _checked(frames, operator, device):
     """Frames as one tensor, once each of them is known to be sound."""
-    import torch
-
     if len(frames) == 0:
         raise ValueError("the sequence is empty: give at least one frame")
     shapes = {tuple(np.shape(frame)) for frame in frames}
@@ -364,8 +359,6 @@ def _checked(frames, operator, device):
 
 def _backgrounds(background, data):
     """One background for each frame."""
-    import torch
-
     b = to_tensor(background, data.device, torch.float32)
     try:
         return b.expand(data.shape)

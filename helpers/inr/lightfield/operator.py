@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import copy
 
+import torch
+import torch.nn.functional as F
+from scipy.fft import next_fast_len
+
 from ..._arrays import is_tensor, like, to_tensor
 
 
@@ -55,8 +59,6 @@ class LightField:
     """
 
     def __init__(self, psf, shape=None, view_shape=None, voxel_size=None):
-        import torch
-
         h = to_tensor(psf)
         if h.ndim != 4:
             raise ValueError(f"the PSF has shape {tuple(h.shape)}: give (views, depths, Y, X)")
@@ -88,8 +90,6 @@ class LightField:
 
     def __call__(self, x):
         """Views (..., V, Y', X') of the volume `x` (..., Z, Y, X)."""
-        import torch
-
         t = self._checked(x, self.in_shape, "volume")
         spectra = self._fft(t)
         # one view at a time: the product of a view stays in the cache, that of all does not
@@ -119,14 +119,53 @@ class LightField:
         part._sensitivity = None
         return part
 
-    def _fft(self, t):
-        import torch
+    def block(self, size, energy=0.99):
+        """The operator of a part of `size` pixels of the views, and of the voxels that it sees.
 
+        Parameters
+        ----------
+        size : (int, int)
+            Height and width of the part. The part of the volume is larger by the reach of the PSF
+            at each side, and has the same centre.
+        energy : float
+            Share of the light that must come from within the reach, for each view and depth.
+        """
+        halo = reach(self.psf, energy)
+        return LightField(self.psf, [n + 2 * halo for n in size], size, self.voxel_size)
+
+    def coarsened(self, factor):
+        """The same fields of view on voxels and pixels `factor` times as wide.
+
+        The volume keeps its unit, photons in a voxel of the original size, and so do the views:
+        the mean replaces the sum.
+
+        Raises
+        ------
+        ValueError
+            Sizes that do not divide by ``2 * factor``, so that centres would not stay centres.
+        """
+        sizes = (*self.in_shape[1:], *self.out_shape[1:])
+        if any(n % (2 * factor) for n in sizes):
+            raise ValueError(
+                f"sizes {sizes} do not divide by {2 * factor}: crop or pad the views, or leave "
+                "out the coarse stage"
+            )
+        size = (
+            None
+            if self.voxel_size is None
+            else (self.voxel_size[0], *(factor * step for step in self.voxel_size[1:]))
+        )
+        return LightField(
+            _merged(self.psf, factor),
+            [n // factor for n in self.in_shape[1:]],
+            [n // factor for n in self.out_shape[1:]],
+            size,
+        )
+
+    def _fft(self, t):
         return torch.fft.rfft2(t, s=self._grid)
 
     def _ifft(self, spectrum):
-        import torch
-
         return torch.fft.irfft2(spectrum, s=self._grid)
 
     def _checked(self, x, shape, name):
@@ -142,9 +181,6 @@ def _wrap(kernels, axis, n, m):
     Only displacements that lead from a voxel to a pixel are kept; the grid is just long enough that
     no other displacement is a wrapped copy of these; the voxel n // 2 falls on the pixel m // 2.
     """
-    import torch
-    from scipy.fft import next_fast_len
-
     size = kernels.shape[axis]
     centre, shift = size // 2, m // 2 - n // 2
     back = min(centre, n - 1 + shift)
@@ -153,4 +189,31 @@ def _wrap(kernels, axis, n, m):
     kernels = kernels.narrow(axis, centre - back, back + on + 1)
     missing = length - kernels.shape[axis]
     pad = (0, missing) if axis == -1 else (0, 0, 0, missing)
-    return torch.nn.functional.pad(kernels, pad).roll(shift - back, axis), length
+    return F.pad(kernels, pad).roll(shift - back, axis), length
+
+
+def _merged(h, factor):
+    """The PSF (V, Z, Y, X) of voxels and pixels `factor` times as wide."""
+    # a voxel spreads over `factor` small ones, a pixel averages as many: together a triangle
+    triangle = torch.arange(1, 2 * factor, dtype=h.dtype, device=h.device)
+    triangle = torch.minimum(triangle, 2 * factor - triangle) / factor
+    kernel = (triangle[:, None] * triangle)[None, None]
+    pads = []
+    for n in (h.shape[-1], h.shape[-2]):
+        centre = n // 2
+        half = -(-max(centre, n - 1 - centre) // factor) * factor
+        pads += [half - centre + factor - 1, half - (n - 1 - centre) + factor - 1]
+    images = F.pad(h.reshape(-1, 1, *h.shape[-2:]), pads)
+    small = F.conv2d(images, kernel, stride=factor)
+    return small.reshape(*h.shape[:2], *small.shape[-2:])
+
+
+def reach(psf, energy=0.99):
+    """Pixels from the centre of the PSF within which each view and depth has this share of it."""
+    size = psf.shape[-2:]
+    y, x = ((torch.arange(n, device=psf.device) - n // 2).abs() for n in size)
+    distance = torch.maximum(y[:, None], x[None, :]).flatten()
+    images = psf.reshape(-1, distance.numel())
+    rings = images.new_zeros(len(images), int(distance.max()) + 1)
+    rings.index_add_(1, distance, images)
+    return int((rings.cumsum(1) < energy * rings.sum(1, keepdim=True)).sum(1).max())

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from scipy.fft import next_fast_len
 
 from ...optics.waves import axial, directions, propagate
 
@@ -165,8 +167,6 @@ def psf(optics, depths, n_pixels, views="hex7", path="sub_pupil"):
     >>> h.shape, [round(float(total), 6) for total in h.sum((0, 2, 3))]
     ((7, 2, 64, 64), [1.0, 1.0])
     """
-    import torch
-
     if path not in ("sub_pupil", "full"):
         raise ValueError(f"path is {path!r}: use 'sub_pupil' or 'full'")
     depths = torch.as_tensor(np.atleast_1d(np.asarray(depths, dtype=float)))
@@ -200,8 +200,6 @@ def psf(optics, depths, n_pixels, views="hex7", path="sub_pupil"):
 
 def _pupil(optics, q_squared):
     """Amplitude of a point emitter in the pupil, and its phase for each micrometre of depth."""
-    import torch
-
     cosine = axial(q_squared, optics.index)
     inside = q_squared < optics.numerical_aperture**2
     amplitude = inside.double()
@@ -212,9 +210,6 @@ def _pupil(optics, q_squared):
 
 def _through_array(optics, depths, n_pixels, centres):
     """PSF by the whole field: pupil times microlenses, carried to the camera, cut into views."""
-    import torch
-    from scipy.fft import next_fast_len
-
     if n_pixels > optics.lens_pixels:
         raise ValueError(
             f"n_pixels is {n_pixels}, but the image of a microlens has {optics.lens_pixels}: on "
@@ -246,8 +241,6 @@ def _through_array(optics, depths, n_pixels, centres):
 
 def _window(image, centre, size, margin=16):
     """Cut a window whose pixel ``size // 2`` is at `centre`, between pixels if need be."""
-    import torch
-
     whole = [round(float(c)) for c in centre]
     half = size // 2 + margin
     rows, columns = (slice(c - half, c + half + 1) for c in whole)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 
+import torch
+
 from ..._arrays import like, to_tensor
 from ..diffraction.led_array import Illumination
 
@@ -86,8 +88,6 @@ class Helmholtz:
 
     def __call__(self, contrast):
         """Intensities (L, Y, X) of the contrast (Z, Y, X)."""
-        import torch
-
         if tuple(contrast.shape) != self.in_shape:
             raise ValueError(
                 f"contrast is {tuple(contrast.shape)}, the model has voxels {self.in_shape}"
@@ -112,8 +112,6 @@ class Helmholtz:
 
     def _scattered(self, potential, incident, green, imaging):
         """Scattered light (Y, X) at the camera, by frequency, of an incident wave (Z, Y, X)."""
-        import torch
-
         carry, strength, back, own = green
         source = torch.zeros_like(incident)
         before = torch.zeros_like(source[0])
@@ -140,8 +138,6 @@ class Helmholtz:
 
     def _green(self):
         """Slice to slice; source to wave; share of it that turns back; and on the slice itself."""
-        import torch
-
         light, o = self._light, self.optics
         dz, wavenumber = o.voxel_size[0], 2 * math.pi / o.wavelength
         squared = (o.index**2 - light.q_squared).to(torch.complex128)
@@ -157,8 +153,6 @@ class Helmholtz:
 
     def _incident(self, number):
         """The plane wave (Z, Y, X) of one LED, with phase zero at the focus."""
-        import torch
-
         light = self._light
         turns = [light.led_axial[number] * light.depths / self.optics.wavelength]
         for cycles, n in zip(light.bins[number].tolist(), self.in_shape[1:], strict=True):
@@ -169,8 +163,6 @@ class Helmholtz:
 
 def _sweep(source, carry):
     """Waves that arrive at each slice from the sources in all slices before it."""
-    import torch
-
     wave = torch.zeros_like(source[0])
     arriving = [wave]
     for layer in source[:-1]:
@@ -181,8 +173,6 @@ def _sweep(source, carry):
 
 def _sampled(spectrum, pixels):
     """Intensity (Y, X) at the pixel centres of a field that is given by its frequencies."""
-    import torch
-
     for axis, (n, p) in enumerate(zip(spectrum.shape, pixels, strict=True)):
         frequency = torch.fft.fftfreq(p, 1 / p, dtype=torch.float64, device=spectrum.device)
         # voxels and pixels share the corner of the field, so their centres do not coincide

@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
+from scipy.interpolate import PchipInterpolator
+from scipy.ndimage import uniform_filter
 from scipy.special import erf, expit
 
 from ..._arrays import to_numpy
@@ -216,9 +218,6 @@ def valley_to_peak(volume, voxel_size, gaps):
     >>> [round(ratio, 2) for ratio in valley_to_peak(volume, voxel, gaps)]
     [1.09, 0.0]
     """
-    from scipy.interpolate import PchipInterpolator
-    from scipy.ndimage import uniform_filter
-
     volume = to_numpy(volume).astype(float)
     size = field_size(volume.shape, voxel_size)
     z, y, x = axes_of(volume.shape, voxel_size)

@@ -336,7 +336,7 @@ def test_a_fit_goes_on_in_another_interpreter(scene, uninterrupted, tmp_path):
     code = (
         "import sys, numpy as np, torch\n"
         "from pathlib import Path\n"
-        "from tests.unit.inr import test_fit as t\n"
+        "from tests.unit.inr.fit import test_loop as t\n"
         "result = t.interrupted(t.make_scene(), 'stages', Path(sys.argv[1]))\n"
         "np.save(sys.argv[2], result.volume)\n"
     )
@@ -568,7 +568,8 @@ def test_the_scene_of_the_page_is_fitted_in_three_gibibytes():
     """Memory does not grow with the number of steps, so a few are enough to know it."""
     code = (
         "from functools import partial\n"
-        "from helpers.inr import fields, fit, losses, phantoms, sampling\n"
+        "from helpers.inr import fields, fit, phantoms\n"
+        "from helpers.inr.fit import losses\n"
         "sim = phantoms.simulate(seed=1)\n"
         "shape = sim.op.in_shape\n"
         "assert shape == (16, 56, 56)\n"
@@ -577,7 +578,7 @@ def test_the_scene_of_the_page_is_fitted_in_three_gibibytes():
         "for field in (field, fields.Voxels(shape, fields.Softplus(0.3))):\n"
         "    fit.fit(field, sim.op, sim.views, background=sim.background, device='cpu',\n"
         "        prior=losses.hessian, loss=partial(losses.poisson, read_noise=1.5),\n"
-        "        schedule=sampling.Stage(3))\n"
+        "        schedule=fit.Stage(3))\n"
         "lines = open('/proc/self/status').read().splitlines()\n"
         "print(*[line.split()[1] for line in lines if line.startswith('VmHWM')])\n"
     )

@@ -7,8 +7,9 @@ import torch
 from helpers.inr.fields import Identity, Voxels
 from helpers.inr.fit import Stage
 from helpers.inr.fit.losses import gaussian, l1, poisson
-from helpers.inr.fit.sampling import coarsened, look, reach
-from helpers.inr.lightfield import LightField
+from helpers.inr.fit.sampling import sampler
+from helpers.inr.lightfield import LightField, operator
+from helpers.inr.lightfield.operator import reach
 from helpers.inr.tomography import ParallelBeam
 
 
@@ -67,7 +68,7 @@ def averaged(x, factor):
 @pytest.mark.parametrize(("shape", "view_shape"), [((12, 24), None), ((12, 24), (24, 36))])
 def test_coarse_is_fine_averaged_wherever_blocks_are_even(factor, psf, shape, view_shape):
     fine = light_field(shape, view_shape, psf)
-    coarse = coarsened(fine, factor)
+    coarse = fine.coarsened(factor)
     assert coarse.in_shape == (2, *(n // factor for n in shape))
     volume = torch.rand(coarse.in_shape, generator=generator(), dtype=torch.float64)
     expected = averaged(fine(spread(volume, factor)), factor)
@@ -78,7 +79,7 @@ def test_what_coarse_steps_see():
     op = light_field((12, 16), (16, 20))
     field, data, background = scene(op)
     small = Given(averaged(field.values.detach(), 2))
-    seen = look(Stage(coarsen=2), op, data, background)(small, generator())
+    seen = sampler(Stage(coarsen=2), op, data, background)(small, generator())
     torch.testing.assert_close(seen.data, averaged(data, 2))
     expected = averaged(op(spread(small.values, 2)) + background, 2)
     torch.testing.assert_close(seen.prediction, expected)
@@ -92,7 +93,7 @@ def test_what_coarse_steps_see():
 )
 def test_sizes_that_cannot_be_halved_are_named(shape, view_shape):
     with pytest.raises(ValueError, match=r"sizes \(.*\) do not divide by 4: crop or pad the views"):
-        coarsened(light_field(shape, view_shape), 2)
+        light_field(shape, view_shape).coarsened(2)
 
 
 # ---- blocks ---------------------------------------------------------------------------------
@@ -112,11 +113,11 @@ SHAPES = [
 @pytest.mark.parametrize("psf", [(7, 9), (4, 6)])
 def test_every_block_is_the_crop_of_the_whole(shape, view_shape, block, psf, monkeypatch):
     """At the centre, at the edges, in the corners: with a halo that covers the PSF it is exact."""
-    monkeypatch.setattr("helpers.inr.fit.sampling.reach", lambda psf: max(psf.shape[-2:]) // 2)
+    monkeypatch.setattr(operator, "reach", lambda psf, energy: max(psf.shape[-2:]) // 2)
     op = light_field(shape, view_shape, psf)
     field, data, background = scene(op)
     whole = op(field.values) + background
-    blocks = look(Stage(block=block), op, data, background)
+    blocks = sampler(Stage(block=block), op, data, background)
     covered = torch.zeros(op.out_shape)
     owned = torch.zeros(op.in_shape)
     for number, (row, column) in enumerate(blocks.tiles):
@@ -139,7 +140,7 @@ def test_every_block_is_the_crop_of_the_whole(shape, view_shape, block, psf, mon
 @pytest.mark.parametrize(("shape", "view_shape", "block"), SHAPES)
 def test_steps_see_the_whole_objective_on_average(shape, view_shape, block, monkeypatch):
     """The mean over all blocks of the objective and of its gradient: the border is not left out."""
-    monkeypatch.setattr("helpers.inr.fit.sampling.reach", lambda psf: max(psf.shape[-2:]) // 2)
+    monkeypatch.setattr(operator, "reach", lambda psf, energy: max(psf.shape[-2:]) // 2)
     op = light_field(shape, view_shape)
     field, data, background = scene(op)
 
@@ -149,8 +150,8 @@ def test_steps_see_the_whole_objective_on_average(shape, view_shape, block, monk
             value = value + 0.3 * l1(seen.volume) / seen.share_of_volume
         return value, torch.autograd.grad(value, field.values, allow_unused=True)[0]
 
-    whole, slope = objective(look(Stage(), op, data, background)(field, generator()))
-    blocks = look(Stage(block=block), op, data, background)
+    whole, slope = objective(sampler(Stage(), op, data, background)(field, generator()))
+    blocks = sampler(Stage(block=block), op, data, background)
     values, slopes = [], []
     for number in range(len(blocks.tiles)):
         blocks._choose = lambda field, generator, n=number: n
@@ -163,7 +164,7 @@ def test_steps_see_the_whole_objective_on_average(shape, view_shape, block, monk
 
 def test_blocks_are_drawn_equally_often():
     op = light_field((12, 16))
-    blocks = look(Stage(block=4), op, *scene(op)[1:])
+    blocks = sampler(Stage(block=4), op, *scene(op)[1:])
     assert len(blocks.tiles) == 12
     drawn = generator()
     counts = np.bincount([blocks._choose(None, drawn) for _ in range(1200)], minlength=12)
@@ -193,7 +194,7 @@ def test_a_small_halo_leaves_out_what_it_says():
     h = (spot[:, None] * spot).expand(2, 2, 31, 31)
     op = LightField((h / h[0].sum()).double(), (40, 40))
     field, data, background = scene(op)
-    blocks = look(Stage(block=20), op, data, background)
+    blocks = sampler(Stage(block=20), op, data, background)
     blocks._choose = lambda field, generator: 0
     with torch.no_grad():
         seen = blocks(field, generator()).prediction - background[:, :20, :20]
@@ -208,7 +209,7 @@ def test_error_driven_blocks_fall_where_the_error_is():
     data = (op(field.values) + background).detach()
     data += data.sqrt()  # as far off as noise would be
     data[:, 8:12, 4:8] += 2 * data[:, 8:12, 4:8].sqrt()  # the tile in row 2, column 1
-    blocks = look(Stage(block=4, sampling="error"), op, data, background)
+    blocks = sampler(Stage(block=4, sampling="error"), op, data, background)
     drawn = generator()
     tiles = [blocks._choose(field, drawn) for _ in range(200)]
     assert np.mean(np.array(tiles) == 9) > 0.95
@@ -226,7 +227,7 @@ def test_shot_noise_draws_no_blocks():
     noise, chances = generator(3), []
     for _ in range(40):
         data = torch.poisson(expected, generator=noise)
-        blocks = look(Stage(block=4, sampling="error"), op, data, background)
+        blocks = sampler(Stage(block=4, sampling="error"), op, data, background)
         blocks._choose(Given(truth), generator())
         chances.append(blocks.memory["chance"] / blocks.memory["chance"].sum())
     chance = torch.stack(chances).mean(0)
@@ -242,7 +243,7 @@ def test_the_map_of_errors_is_drawn_anew_now_and_then():
     explained = (op(field.values) + background).detach()
     data = explained.clone()
     data[:, :4, :4] *= 4
-    blocks = look(Stage(block=4, sampling="error", refresh=3), op, data, background)
+    blocks = sampler(Stage(block=4, sampling="error", refresh=3), op, data, background)
     drawn, maps = generator(), []
     for step in range(7):
         if step == 1:
@@ -262,7 +263,7 @@ def test_some_views_are_part_of_all(make):
     op = make()
     field, data, background = scene(op)
     whole = op(field.values) + background
-    draw, rng = look(Stage(views=2), op, data, background), generator()
+    draw, rng = sampler(Stage(views=2), op, data, background), generator()
     chosen = set()
     for _ in range(30):
         seen = draw(field, rng)
@@ -278,7 +279,7 @@ def test_views_are_the_whole_on_average():
     op = light_field()
     field, data, background = scene(op)
     whole = gaussian(op(field.values) + background, data)
-    draw = look(Stage(views=1), op, data, background)
+    draw = sampler(Stage(views=1), op, data, background)
     values = {}
     rng = generator()
     while len(values) < len(data):
@@ -327,20 +328,20 @@ def test_a_stage_that_makes_no_sense_is_named(settings, message):
 def test_a_stage_that_does_not_suit_the_operator_is_named():
     beam = ParallelBeam([0, 90], (4, 4, 4))
     data = torch.zeros(beam.out_shape)
-    with pytest.raises(TypeError, match="blocks need a LightField, not ParallelBeam"):
-        look(Stage(block=2), beam, data, data)
-    with pytest.raises(TypeError, match="a coarse stage need.* a LightField, not ParallelBeam"):
-        look(Stage(coarsen=2), beam, data, data)
+    with pytest.raises(TypeError, match="ParallelBeam has no `block`, which"):
+        sampler(Stage(block=2), beam, data, data)
+    with pytest.raises(TypeError, match="ParallelBeam has no `coarsened`, which"):
+        sampler(Stage(coarsen=2), beam, data, data)
     with pytest.raises(ValueError, match="views is 3, but there are 2: use fewer"):
-        look(Stage(views=3), beam, data, data)
+        sampler(Stage(views=3), beam, data, data)
     with pytest.raises(TypeError, match="function has no `select`"):
-        look(Stage(views=1), lambda volume: volume, data, data)
+        sampler(Stage(views=1), lambda volume: volume, data, data)
 
 
 @pytest.mark.parametrize("stage", [Stage(), Stage(coarsen=2), Stage(block=3), Stage(views=1)])
 def test_free_voxels_can_be_looked_at_in_every_way(stage):
     op = light_field((8, 8)).to(dtype=torch.float32)
     field, data = Voxels(op.in_shape, Identity()), torch.ones(op.out_shape)
-    seen = look(stage, op, data, data)(field, generator())
+    seen = sampler(stage, op, data, data)(field, generator())
     assert seen.prediction.shape == seen.data.shape
     assert (seen.prediction == 1).all() and (seen.volume == 0).all()
