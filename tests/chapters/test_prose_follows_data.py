@@ -116,7 +116,7 @@ CLAIMS = {
          close(a, smoothed(p, p.published)["Co"]) and close(b, smoothed(p, p.minimum)["Co"])
          and float(b) < float(a)),
         (r"it agrees with (\d+\.?\d*)", lambda p, r: close(r, smoothed(p, p.convex)["Co"])),
-        (r"with it\. For a start|which (\d+) % of the pixels are empty", lambda p, z=None:
+        (r"which (\d+) % of the pixels are empty", lambda p, z=None:
          z is None or close(z, 100 * np.mean([p.data[e] == 0 for e in p.elements]), 0)),
     ],
 }  # fmt: skip
