@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
+import torch
+from numpy.typing import ArrayLike
 
 if TYPE_CHECKING:
-    import torch
+    from typing_extensions import TypeIs
 
-Array: TypeAlias = "np.ndarray | torch.Tensor"  # NumPy in, NumPy out; torch in, torch out
+Array: TypeAlias = np.ndarray | torch.Tensor
+"""What public functions take."""
+
+ArrayT = TypeVar("ArrayT", np.ndarray, torch.Tensor)
+"""The same kind out as in."""
+
+Device: TypeAlias = str | torch.device | None
 
 
-def is_tensor(x):
-    """True for a torch tensor; does not import torch for a NumPy user."""
-    return type(x).__module__.partition(".")[0] == "torch"
+def is_tensor(x: object) -> TypeIs[torch.Tensor]:
+    """Tell whether `x` is a torch tensor."""
+    return isinstance(x, torch.Tensor)
 
 
-def to_tensor(x, device=None, dtype=None):
+def to_tensor(
+    x: ArrayLike | torch.Tensor, device: Device = None, dtype: torch.dtype | None = None
+) -> torch.Tensor:
     """Give `x` as a torch tensor; a NumPy array is copied only if it must be.
 
     Integers become float32. A tensor stays on its device unless `device` is given.
     """
-    import torch
-
     if not is_tensor(x):
         x = np.asarray(x)
         if not x.dtype.isnative:
@@ -37,11 +46,16 @@ def to_tensor(x, device=None, dtype=None):
     return x.to(device=device, dtype=dtype)
 
 
-def to_numpy(x):
+def to_numpy(x: ArrayLike | torch.Tensor) -> np.ndarray:
     """Give `x` as a NumPy array, moved from its device if needed."""
     return x.detach().cpu().numpy() if is_tensor(x) else np.asarray(x)
 
 
-def like(result, example):
+def like(result: torch.Tensor, example: ArrayT) -> ArrayT:
     """Give the tensor `result` in the kind of `example`: NumPy for NumPy, torch for torch."""
     return result if is_tensor(example) else to_numpy(result)
+
+
+def like_any(result: torch.Tensor, examples: Iterable[object]) -> Any:
+    """Give the tensor `result` as it is if any example is a tensor, else as a NumPy array."""
+    return result if any(map(is_tensor, examples)) else to_numpy(result)

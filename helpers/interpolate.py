@@ -1,4 +1,4 @@
-"""Between the pixels: cubic splines that pass through every sample, and shifts by the FFT.
+"""Interpolation: cubic splines that pass through every sample, and shifts by the FFT.
 
 NumPy in, NumPy out; torch in, torch out (differentiable).
 """
@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, TypeVar, overload
 
 import numpy as np
+import torch
 
-from ._arrays import is_tensor, like, to_tensor
+from ._arrays import Array, ArrayT, is_tensor, like, like_any, to_tensor
 
 __all__ = ["fft_shift", "spline_prefilter", "spline_sample"]
 
 POLE = math.sqrt(3) - 2  # of the inverse of the filter (1, 4, 1) / 6
 REACH = 28  # POLE**28 is below the rounding of float64
 
+Number = TypeVar("Number", float, np.ndarray, torch.Tensor)
 
-def spline_prefilter(samples, axes=None):
+
+def spline_prefilter(samples: ArrayT, axes: int | Sequence[int] | None = None) -> ArrayT:
     r"""Coefficients of the cubic B-spline that passes through the samples.
 
     Parameters
@@ -52,14 +57,12 @@ def spline_prefilter(samples, axes=None):
     >>> bool(np.allclose((c[:-2] + 4 * c[1:-1] + c[2:]) / 6, [1, 0, 0]))
     True
     """
-    import torch
-
     t = to_tensor(samples)
     if not bool(t.isfinite().all()):
         raise ValueError("NaN or infinite samples: a spline would spread them, replace them first")
-    axes = range(t.ndim) if axes is None else [axes] if isinstance(axes, int) else axes
+    chosen = range(t.ndim) if axes is None else [axes] if isinstance(axes, int) else axes
     gain = -6 * POLE / (1 - POLE**2)
-    for axis in axes:
+    for axis in chosen:
         n = t.shape[axis]
         if n == 1:
             continue
@@ -73,7 +76,17 @@ def spline_prefilter(samples, axes=None):
     return like(t, samples)
 
 
-def spline_sample(coefficients, positions, *, derivatives=False):
+@overload
+def spline_sample(
+    coefficients: ArrayT, positions: Sequence[ArrayT], *, derivatives: Literal[False] = False
+) -> ArrayT: ...
+@overload
+def spline_sample(
+    coefficients: ArrayT, positions: Sequence[ArrayT], *, derivatives: Literal[True]
+) -> tuple[ArrayT, ArrayT]: ...
+def spline_sample(
+    coefficients: Array, positions: Sequence[Array], *, derivatives: bool = False
+) -> Array | tuple[Array, Array]:
     r"""Values of a cubic spline between its samples.
 
     Parameters
@@ -109,8 +122,6 @@ def spline_sample(coefficients, positions, *, derivatives=False):
     >>> value.round(2).tolist(), slope.round(2).tolist()
     ([90.25], [[19.0]])
     """
-    import torch
-
     c = to_tensor(coefficients)
     n_axes = len(positions)
     if not 1 <= n_axes <= c.ndim:
@@ -119,13 +130,13 @@ def spline_sample(coefficients, positions, *, derivatives=False):
             "grid, and at least one"
         )
     places = [to_tensor(place, c.device, c.dtype) for place in positions]
-    places = torch.broadcast_tensors(*places)
+    places = list(torch.broadcast_tensors(*places))
     grid = c.shape[-n_axes:]
-    stencils = [_stencil(place, n, derivatives) for place, n in zip(places, grid, strict=True)]
+    stencils = [_stencil(place, n) for place, n in zip(places, grid, strict=True)]
     flat = c.flatten(-n_axes)
-    results = [0.0] * (1 + n_axes * derivatives)
+    results: list[Any] = [0.0] * (1 + n_axes * derivatives)
     for corner in itertools.product(range(4), repeat=n_axes):
-        index = 0
+        index: torch.Tensor | int = 0
         for axis, k in enumerate(corner):
             index = index * grid[axis] + stencils[axis][0][k]
         taken = flat[..., index]
@@ -135,13 +146,12 @@ def spline_sample(coefficients, positions, *, derivatives=False):
             for axis, k in enumerate(corner):
                 turned = [*weights[:axis], stencils[axis][2][k], *weights[axis + 1 :]]
                 results[1 + axis] = results[1 + axis] + math.prod(turned) * taken
-    tensors = any(is_tensor(value) for value in (coefficients, *positions))
-    example = c if tensors else None
-    values = like(results[0], example)
-    return (values, like(torch.stack(results[1:]), example)) if derivatives else values
+    given = (coefficients, *positions)
+    values = like_any(results[0], given)
+    return (values, like_any(torch.stack(results[1:]), given)) if derivatives else values
 
 
-def bspline(t):
+def bspline(t: Number) -> tuple[tuple[Number, ...], tuple[Number, ...]]:
     r"""The four weights of a cubic B-spline at the fraction `t` past a sample, and their slopes.
 
     Parameters
@@ -170,7 +180,7 @@ def bspline(t):
     return weights, slopes
 
 
-def fft_shift(images, shift):
+def fft_shift(images: ArrayT, shift: Iterable[float | Array]) -> ArrayT:
     r"""Move images by parts of a pixel: exact for what is band-limited and periodic.
 
     Parameters
@@ -202,10 +212,7 @@ def fft_shift(images, shift):
     >>> abs(fft_shift(np.array([0.0, 1.0, 0.0, 0.0]), [2])).round(12).tolist()
     [0.0, 0.0, 0.0, 1.0]
     """
-    import torch
-
     shift = list(shift)
-    tensors = any(is_tensor(value) for value in (images, *shift))
     t = images if is_tensor(images) else torch.as_tensor(np.asarray(images))
     if not 1 <= len(shift) <= t.ndim:
         raise ValueError(f"{len(shift)} shifts for {t.ndim} axes: give one for each axis")
@@ -221,19 +228,21 @@ def fft_shift(images, shift):
         factor = torch.complex(phase.cos(), phase.sin() * (k != -0.5))
         ramp = ramp * factor.unflatten(-1, [n if a == axis else 1 for a in axes])
     shifted = torch.fft.ifftn(torch.fft.fftn(t, dim=axes) * ramp, dim=axes)
-    return like(shifted if t.is_complex() else shifted.real, t if tensors else None)
+    return like_any(shifted if t.is_complex() else shifted.real, (images, *shift))
 
 
-def _stencil(place, n, derivatives):
+def _stencil(
+    place: torch.Tensor, n: int
+) -> tuple[list[torch.Tensor], tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
     """Indices, weights and slopes of the four coefficients about each place."""
     first = place.detach().floor()
     weights, slopes = bspline(place - first)
     first = first.long()
     indices = [_mirrored(first + k, n) for k in (-1, 0, 1, 2)]
-    return indices, weights, slopes if derivatives else None
+    return indices, weights, slopes
 
 
-def _mirrored(index, n):
+def _mirrored(index: torch.Tensor, n: int) -> torch.Tensor:
     """Index within 0 to n - 1 of any index, the signal mirrored about its first and last."""
     if n == 1:
         return index * 0

@@ -6,13 +6,37 @@ An operator is any object with ``op(x)``, ``op.adjoint(y)``, ``op.in_shape`` and
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Protocol
 
-from ._arrays import like, to_tensor
+import torch
+
+from ._arrays import ArrayT, Device, like, to_tensor
 
 __all__ = ["Gradient", "check_adjoint", "operator_norm"]
 
 
-def check_adjoint(op, *, dtype="float64", device=None, seed=0):
+class Operator(Protocol):
+    """A linear operator and its adjoint; both also take NumPy arrays where pages call them."""
+
+    @property
+    def in_shape(self) -> tuple[int, ...]:
+        """Shape of what it takes."""
+
+    @property
+    def out_shape(self) -> tuple[int, ...]:
+        """Shape of what it gives."""
+
+    def __call__(self, x: torch.Tensor, /) -> torch.Tensor:
+        """Apply the operator."""
+
+    def adjoint(self, y: torch.Tensor, /) -> torch.Tensor:
+        """Apply the adjoint."""
+
+
+def check_adjoint(
+    op: Operator, *, dtype: str = "float64", device: Device = None, seed: int = 0
+) -> float:
     r"""Relative error of an operator's adjoint, on random vectors.
 
     Parameters
@@ -43,12 +67,10 @@ def check_adjoint(op, *, dtype="float64", device=None, seed=0):
     >>> check_adjoint(Gradient((5, 4))) < 1e-14
     True
     """
-    import torch
-
-    dtype = getattr(torch, dtype)
+    kind: torch.dtype = getattr(torch, dtype)
     generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(op.in_shape, dtype=dtype, generator=generator).to(device)
-    y = torch.randn(op.out_shape, dtype=dtype, generator=generator).to(device)
+    x = torch.randn(op.in_shape, dtype=kind, generator=generator).to(device)
+    y = torch.randn(op.out_shape, dtype=kind, generator=generator).to(device)
     ax = op(x)
     if tuple(ax.shape) != tuple(op.out_shape):
         raise ValueError(f"op(x) has shape {tuple(ax.shape)}, but out_shape is {op.out_shape}")
@@ -88,15 +110,15 @@ class Gradient:
             [3., 0.]]])
     """
 
-    def __init__(self, in_shape, spatial_dims=2):
-        self.in_shape = tuple(in_shape)
+    def __init__(self, in_shape: Sequence[int], spatial_dims: int = 2) -> None:
+        self.in_shape: tuple[int, ...] = tuple(in_shape)
         if not 1 <= spatial_dims <= len(self.in_shape):
             raise ValueError(f"spatial_dims is {spatial_dims}, but the shape is {self.in_shape}")
         self.spatial_dims = spatial_dims
-        self.out_shape = (spatial_dims, *self.in_shape)
+        self.out_shape: tuple[int, ...] = (spatial_dims, *self.in_shape)
         self.norm_squared_bound = 4.0 * spatial_dims
 
-    def __call__(self, x):
+    def __call__(self, x: ArrayT) -> ArrayT:
         """Forward differences of `x`."""
         t = to_tensor(x)
         out = t.new_zeros(self.out_shape)
@@ -105,7 +127,7 @@ class Gradient:
             _head(out[d], axis).copy_(_tail(t, axis)).sub_(_head(t, axis))
         return like(out, x)
 
-    def adjoint(self, y):
+    def adjoint(self, y: ArrayT) -> ArrayT:
         """Minus the divergence of `y`."""
         t = to_tensor(y)
         out = t.new_zeros(self.in_shape)
@@ -116,17 +138,17 @@ class Gradient:
         return like(out, y)
 
 
-def _head(x, axis):
+def _head(x: torch.Tensor, axis: int) -> torch.Tensor:
     """All but the last entry along `axis`, as a view."""
     return x.narrow(axis, 0, x.shape[axis] - 1)
 
 
-def _tail(x, axis):
+def _tail(x: torch.Tensor, axis: int) -> torch.Tensor:
     """All but the first entry along `axis`, as a view."""
     return x.narrow(axis, 1, x.shape[axis] - 1)
 
 
-def operator_norm(op, *, n_iter=50, seed=0):
+def operator_norm(op: Operator, *, n_iter: int = 50, seed: int = 0) -> float:
     """Largest singular value of `op`, by power iteration on ``op.adjoint(op(x))``.
 
     Examples
@@ -134,8 +156,6 @@ def operator_norm(op, *, n_iter=50, seed=0):
     >>> bool(operator_norm(Gradient((32, 32)), n_iter=200) ** 2 < 8)
     True
     """
-    import torch
-
     x = torch.randn(op.in_shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     value = 0.0
     for _ in range(n_iter):

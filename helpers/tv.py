@@ -6,18 +6,22 @@ The page :doc:`/book/fusion/02_total_variation` derives every step of this file.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Generic, Literal
 
-from ._arrays import is_tensor, like, to_tensor
+import torch
+
+from ._arrays import Array, ArrayT, is_tensor, like, to_tensor
 from .operators import Gradient, _head, _tail
 
 __all__ = ["ProxTV", "prox_tv", "tv"]
 
-KINDS = ("isotropic", "anisotropic")
+Kind = Literal["isotropic", "anisotropic"]
+Method = Literal["fgp", "gp"]
 
 
-def tv(x, kind="isotropic", *, spatial_dims=2):
+def tv(x: ArrayT, kind: Kind = "isotropic", *, spatial_dims: int = 2) -> ArrayT | float:
     r"""Total variation of an image or a volume.
 
     Parameters
@@ -60,8 +64,8 @@ def tv(x, kind="isotropic", *, spatial_dims=2):
 
 
 @dataclass(frozen=True)
-class ProxTV:
-    """What `prox_tv` returns.
+class ProxTV(Generic[ArrayT]):
+    """Result of `prox_tv`.
 
     Attributes
     ----------
@@ -78,26 +82,26 @@ class ProxTV:
         Every gap in the batch is at most ``tol`` times its objective (1e-4 if no `tol` was given).
     """
 
-    x: Any
-    dual: Any
-    gap: Any
+    x: ArrayT
+    dual: ArrayT
+    gap: ArrayT | float
     n_iter: int
     converged: bool
 
 
 def prox_tv(
-    y,
-    weight,
+    y: ArrayT,
+    weight: float | Array,
     *,
-    n_iter=100,
-    tol=None,
-    kind="isotropic",
-    method="fgp",
-    lower=0.0,
-    upper=None,
-    spatial_dims=2,
-    warm_start=None,
-):
+    n_iter: int = 100,
+    tol: float | None = None,
+    kind: Kind = "isotropic",
+    method: Method = "fgp",
+    lower: float | None = 0.0,
+    upper: float | None = None,
+    spatial_dims: int = 2,
+    warm_start: ProxTV | Array | None = None,
+) -> ProxTV[ArrayT]:
     r"""Proximal map of total variation on a box, by (fast) gradient projection.
 
     Parameters
@@ -165,8 +169,8 @@ def prox_tv(
     if not t.isfinite().all():
         raise ValueError("y has NaN or infinite values: mask or fill them first")
     batch = t.shape[: t.ndim - spatial_dims]
-    weight = _weight(weight, t, batch)
-    column = weight.reshape(*weight.shape, *[1] * spatial_dims)
+    balance = _weight(weight, t, batch)
+    column = balance.reshape(*balance.shape, *[1] * spatial_dims)
 
     goal = 1e-4 if tol is None else tol
     start = _start(warm_start, t, spatial_dims) * column
@@ -178,7 +182,7 @@ def prox_tv(
         sweeps.run(n)
         done += n
         x = sweeps.primal(sweeps.dual)
-        gap, objective = _gap(x, t, sweeps.dual, weight, kind, spatial_dims)
+        gap, objective = _gap(x, t, sweeps.dual, balance, kind, spatial_dims)
         converged = bool((gap <= goal * objective).all())
         if done >= n_iter or (tol is not None and converged):
             break
@@ -195,22 +199,31 @@ class Sweeps:
     to the next.
     """
 
-    def __init__(self, y, weight, dual, kind, lower, upper, *, momentum=True):
-        import torch
-
+    def __init__(
+        self,
+        y: torch.Tensor,
+        weight: torch.Tensor,
+        dual: torch.Tensor,
+        kind: Kind,
+        lower: float | None,
+        upper: float | None,
+        *,
+        momentum: bool = True,
+    ) -> None:
         self.y, self.radius, self.dual = y, weight, dual
         self.kind, self.lower, self.upper = kind, lower, upper
         self.moved = torch.empty_like(dual) if momentum else dual  # moved on by the momentum
         self.x, self.buffer = torch.empty_like(y), torch.empty_like(y)
         self.restart()
 
-    def restart(self):
+    def restart(self) -> None:
         """Forget the momentum; `y`, `radius` and `dual` may have been changed in place."""
         if self.moved is not self.dual:
             self.moved.copy_(self.dual)
-        self.t, self.factor = 1.0, None
+        self.t = 1.0
+        self.factor: float | None = None
 
-    def primal(self, q, out=None):
+    def primal(self, q: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         """``P(y - D* q)``: the image that belongs to the scaled dual `q`."""
         x = self.y.clone() if out is None else out.copy_(self.y)
         dims = q.shape[0]
@@ -221,14 +234,12 @@ class Sweeps:
         return x.clamp_(self.lower, self.upper) if self.boxed else x
 
     @property
-    def boxed(self):
-        """Whether either side of the box is closed."""
+    def boxed(self) -> bool:
+        """True if either side of the box is closed."""
         return self.lower is not None or self.upper is not None
 
-    def run(self, n_iter):
+    def run(self, n_iter: int) -> None:
         """Make `n_iter` sweeps."""
-        import torch
-
         for _ in range(n_iter):
             if self.factor is not None:
                 torch.lerp(self.moved, self.dual, self.factor, out=self.moved)
@@ -242,9 +253,7 @@ class Sweeps:
                 self.factor, self.t = 1 + (self.t - 1) / t, t
                 self.dual, self.moved = self.moved, self.dual
 
-    def _ascend(self, q):
-        import torch
-
+    def _ascend(self, q: torch.Tensor) -> None:
         dims = q.shape[0]
         for d in range(dims):
             axis = d - dims
@@ -252,10 +261,8 @@ class Sweeps:
             torch.sub(_tail(self.x, axis), _head(self.x, axis), out=difference)
             _head(q[d], axis).add_(difference, alpha=1 / (4 * dims))
 
-    def _project(self, q):
+    def _project(self, q: torch.Tensor) -> None:
         """Project every dual vector onto the ball of the radius, in place."""
-        import torch
-
         if self.kind == "anisotropic":
             q.clamp_(-self.radius, self.radius)
             return
@@ -267,9 +274,7 @@ class Sweeps:
         q.mul_(self.buffer.rsqrt_().mul_(self.radius))
 
 
-def _tv_of_gradient(g, kind, spatial_dims):
-    import torch
-
+def _tv_of_gradient(g: torch.Tensor, kind: Kind, spatial_dims: int) -> torch.Tensor:
     # torch.linalg.vector_norm gives the same, and takes a hundred times longer on a CPU.
     if kind == "anisotropic":
         length = g.abs().sum(dim=0)
@@ -283,7 +288,14 @@ def _tv_of_gradient(g, kind, spatial_dims):
     return length.sum(dim=tuple(range(-spatial_dims, 0)))
 
 
-def _gap(x, y, q, weight, kind, spatial_dims):
+def _gap(
+    x: torch.Tensor,
+    y: torch.Tensor,
+    q: torch.Tensor,
+    weight: torch.Tensor,
+    kind: Kind,
+    spatial_dims: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Duality gap at ``(x(q), q)`` and the primal objective, per image of the batch."""
     space = tuple(range(-spatial_dims, 0))
     g = Gradient(x.shape, spatial_dims)(x)
@@ -293,12 +305,12 @@ def _gap(x, y, q, weight, kind, spatial_dims):
     return gap, roughness + 0.5 * (x - y).square().sum(dim=space)
 
 
-def _check_kind(kind):
-    if kind not in KINDS:
+def _check_kind(kind: str) -> None:
+    if kind not in ("isotropic", "anisotropic"):
         raise ValueError(f"kind is {kind!r}: use 'isotropic' or 'anisotropic'")
 
 
-def _image(x, spatial_dims):
+def _image(x: Array, spatial_dims: int) -> torch.Tensor:
     t = to_tensor(x)
     if t.ndim < spatial_dims:
         raise ValueError(f"x has shape {tuple(t.shape)}, but spatial_dims is {spatial_dims}")
@@ -307,8 +319,8 @@ def _image(x, spatial_dims):
     return t
 
 
-def _weight(weight, t, batch):
-    weight = to_tensor(weight).to(device=t.device, dtype=t.dtype)
+def _weight(given: float | Array, t: torch.Tensor, batch: Sequence[int]) -> torch.Tensor:
+    weight = to_tensor(given).to(device=t.device, dtype=t.dtype)
     if not bool((weight >= 0).all()) or not bool(weight.isfinite().all()):
         raise ValueError(f"weight is {weight.tolist()}: it must be finite and at least 0")
     if tuple(weight.shape) not in ((), tuple(batch)):
@@ -319,11 +331,14 @@ def _weight(weight, t, batch):
     return weight
 
 
-def _start(warm_start, t, spatial_dims):
+def _start(
+    warm_start: ProxTV | Array | None, t: torch.Tensor, spatial_dims: int
+) -> torch.Tensor:
     shape = (spatial_dims, *t.shape)
     if warm_start is None:
         return t.new_zeros(shape)
-    dual = to_tensor(getattr(warm_start, "dual", warm_start)).to(device=t.device, dtype=t.dtype)
+    given = warm_start.dual if isinstance(warm_start, ProxTV) else warm_start
+    dual = to_tensor(given).to(device=t.device, dtype=t.dtype)
     if tuple(dual.shape) != shape:
         raise ValueError(f"warm_start has shape {tuple(dual.shape)}, expected {shape}")
     if not dual.isfinite().all():
@@ -335,7 +350,7 @@ def _start(warm_start, t, spatial_dims):
     return dual
 
 
-def _scalar_or_like(value, example):
+def _scalar_or_like(value: torch.Tensor, example: ArrayT) -> ArrayT | float:
     if value.ndim == 0 and not is_tensor(example):
         return float(value)
     return like(value, example)
