@@ -18,6 +18,8 @@ Array: TypeAlias = np.ndarray | torch.Tensor
 ArrayT = TypeVar("ArrayT", np.ndarray, torch.Tensor)
 """The same kind out as in."""
 
+Number = TypeVar("Number", float, np.ndarray, torch.Tensor)
+
 Device: TypeAlias = str | torch.device | None
 
 

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import io
+import sys
 from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
 
 CSS_DPI = 100  # a figure 7.2 in wide fills the 720 px text column
 LIGHT = 60_000  # bytes of a PNG at single density; maps full of noise exceed it several times
 
 
-def to_image(picture, density):
+def to_image(picture: Figure | np.ndarray, density: float) -> tuple[Image.Image, float]:
     """Turn a matplotlib Figure or an image array into a PIL image.
 
     Parameters
@@ -39,12 +47,8 @@ def to_image(picture, density):
     >>> image.size, density
     ((480, 240), 1.0)
     """
-    from matplotlib.figure import Figure
-    from PIL import Image
-
     if isinstance(picture, Figure):
-        from matplotlib import pyplot as plt
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib import pyplot as plt  # not on top: pyplot chooses a backend
 
         plt.close(picture)  # or the notebook would show it once more below the slider
         picture.dpi = CSS_DPI * density
@@ -68,28 +72,27 @@ def to_image(picture, density):
     return frame.resize((frame.width * zoom, frame.height * zoom), Image.Resampling.NEAREST), 1.0
 
 
-def to_webp(frame, quality):
+def to_webp(frame: Image.Image, quality: int) -> bytes:
     """Encode a PIL image as WebP bytes; `quality` goes from 0 to 100."""
     buffer = io.BytesIO()
     frame.save(buffer, "WEBP", quality=quality, method=2)
     return buffer.getvalue()
 
 
-def light_png(fig):
+def light_png(fig: Figure) -> tuple[bytes, dict[str, int]] | None:
     """Encode a figure as PNG at twice its size, or give None if that is too heavy for a page."""
     return None if _is_heavy(fig) else _encode(fig, "png", density=2.0)
 
 
-def light_jpeg(fig):
+def light_jpeg(fig: Figure) -> tuple[bytes, dict[str, int]] | None:
     """Encode a figure as JPEG where `light_png` gives None."""
     return _encode(fig, "jpeg", density=1.5, quality=85) if _is_heavy(fig) else None
 
 
-def notebook_shell():
+def notebook_shell() -> InteractiveShell | None:
     """Give the shell of a notebook, ready to show figures, or None outside of one."""
-    from IPython import get_ipython
-
-    shell = get_ipython()
+    ipython = sys.modules.get("IPython")  # whoever has a shell has loaded it
+    shell = ipython.get_ipython() if ipython else None
     if getattr(shell, "kernel", None) is None:
         return None
     # once loaded it tells the notebook how to show a Figure; later it would undo our formatters
@@ -97,14 +100,14 @@ def notebook_shell():
     return shell
 
 
-def _is_heavy(fig):
+def _is_heavy(fig: Figure) -> bool:
     return len(_encode(fig, "png", density=1.0)[0]) > LIGHT
 
 
-def _encode(fig, fmt, density, **pil_options):
+def _encode(
+    fig: Figure, fmt: str, density: float, **pil_options: Any
+) -> tuple[bytes, dict[str, int]]:
     """Encode a figure; gives the bytes and the CSS width at which a page shows it."""
-    from PIL import Image
-
     buffer = io.BytesIO()
     dpi = fig.get_dpi() * density
     fig.savefig(buffer, format=fmt, dpi=dpi, bbox_inches="tight", pil_kwargs=pil_options)

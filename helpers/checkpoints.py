@@ -9,10 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from . import __version__
 from ._arrays import is_tensor
@@ -23,7 +29,7 @@ __all__ = ["load", "save"]
 REQUIRED = ("data", "seed", "steps", "metric")
 
 
-def save(path, state, card):
+def save(path: str | PathLike[str], state: dict[str, Any], card: dict[str, Any]) -> None:
     """Save a state with the card that says how it was made.
 
     Parameters
@@ -52,13 +58,10 @@ def save(path, state, card):
     >>> state["model"]["weight"].tolist(), state["step"], card["seed"]
     ([1.0, 1.0], 10, 0)
     """
-    import torch
-    from safetensors.torch import save_file
-
     missing = [name for name in REQUIRED if name not in card]
     if missing:
         raise ValueError(f"the card lacks {', '.join(missing)}: say how the state was made")
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     structure = _pack(state, "", tensors)
     versions = {
         "helpers": __version__,
@@ -68,18 +71,20 @@ def save(path, state, card):
     }
     created = datetime.now(UTC).isoformat(timespec="seconds")
     try:
-        card = json.dumps(card | {"versions": versions, "created": created})
+        text = json.dumps(card | {"versions": versions, "created": created})
     except TypeError as error:
         raise TypeError(
             f"the card holds what JSON cannot ({error}): use numbers and text"
         ) from error
-    metadata = {"card": card, "structure": json.dumps(structure)}
+    metadata = {"card": text, "structure": json.dumps(structure)}
     metadata["sha256"] = _digest(tensors, metadata)
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata=metadata)
 
 
-def load(path, *, expect=None):
+def load(
+    path: str | PathLike[str], *, expect: dict[str, Any] | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Load a state and its card; nothing in the file is executed.
 
     Parameters
@@ -111,9 +116,7 @@ def load(path, *, expect=None):
     return state, json.loads(metadata["card"])
 
 
-def _read(path):
-    from safetensors import SafetensorError, safe_open
-
+def _read(path: str | PathLike[str]) -> tuple[dict[str, Any], dict[str, str]]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not a file: check the name, or train and save it first")
@@ -132,10 +135,8 @@ def _read(path):
     return _unpack(json.loads(metadata["structure"]), tensors), metadata
 
 
-def _pack(value, name, tensors):
+def _pack(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
     """Describe `value` for JSON and put its tensors, named by their place, into `tensors`."""
-    import torch
-
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if is_tensor(value) or isinstance(value, np.ndarray | np.generic):
@@ -160,7 +161,7 @@ def _pack(value, name, tensors):
     )
 
 
-def _unpack(node, tensors):
+def _unpack(node: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
     if not isinstance(node, dict):
         return node
     ((kind, content),) = node.items()
@@ -172,19 +173,17 @@ def _unpack(node, tensors):
     return tensors[content] if kind == "tensor" else tensors[content].numpy()
 
 
-def _digest(tensors, metadata):
+def _digest(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:
     """Checksum of names, types, shapes, values and card; safetensors itself has none."""
-    import torch
-
     digest = hashlib.sha256((metadata["card"] + metadata["structure"]).encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
-def _differences(expected, found, name):
+def _differences(expected: Any, found: Any, name: str) -> Iterator[str]:
     """Say what `found` lacks, has too much, or has in another shape."""
     if isinstance(expected, dict):
         if not isinstance(found, dict):

@@ -8,19 +8,17 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
 
-from ._arrays import Array, ArrayT, is_tensor, like, like_any, to_tensor
+from ._arrays import Array, ArrayT, Number, is_tensor, like, like_any, to_tensor
 
 __all__ = ["fft_shift", "spline_prefilter", "spline_sample"]
 
 POLE = math.sqrt(3) - 2  # of the inverse of the filter (1, 4, 1) / 6
 REACH = 28  # POLE**28 is below the rounding of float64
-
-Number = TypeVar("Number", float, np.ndarray, torch.Tensor)
 
 
 def spline_prefilter(samples: ArrayT, axes: int | Sequence[int] | None = None) -> ArrayT:

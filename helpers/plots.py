@@ -7,11 +7,19 @@ the last value of a cell.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Literal, TypeAlias
 
+import matplotlib.style
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
+from numpy.typing import ArrayLike
 
-from ._arrays import to_numpy
+from ._arrays import Array, to_numpy
 from ._pictures import light_jpeg, light_png, notebook_shell
 
 __all__ = ["add_scale_bar", "show_curves", "show_images", "use_style"]
@@ -19,10 +27,16 @@ __all__ = ["add_scale_bar", "show_curves", "show_images", "use_style"]
 WIDTH = 7.2  # inches: the text column
 DIVERGING = "RdBu_r"
 MARKERS = "osD^vPX"
+
+Limits: TypeAlias = (
+    Literal["shared", "each"] | tuple[float, float] | list[tuple[float, float] | None]
+)
+Crop: TypeAlias = tuple[slice, ...]
+
 LARGER = {"pm": "nm", "nm": "µm", "µm": "mm", "um": "mm"}
 
 
-def use_style():
+def use_style() -> None:
     """Draw as the book does, from here on.
 
     In a notebook figures become sharp PNG, or JPEG where noise would make a PNG heavy.
@@ -34,18 +48,17 @@ def use_style():
     >>> matplotlib.rcParams["figure.figsize"]
     [7.2, 3.0]
     """
-    import matplotlib.style
-    from matplotlib.figure import Figure
-
     matplotlib.style.use(Path(__file__).with_name("house.mplstyle"))
     shell = notebook_shell()
-    if shell:
+    if shell and shell.display_formatter:
         formatters = shell.display_formatter.formatters
         formatters["image/png"].for_type(Figure, light_png)
         formatters["image/jpeg"].for_type(Figure, light_jpeg)
 
 
-def nice_length(pixels, pixel_size=None, unit="nm"):
+def nice_length(
+    pixels: float, pixel_size: float | None = None, unit: str = "nm"
+) -> tuple[float, str]:
     """Choose a round length (1, 2 or 5 times a power of ten) of about a quarter of a field.
 
     Parameters
@@ -84,7 +97,9 @@ def nice_length(pixels, pixel_size=None, unit="nm"):
     return float(f"{length / size:.6g}"), f"{shown:g} {unit}"
 
 
-def add_scale_bar(ax, pixel_size=None, unit="nm", *, loc="lower right"):
+def add_scale_bar(
+    ax: Axes, pixel_size: float | None = None, unit: str = "nm", *, loc: str = "lower right"
+) -> AnchoredSizeBar:
     """Draw a scale bar of a round length into image axes.
 
     Parameters
@@ -108,8 +123,6 @@ def add_scale_bar(ax, pixel_size=None, unit="nm", *, loc="lower right"):
     >>> add_scale_bar(ax, 100, "nm").txt_label.get_text()
     '50 nm'
     """
-    from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
-
     low, high = ax.get_xlim()
     length, label = nice_length(abs(high - low), pixel_size, unit)
     bar = AnchoredSizeBar(
@@ -131,18 +144,18 @@ def add_scale_bar(ax, pixel_size=None, unit="nm", *, loc="lower right"):
 
 
 def show_images(
-    images,
+    images: Mapping[str, Array],
     *,
-    pixel_size=None,
-    unit="nm",
-    limits="shared",
-    cmap="gray",
-    signed=(),
-    columns=None,
-    colorbar=True,
-    colorbar_label="",
-    crop=None,
-):
+    pixel_size: float | None = None,
+    unit: str = "nm",
+    limits: Limits = "shared",
+    cmap: str | Mapping[str, str] = "gray",
+    signed: str | Iterable[str] = (),
+    columns: int | None = None,
+    colorbar: bool = True,
+    colorbar_label: str | Mapping[str, str] = "",
+    crop: Crop | None = None,
+) -> Figure:
     """Show images side by side, each with a scale bar, with their limits on colour bars.
 
     Parameters
@@ -183,18 +196,18 @@ def show_images(
     >>> [ax.get_title() for ax in fig.axes[:3]]
     ['Fused', 'Truth', 'Error']
     """
-    signed = {signed} if isinstance(signed, str) else set(signed)
+    diverging = {signed} if isinstance(signed, str) else set(signed)
     arrays = _checked_images(images, crop)
-    for kind, titles in (("signed", signed), ("cmap", _titles(cmap))):
+    for kind, titles in (("signed", diverging), ("cmap", _titles(cmap))):
         if not titles <= set(arrays):
             raise ValueError(f"{kind} names {sorted(titles - set(arrays))}: not among the images")
-    ranges = _ranges(arrays, limits, signed)
+    ranges = _ranges(arrays, limits, diverging)
     columns = min(len(arrays), columns or 4)
     rows = math.ceil(len(arrays) / columns)
 
     aspect = max(a.shape[0] / a.shape[1] for a in arrays.values())
     place = "bottom" if limits == "each" and columns > 2 else "right"
-    n_bars = (1 if limits == "shared" or isinstance(limits, tuple) else columns) + bool(signed)
+    n_bars = (1 if limits == "shared" or isinstance(limits, tuple) else columns) + bool(diverging)
     beside = 0.6 * min(n_bars, columns) if colorbar and place == "right" else 0.0
     below = 0.5 if colorbar and place == "bottom" else 0.0
     height = rows * ((WIDTH - beside) / columns * aspect + 0.3 + below)
@@ -202,10 +215,10 @@ def show_images(
     axes = fig.subplots(rows, columns, squeeze=False)
     for ax in axes.flat[len(arrays) :]:
         ax.remove()
-    groups = {}
+    groups: dict[tuple, list[tuple[Axes, AxesImage]]] = {}
     for index, (title, array) in enumerate(arrays.items()):
         ax = axes.flat[index]
-        cmap_name = DIVERGING if title in signed else _lookup(cmap, title, "gray")
+        cmap_name = DIVERGING if title in diverging else _lookup(cmap, title, "gray")
         low, high = ranges[title]
         picture = ax.imshow(array, cmap=cmap_name, vmin=low, vmax=high)
         ax.set_title(title)
@@ -228,16 +241,16 @@ def show_images(
 
 
 def show_curves(
-    curves,
+    curves: Mapping[str, ArrayLike | Array | tuple[ArrayLike | Array, ArrayLike | Array]],
     *,
-    x=None,
-    xlabel="",
-    ylabel="",
-    xlog=False,
-    ylog=False,
-    legend="inside",
-    height=3.0,
-):
+    x: ArrayLike | Array | None = None,
+    xlabel: str = "",
+    ylabel: str = "",
+    xlog: bool = False,
+    ylog: bool = False,
+    legend: Literal["inside", "direct"] | None = "inside",
+    height: float = 3.0,
+) -> Figure:
     """Draw curves that differ by colour, dash and marker.
 
     Parameters
@@ -284,14 +297,12 @@ def show_curves(
     return fig
 
 
-def _figure(height, layout):
-    from matplotlib.figure import Figure
-
+def _figure(height: float, layout: Literal["compressed", "constrained"]) -> Figure:
     notebook_shell()
     return Figure(figsize=(WIDTH, height), layout=layout)
 
 
-def _checked_images(images, crop):
+def _checked_images(images: Mapping[str, Array], crop: Crop | None) -> dict[str, np.ndarray]:
     if not images:
         raise ValueError("no images: give a dict of title -> 2D array")
     arrays = {}
@@ -309,14 +320,16 @@ def _checked_images(images, crop):
     return arrays
 
 
-def _ranges(arrays, limits, signed):
+def _ranges(
+    arrays: dict[str, np.ndarray], limits: Limits, signed: set[str]
+) -> dict[str, tuple[float, float]]:
     """One (lo, hi) per title."""
     own = {title: _extremes([a]) for title, a in arrays.items()}
     if isinstance(limits, list):
         if len(limits) != len(arrays):
             raise ValueError(f"{len(limits)} limits for {len(arrays)} images: give one each")
         given = zip(arrays, limits, strict=True)
-        ranges = {t: own[t] if pair is None else tuple(pair) for t, pair in given}
+        ranges = {t: own[t] if pair is None else (pair[0], pair[1]) for t, pair in given}
     elif isinstance(limits, tuple):
         ranges = dict.fromkeys(arrays, limits)
     elif limits == "shared":
@@ -332,22 +345,22 @@ def _ranges(arrays, limits, signed):
     return ranges
 
 
-def _extremes(arrays):
+def _extremes(arrays: Sequence[np.ndarray]) -> tuple[float, float]:
     finite = [a[np.isfinite(a)] for a in arrays]
     if not finite:
         return 0.0, 1.0
     return min(float(a.min()) for a in finite), max(float(a.max()) for a in finite)
 
 
-def _titles(choice):
-    return set(choice) if isinstance(choice, dict) else set()
+def _titles(choice: str | Mapping[str, str]) -> set[str]:
+    return set() if isinstance(choice, str) else set(choice)
 
 
-def _lookup(choice, title, otherwise):
-    return choice.get(title, otherwise) if isinstance(choice, dict) else choice
+def _lookup(choice: str | Mapping[str, str], title: str, otherwise: str) -> str:
+    return choice if isinstance(choice, str) else choice.get(title, otherwise)
 
 
-def _xy(name, curve, x):
+def _xy(name: str, curve: Any, x: ArrayLike | Array | None) -> tuple[np.ndarray, np.ndarray]:
     if isinstance(curve, tuple):
         xs, ys = (to_numpy(part) for part in curve)
     else:
@@ -358,21 +371,21 @@ def _xy(name, curve, x):
     return xs, ys
 
 
-def _label_ends(ax):
+def _label_ends(ax: Axes) -> None:
     """Write each curve's name beside its last point, pushed apart where they would overlap."""
-    ends = [(line, line.get_xdata()[-1], line.get_ydata()[-1]) for line in ax.get_lines()]
-    ax.figure.draw_without_rendering()  # the layout decides how far apart the ends are
+    ends = [(str(line.get_label()), *np.array(line.get_data())[:, -1]) for line in ax.get_lines()]
+    fig: Any = ax.figure
+    fig.draw_without_rendering()  # the layout decides how far apart the ends are
     points = [
-        (ax.transData.transform((x, y))[1] * 72 / ax.figure.dpi, n)
-        for n, (_, x, y) in enumerate(ends)
+        (ax.transData.transform((x, y))[1] * 72 / fig.dpi, n) for n, (_, x, y) in enumerate(ends)
     ]
     below = -math.inf
     for height, n in sorted(points):
-        line, x, y = ends[n]
+        name, x, y = ends[n]
         place = max(height, below + 11)  # points: one line of text
         below = place
         ax.annotate(
-            line.get_label(),
+            name,
             (x, y),
             xytext=(6, place - height),
             textcoords="offset points",

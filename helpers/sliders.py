@@ -13,15 +13,23 @@ import itertools
 import json
 import math
 import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from numbers import Integral, Real
+from typing import Any, TypeAlias
 
+import ipywidgets as widgets
 import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
 
 from ._pictures import notebook_shell, to_image, to_webp
 
 __all__ = ["FrameGrid", "FrameSlider", "Parameter"]
+
+Value: TypeAlias = float | str
+Render: TypeAlias = Callable[..., Figure | np.ndarray]
 
 QUALITIES = (85, 70, 55, 40)  # WebP qualities to try until the frames fit
 
@@ -80,15 +88,17 @@ class Parameter:
     ['0.005 nm', '0.02 nm', '0.08 nm']
     """
 
-    values: tuple
+    values: Sequence[Value]
     label: str = ""
     unit: str = ""
-    default: object = None
-    live: tuple | None = None
+    default: Value | None = None
+    live: tuple[float, float] | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         name = self.label or "parameter"
-        values = tuple(v.item() if isinstance(v, np.generic) else v for v in self.values)
+        values: tuple[Any, ...] = tuple(
+            v.item() if isinstance(v, np.generic) else v for v in self.values
+        )
         if not values:
             raise ValueError(f"{name} has no values: give at least one")
         if len(set(values)) < len(values):
@@ -103,16 +113,18 @@ class Parameter:
         object.__setattr__(self, "values", values)
         object.__setattr__(self, "default", default)
 
-    def texts(self):
+    def texts(self) -> list[str]:
         """Give the values as a reader sees them, with the unit."""
         return [f"{text} {self.unit}".strip() for text in format_values(self.values)]
 
-    def control(self):
+    def control(self) -> widgets.Widget:
         """Make the ipywidgets control of this parameter, set to its default."""
-        import ipywidgets as widgets
-
         style = {"description_width": "initial"}
-        common = {"description": self.label, "continuous_update": False, "style": style}
+        common: dict[str, Any] = {
+            "description": self.label,
+            "continuous_update": False,
+            "style": style,
+        }
         if self.live is None:
             options = list(zip(self.texts(), self.values, strict=True))
             return widgets.SelectionSlider(options=options, value=self.default, **common)
@@ -168,19 +180,19 @@ class FrameGrid:
 
     def __init__(
         self,
-        render,
-        parameters,
+        render: Render,
+        parameters: Mapping[str, Parameter | Sequence[Value]],
         *,
-        alt,
-        caption="",
-        static=None,
-        animate=False,
-        max_frames=60,
-        max_bytes=700_000,
-    ):
-        self.parameters = {}
-        for name, p in parameters.items():
-            p = p if isinstance(p, Parameter) else Parameter(tuple(p), label=name)
+        alt: str | Callable[..., str],
+        caption: str = "",
+        static: bool | None = None,
+        animate: bool = False,
+        max_frames: int = 60,
+        max_bytes: int = 700_000,
+    ) -> None:
+        self.parameters: dict[str, Parameter] = {}
+        for name, given in parameters.items():
+            p = given if isinstance(given, Parameter) else Parameter(tuple(given), label=name)
             self.parameters[name] = p if p.label else Parameter(**(vars(p) | {"label": name}))
         if not self.parameters:
             raise ValueError("no parameters: give at least one name with its values")
@@ -193,7 +205,7 @@ class FrameGrid:
                 "fewer values, and the wide range as Parameter(..., live=(lo, hi))"
             )
         self.render = render
-        self.alt = alt if callable(alt) else lambda *values: alt
+        self.alt: Callable[..., str] = alt if callable(alt) else lambda *values: alt
         self.caption = caption
         asked = os.environ.get("HELPERS_STATIC", "0") not in ("", "0")
         self.static = (asked or notebook_shell() is None) if static is None else static
@@ -202,7 +214,7 @@ class FrameGrid:
         self._live_frame = lru_cache(maxsize=128)(self._encode_live)
 
     @cached_property
-    def controls(self):
+    def controls(self) -> dict[str, widgets.Widget]:
         """The live ipywidgets controls by name; setting ``.value`` on one renders again."""
         controls = {name: p.control() for name, p in self.parameters.items()}
         for control in controls.values():
@@ -211,45 +223,39 @@ class FrameGrid:
         return controls
 
     @cached_property
-    def image(self):
+    def image(self) -> widgets.Image:
         """The ipywidgets Image that shows the current frame."""
-        import ipywidgets as widgets
-
         data, width = self._current_frame()
         layout = {"max_width": "100%"}
         return widgets.Image(value=data, format="webp", width=str(width), layout=layout)
 
     @cached_property
-    def widget(self):
+    def widget(self) -> widgets.VBox:
         """The whole live figure as one ipywidgets box."""
-        import ipywidgets as widgets
-
         caption = widgets.HTML(html.escape(self.caption))
         return widgets.VBox([self.image, self._message, *self.controls.values(), caption])
 
     @cached_property
-    def _message(self):
-        import ipywidgets as widgets
-
+    def _message(self) -> widgets.HTML:
         return widgets.HTML()
 
-    def _on_move(self, change):
+    def _on_move(self, change: Any) -> None:
         try:
             self.image.value = self._current_frame()[0]
             self._message.value = ""
         except Exception as error:  # a reader must see it: front ends swallow callback errors
             self._message.value = f"<b>{type(error).__name__}</b>: {html.escape(str(error))}"
 
-    def _current_frame(self):
+    def _current_frame(self) -> tuple[bytes, int]:
         return self._live_frame(*(control.value for control in self.controls.values()))
 
-    def _encode_live(self, *values):
+    def _encode_live(self, *values: Value) -> tuple[bytes, int]:
         frame, density = to_image(self.render(*values), density=1.5)
         return to_webp(frame, quality=90), round(frame.width / density)
 
-    def _frames(self):
+    def _frames(self) -> tuple[list[Image.Image], float]:
         """Render every frame of the grid, last parameter fastest, and their pixel density."""
-        frames = []
+        frames: list[Image.Image] = []
         for values in itertools.product(*(p.values for p in self.parameters.values())):
             frame, density = to_image(self.render(*values), density=2.0)
             if frames and frame.size != frames[0].size:
@@ -260,7 +266,7 @@ class FrameGrid:
             frames.append(frame)
         return frames, density
 
-    def _encode_static(self):
+    def _encode_static(self) -> tuple[list[str], tuple[int, int]]:
         frames, density = self._frames()
         width, height = (round(n / density) for n in frames[0].size)
         for scale in (1.0, 0.5):
@@ -275,16 +281,16 @@ class FrameGrid:
             f"{self.max_bytes}: use fewer values or a smaller figure"
         )
 
-    def _repr_html_(self):
+    def _repr_html_(self) -> str:
         """Make the static figure: one HTML fragment that needs nothing else."""
         parameters = list(self.parameters.values())
         blobs, (width, height) = self._encode_static()
-        grid = list(itertools.product(*(p.values for p in parameters)))
+        grid: list[tuple] = list(itertools.product(*(p.values for p in parameters)))
         alts = [self.alt(*values) for values in grid]
         start = grid.index(tuple(p.default for p in parameters))
         # Fixed parameters have no slider; leaving them out does not move any frame's number.
         sliding = [p for p in parameters if len(p.values) > 1]
-        sources = [f"data:image/webp;base64,{blob}" for blob in blobs]
+        sources: list[str | None] = [f"data:image/webp;base64,{blob}" for blob in blobs]
         shown, sources[start] = sources[start], None  # it stands in the <img> already
         data = {"src": sources, "start": start, "alt": alts, "text": [p.texts() for p in sliding]}
         at = ", ".join(f"{p.label} = {p.texts()[p.values.index(p.default)]}" for p in parameters)
@@ -301,7 +307,7 @@ class FrameGrid:
             f"<script>{SCRIPT.strip()}({_script_json(data)})</script></figure>"
         )
 
-    def _still_html(self):
+    def _still_html(self) -> str:
         """Show the default frame alone, for a front end that cannot draw widgets."""
         values = tuple(p.default for p in self.parameters.values())
         data, width = self._live_frame(*values)
@@ -312,13 +318,13 @@ class FrameGrid:
             f"<figcaption>{html.escape(self.caption)} <em>{note}</em></figcaption></figure>"
         )
 
-    def _repr_mimebundle_(self, include=None, exclude=None):
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         text = {"text/plain": repr(self)}
         if self.static:
             return text | {"text/html": self._repr_html_()}
         return self.widget._repr_mimebundle_() | text | {"text/html": self._still_html()}
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         axes = ", ".join(f"{n}: {len(p.values)} values" for n, p in self.parameters.items())
         return f"{type(self).__name__}({axes})"
 
@@ -348,17 +354,27 @@ class FrameSlider(FrameGrid):
     FrameSlider(gray: 3 values)
     """
 
-    def __init__(self, render, values, *, label, unit="", default=None, live_range=None, **options):
+    def __init__(
+        self,
+        render: Render,
+        values: Iterable[Value],
+        *,
+        label: str,
+        unit: str = "",
+        default: Value | None = None,
+        live_range: tuple[float, float] | None = None,
+        **options: Any,
+    ) -> None:
         parameter = Parameter(tuple(values), label, unit, default, live_range)
         super().__init__(render, {label: parameter}, **options)
 
     @property
-    def control(self):
+    def control(self) -> widgets.Widget:
         """The live ipywidgets control."""
         return self.controls[next(iter(self.parameters))]
 
 
-def format_values(values):
+def format_values(values: Sequence[Value]) -> list[str]:
     """Numbers as short texts that stay distinct: three digits, more only where they are needed.
 
     Examples
@@ -373,7 +389,7 @@ def format_values(values):
     return texts
 
 
-def _format_value(value, digits):
+def _format_value(value: Value, digits: int) -> str:
     if not isinstance(value, Real) or isinstance(value, Integral) or not math.isfinite(value):
         return str(value)
     rounded = float(f"{value:.{digits}g}")
@@ -382,7 +398,7 @@ def _format_value(value, digits):
     return np.format_float_scientific(rounded, trim="-", exp_digits=1)
 
 
-def _range_input(parameter):
+def _range_input(parameter: Parameter) -> str:
     label, texts = html.escape(parameter.label), parameter.texts()
     index = parameter.values.index(parameter.default)
     return (
@@ -393,6 +409,6 @@ def _range_input(parameter):
     )
 
 
-def _script_json(data):
+def _script_json(data: dict[str, Any]) -> str:
     # "<" could close the script element or open a comment inside it
     return json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")

@@ -331,9 +331,7 @@ def _weight(given: float | Array, t: torch.Tensor, batch: Sequence[int]) -> torc
     return weight
 
 
-def _start(
-    warm_start: ProxTV | Array | None, t: torch.Tensor, spatial_dims: int
-) -> torch.Tensor:
+def _start(warm_start: ProxTV | Array | None, t: torch.Tensor, spatial_dims: int) -> torch.Tensor:
     shape = (spatial_dims, *t.shape)
     if warm_start is None:
         return t.new_zeros(shape)

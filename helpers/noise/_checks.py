@@ -1,15 +1,21 @@
-"""What every noise model checks before it works, and how it sums up afterwards."""
+"""Input checks and reductions shared by the noise models."""
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 import numpy as np
+import torch
 
-from .._arrays import is_tensor, like, to_tensor
+from .._arrays import Array, ArrayT, is_tensor, like, to_tensor
 
-REDUCTIONS = ("sum", "mean", "none")
+Reduction = Literal["sum", "mean", "none"]
+Rng = np.random.Generator | torch.Generator
 
 
-def rate_and_counts(rate, counts, *, signed=False):
+def rate_and_counts(
+    rate: Array, counts: Array, *, signed: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Give both as tensors of one kind; raise a ValueError for what no camera can give.
 
     Counts may be below zero only if `signed`: read noise takes them there.
@@ -26,7 +32,7 @@ def rate_and_counts(rate, counts, *, signed=False):
     return x, b
 
 
-def check_amounts(x, name):
+def check_amounts(x: Array, name: str) -> None:
     """Raise a ValueError if anything in `x` is negative or NaN."""
     if not bool((x >= 0).all()):  # also false for NaN
         advice = (
@@ -38,8 +44,8 @@ def check_amounts(x, name):
         raise ValueError(f"negative values or NaN among the {name}: {advice}")
 
 
-def check_rng(rng, example):
-    """Raise a TypeError unless the generator `rng` is of the kind of the array `example`."""
+def check_rng(rng: Rng, example: Array) -> Any:
+    """Give `rng` back; raise a TypeError unless it is of the kind of the array `example`."""
     kind = type(rng).__module__.partition(".")[0]
     expected = "torch" if is_tensor(example) else "numpy"
     if kind != expected or isinstance(rng, np.random.RandomState):
@@ -47,13 +53,14 @@ def check_rng(rng, example):
             f"rng is {type(rng).__name__} for a {type(example).__name__}: "
             f"give a {'torch.Generator' if expected == 'torch' else 'numpy.random.Generator'}"
         )
+    return rng
 
 
-def reduced(each, reduction, example):
+def reduced(each: torch.Tensor, reduction: Reduction, example: ArrayT) -> ArrayT | float:
     """Sum, mean or all of the tensor `each`, in the kind of `example`."""
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction is {reduction!r}: use one of {', '.join(REDUCTIONS)}")
+    if reduction not in ("sum", "mean", "none"):
+        raise ValueError(f"reduction is {reduction!r}: use one of sum, mean, none")
     if reduction == "none":
         return like(each, example)
     total = each.sum() if reduction == "sum" else each.mean()
-    return total if is_tensor(example) else total.item()
+    return like(total, example) if is_tensor(example) else total.item()

@@ -1,8 +1,7 @@
-"""What the camera does to the light: likelihoods, samples, and data split by thinning.
+"""Counts that follow Poisson statistics: likelihoods, samples, and data split by thinning.
 
 Counts are in photo-electrons. Every model has `nll`, `deviance` and `sample`, and for solvers
-`score` and `information`, which take tensors and check nothing. `PoissonGauss` and `EMCCD` are
-public here, too; their module is `helpers.noise.readout`.
+`score` and `information`, which take tensors and check nothing.
 
 NumPy in, NumPy out; torch in, torch out (differentiable where that makes sense).
 """
@@ -12,9 +11,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import torch
 
-from .._arrays import is_tensor, to_numpy, to_tensor
-from ._checks import check_amounts, check_rng, rate_and_counts, reduced
+from .._arrays import Array, ArrayT, is_tensor, to_numpy, to_tensor
+from ._checks import Reduction, Rng, check_amounts, check_rng, rate_and_counts, reduced
 from .readout import checked_variance
 
 
@@ -33,7 +33,7 @@ class Poisson:
     3.0905
     """
 
-    def nll(self, rate, counts, *, reduction="sum"):
+    def nll(self, rate: ArrayT, counts: Array, *, reduction: Reduction = "sum") -> ArrayT | float:
         """Negative log-likelihood of `counts`, every constant included.
 
         Parameters
@@ -57,14 +57,16 @@ class Poisson:
         """
         return reduced(self._nll(*rate_and_counts(rate, counts)), reduction, rate)
 
-    def deviance(self, rate, counts, *, reduction="sum"):
+    def deviance(
+        self, rate: ArrayT, counts: Array, *, reduction: Reduction = "sum"
+    ) -> ArrayT | float:
         """Twice the log-likelihood lost against ``rate = counts``.
 
         For the true rate and many counts its mean is near 1. Parameters as for `nll`.
         """
         return reduced(self._deviance(*rate_and_counts(rate, counts)), reduction, rate)
 
-    def sample(self, rate, rng):
+    def sample(self, rate: ArrayT, rng: Rng) -> ArrayT:
         """Draw counts.
 
         Parameters
@@ -84,32 +86,24 @@ class Poisson:
         [0, 11]
         """
         rate = rate if is_tensor(rate) else np.asarray(rate)
-        check_rng(rng, rate)
+        draw = check_rng(rng, rate)
         check_amounts(rate, "rate")
-        if is_tensor(rate):
-            import torch
+        return torch.poisson(rate, generator=draw) if is_tensor(rate) else draw.poisson(rate)
 
-            return torch.poisson(rate, generator=rng)
-        return rng.poisson(rate)
-
-    def score(self, rate, counts):
+    def score(self, rate: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
         """Slope of the `nll` of each pixel by its rate: tensors of one shape, unchecked."""
         return 1 - counts / rate
 
-    def information(self, rate):
+    def information(self, rate: torch.Tensor) -> torch.Tensor:
         """Fisher information of a pixel about its rate: a tensor, unchecked."""
         return 1 / rate
 
     @staticmethod
-    def _nll(rate, counts):
-        import torch
-
+    def _nll(rate: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
         return rate - torch.xlogy(counts, rate) + torch.lgamma(counts + 1)
 
     @staticmethod
-    def _deviance(rate, counts):
-        import torch
-
+    def _deviance(rate: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
         return 2 * (torch.xlogy(counts, counts) - torch.xlogy(counts, rate) - counts + rate)
 
 
@@ -141,46 +135,50 @@ class SCMOS:
     [4.98, 3.37]
     """
 
-    def __init__(self, variance):
+    def __init__(self, variance: float | Array) -> None:
         self.variance = checked_variance(variance)
 
-    def nll(self, rate, counts, *, reduction="sum"):
+    def nll(self, rate: ArrayT, counts: Array, *, reduction: Reduction = "sum") -> ArrayT | float:
         """Negative log-likelihood; parameters as for `Poisson.nll`, counts may be negative."""
         x, b = self._shifted(*rate_and_counts(rate, counts, signed=True))
         return reduced(Poisson._nll(x, b), reduction, rate)
 
-    def deviance(self, rate, counts, *, reduction="sum"):
+    def deviance(
+        self, rate: ArrayT, counts: Array, *, reduction: Reduction = "sum"
+    ) -> ArrayT | float:
         """Twice the log-likelihood lost against ``rate = counts``; parameters as for `nll`."""
         x, b = self._shifted(*rate_and_counts(rate, counts, signed=True))
         return reduced(Poisson._deviance(x, b), reduction, rate)
 
-    def sample(self, rate, rng):
+    def sample(self, rate: ArrayT, rng: Rng) -> ArrayT:
         """Draw counts of the dtype of `rate`; parameters as for `Poisson.sample`."""
         rate = rate if is_tensor(rate) else np.asarray(rate, dtype=float)
         check_amounts(rate, "rate")
         variance = self._like(rate)
         return Poisson().sample(rate + variance, rng) - variance
 
-    def score(self, rate, counts):
+    def score(self, rate: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
         """Slope of the `nll` of each pixel by its rate: tensors of one shape, unchecked."""
         x, b = self._shifted(rate, counts)
         return 1 - b / x
 
-    def information(self, rate):
+    def information(self, rate: torch.Tensor) -> torch.Tensor:
         """Fisher information of a pixel about its rate: a tensor, unchecked."""
         return 1 / (rate + self._like(rate))
 
-    def _shifted(self, rate, counts):
+    def _shifted(
+        self, rate: torch.Tensor, counts: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         variance = self._like(rate)
         return rate + variance, (counts + variance).clamp_min(0)
 
-    def _like(self, example):
+    def _like(self, example: ArrayT) -> ArrayT:
         if not is_tensor(example):
             return to_numpy(self.variance)
         return to_tensor(self.variance, example.device, example.dtype)
 
 
-def thin(counts, fraction, rng):
+def thin(counts: ArrayT, fraction: float, rng: Rng) -> tuple[ArrayT, ArrayT]:
     """Split Poisson counts into two independent data sets of the same scene.
 
     Parameters
@@ -217,7 +215,7 @@ def thin(counts, fraction, rng):
     [0, 10, 1000]
     """
     counts = counts if is_tensor(counts) else np.asarray(counts)
-    check_rng(rng, counts)
+    draw = check_rng(rng, counts)
     if not 0 < fraction < 1:
         raise ValueError(f"fraction is {fraction}: give the share to keep, between 0 and 1")
     check_amounts(counts, "counts")
@@ -227,17 +225,15 @@ def thin(counts, fraction, rng):
             "before any scaling, interpolation or background subtraction"
         )
     if is_tensor(counts):
-        import torch
-
         trials = counts.double()
         chance = torch.full_like(trials, fraction)
-        kept = torch.binomial(trials, chance, generator=rng).to(counts.dtype)
+        kept = torch.binomial(trials, chance, generator=draw).to(counts.dtype)
     else:
-        kept = rng.binomial(counts.astype(np.int64), fraction).astype(counts.dtype)
+        kept = draw.binomial(counts.astype(np.int64), fraction).astype(counts.dtype)
     return kept, counts - kept
 
 
-def anscombe(counts):
+def anscombe(counts: ArrayT) -> ArrayT:
     """Turn Poisson counts into values of nearly unit variance: ``2 sqrt(counts + 3/8)``.
 
     Examples
@@ -250,7 +246,7 @@ def anscombe(counts):
     return 2 * (counts + 0.375) ** 0.5
 
 
-def inverse_anscombe(values):
+def inverse_anscombe(values: ArrayT) -> ArrayT:
     """Exact unbiased inverse of `anscombe`, in closed form.
 
     Parameters

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
+import torch
+from scipy.special import gammaln, xlogy
 
-from .._arrays import is_tensor, to_numpy, to_tensor
+from .._arrays import Array, ArrayT, is_tensor, to_numpy, to_tensor
 from ..interpolate import spline_prefilter, spline_sample
-from ._checks import check_amounts, check_rng, rate_and_counts, reduced
+from ._checks import Reduction, Rng, check_amounts, check_rng, rate_and_counts, reduced
 
 LOWEST, HIGHEST = 1e-3, 10**2.25  # rates between which information is tabulated
 STEPS, ROWS = 8, 4  # nodes of the tables in a decade of rate and of variance
 WORK = 2**22  # numbers held at once
 
 
-def to_electrons(adu, gain, offset):
+def to_electrons(adu: ArrayT, gain: float | Array, offset: float | Array) -> ArrayT:
     """Turn the numbers of a camera into photo-electrons.
 
     Parameters
@@ -69,14 +72,28 @@ def to_electrons(adu, gain, offset):
     return (adu - to_numpy(offset)) / to_numpy(gain)
 
 
-def _nll(camera, rate, counts, reduction, *, signed):
+def _nll(
+    camera: PoissonGauss | EMCCD,
+    rate: ArrayT,
+    counts: Array,
+    reduction: Reduction,
+    *,
+    signed: bool,
+) -> ArrayT | float:
     """Likelihood whose gradient by the rate is the score of the camera's formula."""
     x, b = rate_and_counts(rate, counts, signed=signed)
     value, slope = camera._value_and_score(x.detach(), b)
     return reduced(value + slope * (x - x.detach()), reduction, rate)
 
 
-def _deviance(camera, rate, counts, reduction, *, signed):
+def _deviance(
+    camera: PoissonGauss | EMCCD,
+    rate: ArrayT,
+    counts: Array,
+    reduction: Reduction,
+    *,
+    signed: bool,
+) -> ArrayT | float:
     """The same for twice what is lost against ``rate = counts``."""
     x, b = rate_and_counts(rate, counts, signed=signed)
     value, slope = camera._value_and_score(x.detach(), b)
@@ -113,16 +130,18 @@ class PoissonGauss:
     3.079
     """
 
-    def __init__(self, variance):
+    def __init__(self, variance: float | Array) -> None:
         self.variance = checked_variance(variance)
         if bool((self.variance == 0).any()):
             raise ValueError("some variances are zero: a camera without read noise is Poisson")
 
-    def nll(self, rate, counts, *, reduction="sum"):
+    def nll(self, rate: ArrayT, counts: Array, *, reduction: Reduction = "sum") -> ArrayT | float:
         """Negative log-likelihood; parameters as for `Poisson.nll`, counts may be negative."""
         return _nll(self, rate, counts, reduction, signed=True)
 
-    def deviance(self, rate, counts, *, reduction="sum"):
+    def deviance(
+        self, rate: ArrayT, counts: Array, *, reduction: Reduction = "sum"
+    ) -> ArrayT | float:
         """Twice the log-likelihood lost against ``rate = counts``, negative counts as zero.
 
         The best rate differs from the counts by a fraction of an electron, so that single pixels
@@ -130,18 +149,18 @@ class PoissonGauss:
         """
         return _deviance(self, rate, counts, reduction, signed=True)
 
-    def sample(self, rate, rng):
+    def sample(self, rate: ArrayT, rng: Rng) -> ArrayT:
         """Draw counts of the dtype of `rate`; parameters as for `Poisson.sample`."""
         rate = rate if is_tensor(rate) else np.asarray(rate, dtype=float)
-        check_rng(rng, rate)
+        draw = check_rng(rng, rate)
         check_amounts(rate, "rate")
-        return _with_read_noise(_poisson(rate, rng), self.variance, rng)
+        return _with_read_noise(_poisson(rate, draw), self.variance, draw)
 
-    def score(self, rate, counts):
+    def score(self, rate: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
         """Slope of the `nll` of each pixel by its rate: tensors of one shape, unchecked."""
         return self._value_and_score(rate, counts)[1]
 
-    def information(self, rate):
+    def information(self, rate: torch.Tensor) -> torch.Tensor:
         """Fisher information of a pixel about its rate: a tensor, unchecked."""
         variance = to_tensor(self.variance, rate.device, rate.dtype)
         bounded = rate.clamp_min(LOWEST)
@@ -154,16 +173,17 @@ class PoissonGauss:
         # never more than the electrons themselves would tell
         return ((1 + excess) / (bounded + variance)).minimum(1 / bounded)
 
-    def _value_and_score(self, rate, counts):
-        import torch
-
+    def _value_and_score(
+        self, rate: torch.Tensor, counts: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         variance = to_tensor(self.variance, rate.device, rate.dtype)
         rate, counts, variance = torch.broadcast_tensors(rate, counts, variance)
         parts = [t.flatten() for t in (rate, counts, variance)]
         with torch.no_grad():
             pieces = [t.split(WORK // 65) for t in parts]
             found = [_mixture(*piece) for piece in zip(*pieces, strict=True)]
-        return [torch.cat(part).view(rate.shape) for part in zip(*found, strict=True)]
+        value, slope = (torch.cat(part).view(rate.shape) for part in zip(*found, strict=True))
+        return value, slope
 
 
 class EMCCD:
@@ -203,46 +223,46 @@ class EMCCD:
     2.0
     """
 
-    def __init__(self, gain, variance=0.0):
+    def __init__(self, gain: float, variance: float = 0.0) -> None:
         if not gain > 1:
             raise ValueError(f"gain is {gain}: electron multiplication starts above 1")
         self.gain = float(gain)
         self.variance = float(checked_variance(variance))
         self._spread = self.variance / self.gain**2
 
-    def nll(self, rate, counts, *, reduction="sum"):
+    def nll(self, rate: ArrayT, counts: Array, *, reduction: Reduction = "sum") -> ArrayT | float:
         """Negative log-likelihood; negative counts only with read noise.
 
         Parameters as for `Poisson.nll`.
         """
         return _nll(self, rate, counts, reduction, signed=self._spread > 0)
 
-    def deviance(self, rate, counts, *, reduction="sum"):
+    def deviance(
+        self, rate: ArrayT, counts: Array, *, reduction: Reduction = "sum"
+    ) -> ArrayT | float:
         """Twice the log-likelihood lost against ``rate = counts``, negative counts as zero.
 
         As for `PoissonGauss.deviance`.
         """
         return _deviance(self, rate, counts, reduction, signed=self._spread > 0)
 
-    def sample(self, rate, rng):
+    def sample(self, rate: ArrayT, rng: Rng) -> ArrayT:
         """Draw counts of the dtype of `rate`; parameters as for `Poisson.sample`."""
         rate = rate if is_tensor(rate) else np.asarray(rate, dtype=float)
-        check_rng(rng, rate)
+        draw = check_rng(rng, rate)
         check_amounts(rate, "rate")
-        counts = _poisson(rate, rng)
-        if is_tensor(rate):
-            import torch
-
-            counts = torch._standard_gamma(counts, generator=rng) * (counts > 0)
+        counts = _poisson(rate, draw)
+        if is_tensor(counts):
+            counts = torch._standard_gamma(counts, generator=draw) * (counts > 0)
         else:
-            counts = rng.standard_gamma(counts)
-        return _with_read_noise(counts, self._spread, rng)
+            counts = draw.standard_gamma(counts)
+        return _with_read_noise(counts, self._spread, draw)
 
-    def score(self, rate, counts):
+    def score(self, rate: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
         """Slope of the `nll` of each pixel by its rate: tensors of one shape, unchecked."""
         return self._value_and_score(rate, counts)[1]
 
-    def information(self, rate):
+    def information(self, rate: torch.Tensor) -> torch.Tensor:
         """Fisher information of a pixel about its rate: a tensor, unchecked."""
         bounded = rate.clamp_min(LOWEST)
         column = (rate.clamp(LOWEST, HIGHEST).log10() - math.log10(LOWEST)) * STEPS
@@ -251,9 +271,9 @@ class EMCCD:
         excess = excess * (HIGHEST / rate.clamp_min(HIGHEST))
         return (1 + excess) / (2 * bounded + self._spread)
 
-    def _value_and_score(self, rate, counts):
-        import torch
-
+    def _value_and_score(
+        self, rate: torch.Tensor, counts: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         with torch.no_grad():
             if self._spread == 0:
                 logp, slope = _multiplied(rate, counts)
@@ -261,11 +281,12 @@ class EMCCD:
                 return torch.where(dark, rate, -logp), torch.where(dark, 1.0, -slope)
             parts = [t.flatten() for t in torch.broadcast_tensors(rate, counts)]
             pieces = [t.split(WORK // 48) for t in parts]
-            found = [_blurred(*piece, self._spread) for piece in zip(*pieces, strict=True)]
-        return [torch.cat(part).view(rate.shape) for part in zip(*found, strict=True)]
+            found = [_blurred(x, b, self._spread) for x, b in zip(*pieces, strict=True)]
+        value, slope = (torch.cat(part).view(rate.shape) for part in zip(*found, strict=True))
+        return value, slope
 
 
-def checked_variance(variance):
+def checked_variance(variance: float | Array) -> Array:
     """The variance as it came, or as an array; raise a ValueError if any is negative or NaN."""
     variance = variance if is_tensor(variance) else np.asarray(variance, dtype=float)
     if not bool((variance >= 0).all()):
@@ -276,32 +297,28 @@ def checked_variance(variance):
     return variance
 
 
-def _poisson(rate, rng):
+def _poisson(rate: ArrayT, rng: Any) -> ArrayT:
     if is_tensor(rate):
-        import torch
-
         return torch.poisson(rate, generator=rng)
     return rng.poisson(rate).astype(float)
 
 
-def _with_read_noise(counts, variance, rng):
+def _with_read_noise(counts: ArrayT, variance: float | Array, rng: Any) -> ArrayT:
     if is_tensor(counts):
-        import torch
-
         spread = to_tensor(variance, counts.device, counts.dtype).sqrt()
         noise = torch.empty_like(counts).normal_(generator=rng)
         return counts + spread * noise
     return counts + np.sqrt(to_numpy(variance)) * rng.standard_normal(counts.shape)
 
 
-def _window(rate, counts, variance):
+def _window(
+    rate: torch.Tensor, counts: torch.Tensor, variance: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Numbers of electrons (n, 65) about the most probable one, and the step between them.
 
     The posterior is smooth on the scale of its width: from a width of four electrons on, a sum
     over every second, third, ... number is as exact as over all.
     """
-    import torch
-
     k = (rate * (counts + variance) / (rate + variance)).clamp_min(0)
     for _ in range(4):  # Newton steps; the logarithm of the posterior is concave
         slope = (rate.clamp_min(1e-30) / (k + 0.5)).log() + (counts - k) / variance
@@ -311,10 +328,10 @@ def _window(rate, counts, variance):
     return k.round() + step * torch.arange(-32, 33, device=rate.device), step
 
 
-def _mixture(rate, counts, variance):
+def _mixture(
+    rate: torch.Tensor, counts: torch.Tensor, variance: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Negative log-likelihood of the mixture, and its slope by the rate, of flat tensors."""
-    import torch
-
     rate, counts, variance = (t[:, None] for t in (rate, counts, variance))
     k, step = _window(rate, counts, variance)
     log_shot = torch.xlogy(k, rate) - rate - torch.lgamma(k + 1)
@@ -327,10 +344,8 @@ def _mixture(rate, counts, variance):
     return -log_p - scale.log(), 1 - ratio
 
 
-def _multiplied(rate, counts):
+def _multiplied(rate: torch.Tensor, counts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Log density of multiplied counts above zero, and its slope by the rate."""
-    import torch
-
     rate, counts = rate.clamp_min(1e-12), counts.clamp_min(1e-12)
     x = 2 * (rate * counts).sqrt()
     bessel = torch.special.i1e(x)
@@ -338,12 +353,12 @@ def _multiplied(rate, counts):
     return log_p, (counts / rate).sqrt() * torch.special.i0e(x) / bessel - 1
 
 
-def _blurred(rate, counts, spread):
+def _blurred(
+    rate: torch.Tensor, counts: torch.Tensor, spread: float
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Negative log-likelihood with read noise, and its slope by the rate, of flat tensors."""
-    import torch
-
-    nodes, weights = np.polynomial.legendre.leggauss(48)
-    nodes, weights = (to_tensor(a, rate.device, rate.dtype) for a in (nodes, weights))
+    rule = np.polynomial.legendre.leggauss(48)
+    nodes, weights = (to_tensor(a, rate.device, rate.dtype) for a in rule)
     rate, counts, sigma = rate[:, None], counts[:, None], math.sqrt(spread)
     low = (counts - 8 * sigma).clamp_min(0)
     half = ((counts + 8 * sigma).clamp_min(2 * sigma) - low) / 2
@@ -358,18 +373,16 @@ def _blurred(rate, counts, spread):
     return 0.5 * math.log(2 * math.pi * spread) - total[:, 0], -mean_slope
 
 
-def _rates():
+def _rates() -> np.ndarray:
     decades = np.log10(HIGHEST / LOWEST)
     return LOWEST * np.logspace(0, decades, round(decades * STEPS) + 1)
 
 
 @lru_cache(maxsize=1)
-def _mixture_table():
+def _mixture_table() -> np.ndarray:
     """Spline of log(information x (rate + variance)) over log10 of variance and rate."""
-    from scipy.stats import poisson
-
     rates, k = _rates(), np.arange(int(HIGHEST + 8 * math.sqrt(HIGHEST)))
-    shot = poisson.pmf(k, rates[:, None])
+    shot = np.exp(xlogy(k, rates[:, None]) - gammaln(k + 1) - rates[:, None])
     fewer = np.pad(shot, ((0, 0), (1, 0)))[:, :-1]  # p(d - 1) by the same matrix
     rows = []
     for variance in np.logspace(-2, 3, 5 * ROWS + 1):
@@ -384,10 +397,8 @@ def _mixture_table():
 
 
 @lru_cache(maxsize=16)
-def _multiplied_table(spread):
+def _multiplied_table(spread: float) -> np.ndarray:
     """Spline of log(information x (2 rate + spread)) over log10 of the rate."""
-    import torch
-
     camera = EMCCD(10.0, 100.0 * spread)
     values = []
     for rate in _rates():
@@ -406,7 +417,7 @@ def _multiplied_table(spread):
     return spline_prefilter(np.array(values))
 
 
-def _panels(edges):
+def _panels(edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Nodes and weights of Gauss-Legendre quadrature between neighbouring edges."""
     nodes, weights = np.polynomial.legendre.leggauss(8)
     half = np.diff(edges)[:, None] / 2

@@ -8,8 +8,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
+
+from .._arrays import Number
 
 
 @dataclass(frozen=True)
@@ -26,10 +29,10 @@ class Zernike:
     n: int
     m: int
 
-    def __call__(self, u, v):
+    def __call__(self, u: Number, v: Number) -> Number:
         """Values at pupil coordinates, arrays or tensors that broadcast; defined everywhere."""
         squared, q = u**2 + v**2, abs(self.m)
-        radial = 0.0
+        radial: Any = 0.0
         for k in range((self.n - q) // 2 + 1):  # radial polynomial over rho^|m|
             sign = -1 if k % 2 else 1
             top = sign * math.factorial(self.n - k) / math.factorial(k)
@@ -42,7 +45,7 @@ class Zernike:
         size = math.sqrt((self.n + 1) * (2 if self.m else 1))
         return size * radial * (cosine if self.m >= 0 else sine)
 
-    def grid(self, samples):
+    def grid(self, samples: int) -> np.ndarray:
         """Values (samples, samples) at the cells of a pupil, float64 array, v along axis 0.
 
         Cells outside the pupil hold values, too: weigh them with `disc`.
@@ -51,7 +54,7 @@ class Zernike:
         return self(u[None, :], u[:, None])
 
 
-def zernike(j):
+def zernike(j: int) -> Zernike:
     r"""Zernike polynomial of OSA/ANSI index j, of unit RMS over the unit disc.
 
     Parameters
@@ -94,7 +97,7 @@ def zernike(j):
     return Zernike(j, n, 2 * j - n * (n + 2))
 
 
-def noll_to_osa(noll):
+def noll_to_osa(noll: int) -> int:
     """OSA/ANSI index of Noll's index, which counts from 1.
 
     Examples
@@ -112,20 +115,7 @@ def noll_to_osa(noll):
     return (n * (n + 2) + m) // 2
 
 
-def osa_to_noll(j):
-    """Noll's index, from 1, of an OSA/ANSI index.
-
-    Examples
-    --------
-    >>> [osa_to_noll(j) for j in range(7)]
-    [1, 3, 2, 5, 4, 6, 9]
-    """
-    n = zernike(j).n
-    first = n * (n + 1) // 2 + 1
-    return next(k for k in range(first, first + n + 1) if noll_to_osa(k) == j)
-
-
-def pupil_axis(samples):
+def pupil_axis(samples: int) -> np.ndarray:
     """Centres of `samples` cells across the pupil, from -1 + 1/samples to 1 - 1/samples.
 
     Examples
@@ -137,7 +127,7 @@ def pupil_axis(samples):
 
 
 @lru_cache(maxsize=32)
-def disc(samples):
+def disc(samples: int) -> np.ndarray:
     """Share of each cell that lies inside the unit disc, (samples, samples), between 0 and 1.
 
     Examples

@@ -6,13 +6,14 @@ Lengths are in micrometres, aberrations in waves RMS.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
+import torch
 
-from .._arrays import is_tensor, to_tensor
+from .._arrays import Array, Device, is_tensor, to_tensor
 from ._zernike import disc, pupil_axis, zernike
 
 
@@ -86,14 +87,14 @@ class Pupil:
     index: float
     pixel_size: float
     samples: int = 128
-    zernikes: dict | None = None
-    phase_map: Any = None
+    zernikes: Mapping[int, float | Array] | None = None
+    phase_map: Array | None = None
     aplanatic: bool = False
     medium_index: float | None = None
     stage: float = 0.0
-    oversampling: int | None = None
+    oversampling: int = None  # type: ignore[assignment]  # a number once it is made
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("na", "wavelength", "index", "pixel_size"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: give a positive number")
@@ -122,18 +123,16 @@ class Pupil:
             )
 
     @property
-    def period(self):
-        """After how many micrometres the sampled image repeats."""
+    def period(self) -> float:
+        """Distance in micrometres after which the sampled image repeats."""
         return self.samples * self.wavelength / (2 * self.na)
 
-    def wavefront(self, dtype=None, device=None):
+    def wavefront(self, dtype: torch.dtype | None = None, device: Device = None) -> torch.Tensor:
         """Aberration in waves, a tensor (..., samples, samples); float64 unless told."""
-        import torch
-
         total = torch.zeros(self.samples, self.samples, dtype=dtype or torch.float64, device=device)
         if self.zernikes:
-            values = [to_tensor(c, total.device, total.dtype) for c in self.zernikes.values()]
-            values = torch.stack(torch.broadcast_tensors(*values), -1)
+            each = [to_tensor(c, total.device, total.dtype) for c in self.zernikes.values()]
+            values = torch.stack(torch.broadcast_tensors(*each), -1)
             basis = zernike_basis(
                 tuple(map(int, self.zernikes)), self.samples, total.dtype, total.device
             )
@@ -142,7 +141,7 @@ class Pupil:
             total = total + to_tensor(self.phase_map, total.device, total.dtype)
         return total
 
-    def field(self, z, wavefront):
+    def field(self, z: torch.Tensor, wavefront: torch.Tensor) -> torch.Tensor:
         r"""Complex field at the pupil for emitters at `z`.
 
         Parameters
@@ -158,8 +157,6 @@ class Pupil:
             Scaled such that the squared modulus of its transform, see `transform`, is the share
             of the light that falls on each point.
         """
-        import torch
-
         z = z[..., None, None]
         amplitude, light, kz, decay, fixed = _constants(self, wavefront.dtype, wavefront.device)
         phase = 2 * torch.pi * wavefront + kz * z + fixed
@@ -169,20 +166,20 @@ class Pupil:
             amplitude = amplitude * torch.exp(-decay * z) / left.sqrt()
         return torch.complex(amplitude * phase.cos(), amplitude * phase.sin())
 
-    def field_slope(self, z, dtype=None, device=None):
+    def field_slope(
+        self, z: torch.Tensor, dtype: torch.dtype | None = None, device: Device = None
+    ) -> torch.Tensor:
         """Derivative of `field` by z, divided by it: complex (..., samples, samples) per µm."""
-        import torch
-
         z = z[..., None, None]
         _, light, kz, decay, _ = _constants(self, dtype or torch.float64, device)
         fading = light * torch.exp(-2 * decay * z)
         fading = (fading * decay).sum((-2, -1), keepdim=True) / fading.sum((-2, -1), keepdim=True)
         return torch.complex(*torch.broadcast_tensors(fading - decay, kz))
 
-    def transform(self, n_pixels, dtype=None, device=None):
+    def transform(
+        self, n_pixels: int, dtype: torch.dtype | None = None, device: Device = None
+    ) -> torch.Tensor:
         """Matrix of the Fourier transform along one axis, (n_pixels * oversampling, samples)."""
-        import torch
-
         return _transform(
             self.na * self.pixel_size / self.wavelength,
             self.samples,
@@ -192,15 +189,13 @@ class Pupil:
             torch.device(device or "cpu"),
         )
 
-    def tilt(self, shift):
+    def tilt(self, shift: torch.Tensor) -> torch.Tensor:
         """Phase factors (..., samples) that move the image by `shift` (...) pixels."""
-        import torch
-
         u = torch.as_tensor(pupil_axis(self.samples)).to(shift)
         phase = -2 * torch.pi * self.na * self.pixel_size / self.wavelength * u * shift[..., None]
         return torch.complex(phase.cos(), phase.sin())
 
-    def bin(self, points):
+    def bin(self, points: torch.Tensor) -> torch.Tensor:
         """Sum of the points of each pixel, (..., Y, X) from (..., Y s, X s)."""
         s = self.oversampling
         if s == 1:
@@ -208,7 +203,7 @@ class Pupil:
         y, x = points.shape[-2] // s, points.shape[-1] // s
         return points.unflatten(-1, (x, s)).unflatten(-3, (y, s)).sum((-3, -1))
 
-    def check_field(self, shape):
+    def check_field(self, shape: Sequence[int]) -> None:
         """Raise a ValueError unless an image of `shape` (Y, X) is free of repetitions."""
         if len(shape) != 2 or min(shape) < 1:
             raise ValueError(f"shape is {tuple(shape)}: give (Y, X)")
@@ -221,7 +216,15 @@ class Pupil:
             )
 
 
-def psf_from_pupil(pupil, shape, x=0.0, y=0.0, z=0.0, *, wavefront=None):
+def psf_from_pupil(
+    pupil: Pupil,
+    shape: tuple[int, int],
+    x: float | Sequence[float] | Array = 0.0,
+    y: float | Sequence[float] | Array = 0.0,
+    z: float | Sequence[float] | Array = 0.0,
+    *,
+    wavefront: torch.Tensor | None = None,
+) -> Array:
     r"""Images of point emitters, by the matrix Fourier transform.
 
     Parameters
@@ -268,8 +271,6 @@ def psf_from_pupil(pupil, shape, x=0.0, y=0.0, z=0.0, *, wavefront=None):
     >>> image.shape, bool((image.sum((1, 2)) > 0.99).all())
     ((2, 101, 101), True)
     """
-    import torch
-
     pupil.check_field(shape)
     own = [*(pupil.zernikes or {}).values(), pupil.phase_map]
     tensors = [value for value in (x, y, z, wavefront, *own) if is_tensor(value)]
@@ -284,25 +285,30 @@ def psf_from_pupil(pupil, shape, x=0.0, y=0.0, z=0.0, *, wavefront=None):
     return image if tensors else image.numpy()
 
 
-def squared_modulus(field):
+def squared_modulus(field: torch.Tensor) -> torch.Tensor:
     """Intensity of a complex tensor, with a gradient at zero, too."""
     return field.real.square() + field.imag.square()
 
 
 @lru_cache(maxsize=64)
-def zernike_basis(modes, samples, dtype, device):
+def zernike_basis(
+    modes: tuple[int, ...], samples: int, dtype: torch.dtype, device: torch.device
+) -> torch.Tensor:
     """Zernike polynomials of the OSA indices `modes` on the cells, a tensor (J, M, M)."""
-    import torch
-
     with torch.inference_mode(False):
         grids = [torch.from_numpy(zernike(j).grid(samples)) for j in modes]
         return torch.stack(grids).to(device=device, dtype=dtype)
 
 
 @lru_cache(maxsize=64)
-def _transform(step, samples, n_pixels, oversampling, dtype, device):
-    import torch
-
+def _transform(
+    step: float,
+    samples: int,
+    n_pixels: int,
+    oversampling: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> torch.Tensor:
     n = n_pixels * oversampling
     points = (np.arange(n) - (n - 1) / 2) / oversampling
     matrix = np.exp(2j * np.pi * step * points[:, None] * pupil_axis(samples))
@@ -310,7 +316,7 @@ def _transform(step, samples, n_pixels, oversampling, dtype, device):
         return torch.from_numpy(matrix).to(device=device, dtype=dtype.to_complex())
 
 
-def _constants(pupil, dtype, device):
+def _constants(pupil: Pupil, dtype: torch.dtype, device: Device) -> tuple[torch.Tensor, ...]:
     cell = 2 * pupil.na / (pupil.wavelength * pupil.samples)
     share = cell * pupil.pixel_size / pupil.oversampling
     keys = pupil.na, pupil.wavelength, pupil.index, pupil.medium_index, pupil.stage
@@ -318,10 +324,19 @@ def _constants(pupil, dtype, device):
 
 
 @lru_cache(maxsize=64)
-def _sampled(na, wavelength, index, medium, stage, samples, aplanatic, share, dtype, device):
+def _sampled(
+    na: float,
+    wavelength: float,
+    index: float,
+    medium: float | None,
+    stage: float,
+    samples: int,
+    aplanatic: bool,
+    share: float,
+    dtype: torch.dtype,
+    device: Device,
+) -> tuple[torch.Tensor, ...]:
     """Amplitude, light of each cell, axial wavenumber, decay, and the phase that z leaves alone."""
-    import torch
-
     u = pupil_axis(samples)
     squared = na**2 * (u[:, None] ** 2 + u**2).clip(max=1)  # cells on the rim: at the rim
     inside = disc(samples)

@@ -1,15 +1,24 @@
 """Scalar wave optics on a grid: angles, axial wavenumbers, propagation from plane to plane.
 
 Lengths are in micrometres. Directions are in units of numerical aperture, ``q = n sin(theta)``, so
-that a plane wave is ``exp(2 pi i q x / wavelength)``. Grids are in the order of the FFT. `Pupil`,
-`psf_from_pupil` and `zernike` are public here, too; their modules are `helpers.optics.pupil` and
-`helpers.optics._zernike`.
+that a plane wave is ``exp(2 pi i q x / wavelength)``. Grids are in the order of the FFT.
 """
 
 from __future__ import annotations
 
+import torch
 
-def directions(n_pixels, pixel_size, wavelength, *, device=None, dtype=None):
+from .._arrays import Device
+
+
+def directions(
+    n_pixels: int | tuple[int, int],
+    pixel_size: float,
+    wavelength: float,
+    *,
+    device: Device = None,
+    dtype: torch.dtype | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Directions of the plane waves of an FFT, in units of numerical aperture.
 
     Parameters
@@ -34,8 +43,6 @@ def directions(n_pixels, pixel_size, wavelength, *, device=None, dtype=None):
     >>> qx
     tensor([[ 0.0000,  0.5000, -1.0000, -0.5000]], dtype=torch.float64)
     """
-    import torch
-
     ny, nx = (n_pixels, n_pixels) if isinstance(n_pixels, int) else n_pixels
     dtype = torch.float64 if dtype is None else dtype
     qy = torch.fft.fftfreq(ny, pixel_size, dtype=dtype, device=device)[:, None] * wavelength
@@ -43,19 +50,24 @@ def directions(n_pixels, pixel_size, wavelength, *, device=None, dtype=None):
     return qy, qx
 
 
-def axial(q_squared, index=1.0):
+def axial(q_squared: torch.Tensor, index: float = 1.0) -> torch.Tensor:
     r"""Axial direction cosine times the index, :math:`\sqrt{n^2 - q^2}`; zero where evanescent.
 
     Examples
     --------
-    >>> import torch
     >>> axial(torch.tensor([0.0, 0.36, 4.0]))
     tensor([1.0000, 0.8000, 0.0000])
     """
     return (index**2 - q_squared).clamp(min=0).sqrt()
 
 
-def propagate(field, distance, pixel_size, wavelength, index=1.0):
+def propagate(
+    field: torch.Tensor,
+    distance: float | torch.Tensor,
+    pixel_size: float,
+    wavelength: float,
+    index: float = 1.0,
+) -> torch.Tensor:
     r"""Carry a field to a parallel plane by the angular spectrum.
 
     Parameters
@@ -81,19 +93,17 @@ def propagate(field, distance, pixel_size, wavelength, index=1.0):
 
     Examples
     --------
-    >>> import torch
     >>> wave = torch.ones(8, 8, dtype=torch.complex128)
     >>> there = propagate(wave, 3.2, 0.5, 0.5)
     >>> torch.allclose(propagate(there, -3.2, 0.5, 0.5), wave)
     True
     """
-    import torch
-
+    ny, nx = field.shape[-2:]
     qy, qx = directions(
-        tuple(field.shape[-2:]), pixel_size, wavelength, device=field.device, dtype=field.real.dtype
+        (ny, nx), pixel_size, wavelength, device=field.device, dtype=field.real.dtype
     )
     q_squared = qy**2 + qx**2
-    if torch.is_tensor(distance) and distance.ndim:
+    if isinstance(distance, torch.Tensor) and distance.ndim:
         distance = distance[..., None, None]
     phase = 2 * torch.pi / wavelength * distance * axial(q_squared, index)
     transfer = torch.exp(1j * phase) * (q_squared < index**2)
