@@ -39,9 +39,10 @@ test: $(STAMP) ## run the tests and every page, cell by cell (PAGES=book/start r
 test-book: $(STAMP) ## test the built pages, in the browser too
 	HELPERS_REQUIRE_BOOK=1 $(BIN)/python -m pytest tests/book
 
-lint: $(STAMP) ## check the style of the code
+lint: $(STAMP) ## check style and types of the code
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 lab: $(STAMP) ## open the pages as notebooks in JupyterLab
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/book
@@ -53,5 +54,5 @@ bench: $(STAMP) ## time the solvers beside their peers
 	$(BIN)/python -m tests.benchmarks
 
 clean: ## remove what was built; .venv stays
-	rm -rf _build .pytest_cache .ruff_cache .hypothesis
+	rm -rf _build .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find helpers tests book -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
 
 import numpy as np
 import torch
@@ -53,7 +53,11 @@ def to_numpy(x: ArrayLike | torch.Tensor) -> np.ndarray:
     return x.detach().cpu().numpy() if is_tensor(x) else np.asarray(x)
 
 
-def like(result: torch.Tensor, example: ArrayT) -> ArrayT:
+@overload
+def like(result: torch.Tensor, example: ArrayT) -> ArrayT: ...
+@overload
+def like(result: torch.Tensor, example: Array | None) -> Array: ...
+def like(result: torch.Tensor, example: Array | None) -> Array:
     """Give the tensor `result` in the kind of `example`: NumPy for NumPy, torch for torch."""
     return result if is_tensor(example) else to_numpy(result)
 

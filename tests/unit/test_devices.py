@@ -1,6 +1,5 @@
 """The device picker: who decides, and what is said when it cannot be."""
 
-
 import pytest
 import torch
 
