@@ -6,6 +6,10 @@ that does not see a pixel, and is trained to guess it, learns the image and not 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -60,18 +64,21 @@ class BlindSpot(nn.Module):
     """
 
     STEP = 3
+    window: torch.Tensor
+    centre: torch.Tensor
+    scale: torch.Tensor
 
     def __init__(
         self,
-        width=32,
-        depth=3,
+        width: int = 32,
+        depth: int = 3,
         *,
-        centre=0.0,
-        scale=1.0,
-        noise=None,
-        blind=True,
-        generator=None,
-    ):
+        centre: float = 0.0,
+        scale: float = 1.0,
+        noise: tuple[float, float] | None = None,
+        blind: bool = True,
+        generator: torch.Generator | None = None,
+    ) -> None:
         super().__init__()
         if not scale > 0 or width < 1 or depth < 1:
             raise ValueError(f"scale {scale}, width {width}, depth {depth}: all must be positive")
@@ -83,7 +90,7 @@ class BlindSpot(nn.Module):
             "noise": noise,
             "blind": blind,
         }
-        self.noise = None if noise is None else tuple(float(number) for number in noise)
+        self.noise = None if noise is None else (float(noise[0]), float(noise[1]))
         self.blind = blind
         self.reach = KERNEL // 2 + self.STEP * depth  # how far a pixel sees
         with seeded(seed_of(generator)):
@@ -98,7 +105,7 @@ class BlindSpot(nn.Module):
         self.register_buffer("centre", torch.tensor(float(centre)))
         self.register_buffer("scale", torch.tensor(float(scale)))
 
-    def forward(self, images):
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and spread, both (B, Y, X) in the unit of the images (B, Y, X)."""
         height, width = images.shape[-2:]
         x = (images[:, None] - self.centre) / self.scale
@@ -117,7 +124,14 @@ class BlindSpot(nn.Module):
         mean = self.centre + self.scale * x[:, 0]
         return mean, self.scale * functional.softplus(x[:, 1] - 1)
 
-    def loss(self, images, target=None):
+    def loss(
+        self,
+        images: torch.Tensor,
+        target: torch.Tensor | None = None,
+        *,
+        use: torch.Tensor | None = None,
+        excess: torch.Tensor | float = 0.0,
+    ) -> torch.Tensor:
         r"""Negative log-likelihood of each pixel given its neighbours; the mean over pixels.
 
         Parameters
@@ -126,6 +140,10 @@ class BlindSpot(nn.Module):
         target : tensor (B, Y, X), optional
             Clean images, for a control. The loss is then the mean squared error over the square
             of the scale, and the spread learns nothing.
+        use : tensor (B, Y, X), optional
+            1 where a pixel counts, else 0.
+        excess : tensor (B, Y, X), optional
+            Read variance of each pixel beyond that of `noise`.
 
         Notes
         -----
@@ -143,11 +161,13 @@ class BlindSpot(nn.Module):
             return ((target - mean) / self.scale).square().mean()
         variance = spread.square() + 1e-4 * self.scale.square()
         if self.noise is not None:
-            variance = variance + noise_variance(mean, self.noise)
-        return 0.5 * ((images - mean).square() / variance + variance.log()).mean()
+            added = noise_variance(mean, self.noise) + excess
+            variance = variance + added.clamp_min(0)
+        each = 0.5 * ((images - mean).square() / variance + variance.log())
+        return each.mean() if use is None else (each * use).sum() / use.sum().clamp_min(1)
 
 
-def save(network, path, card):
+def save(network: BlindSpot, path: str | Path, card: Mapping[str, Any]) -> None:
     """Save a network with the card that says how it was made; see `helpers.checkpoints.save`.
 
     Parameters
@@ -161,7 +181,7 @@ def save(network, path, card):
     checkpoints.save(path, {"settings": network.settings, "network": half}, card)
 
 
-def load(path=None, device=None):
+def load(path: str | Path | None = None, device: str | torch.device | None = None) -> BlindSpot:
     """Load a network.
 
     Parameters
@@ -200,13 +220,15 @@ def load(path=None, device=None):
     return network.to(pick_device(device)).eval()
 
 
-def noise_variance(mean, noise):
+def noise_variance(mean: torch.Tensor, noise: tuple[float, float]) -> torch.Tensor:
     """Variance that a camera adds at a mean, by intercept and slope; it never gets negative."""
     intercept, slope = noise
     return (intercept + slope * mean).clamp_min(max(intercept, 0.0))
 
 
-def with_the_pixel(mean, spread, pixel, noise_variance):
+def with_the_pixel(
+    mean: torch.Tensor, spread: torch.Tensor, pixel: torch.Tensor, noise_variance: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     r"""Best guess from neighbours and the pixel itself.
 
     Parameters

@@ -5,6 +5,9 @@ They are what learning has to beat. All take a stack of images in photo-electron
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import numpy as np
 from scipy.ndimage import gaussian_filter, uniform_filter
 
@@ -12,7 +15,7 @@ from ...noise.counting import inverse_anscombe
 from ...tv import prox_tv
 
 
-def gaussian(images, sigma):
+def gaussian(images: np.ndarray, sigma: float) -> np.ndarray:
     """Average over a Gaussian window.
 
     Parameters
@@ -36,7 +39,9 @@ def gaussian(images, sigma):
     return gaussian_filter(_stack(images), (0, sigma, sigma), mode="nearest")
 
 
-def stabilised_tv(images, weight, *, read_variance=0.0, n_iter=60):
+def stabilised_tv(
+    images: np.ndarray, weight: float, *, read_variance: float = 0.0, n_iter: int = 60
+) -> np.ndarray:
     """Total variation on values of equal noise: stabilise, denoise, transform back.
 
     Parameters
@@ -69,7 +74,14 @@ def stabilised_tv(images, weight, *, read_variance=0.0, n_iter=60):
     return unstabilise(smooth, read_variance)
 
 
-def stabilised_means(images, strength, *, read_variance=0.0, patch=3, reach=6):
+def stabilised_means(
+    images: np.ndarray,
+    strength: float,
+    *,
+    read_variance: float = 0.0,
+    patch: int = 3,
+    reach: int = 6,
+) -> np.ndarray:
     """Non-local means on values of equal noise: stabilise, denoise, transform back.
 
     Parameters
@@ -97,7 +109,14 @@ def stabilised_means(images, strength, *, read_variance=0.0, patch=3, reach=6):
     return unstabilise(nonlocal_means(values, strength, patch=patch, reach=reach), read_variance)
 
 
-def nonlocal_means(images, strength, *, patch=3, reach=6, sigma=1.0):
+def nonlocal_means(
+    images: np.ndarray,
+    strength: float,
+    *,
+    patch: int = 3,
+    reach: int = 6,
+    sigma: float = 1.0,
+) -> np.ndarray:
     r"""Average pixels whose neighbourhoods look alike.
 
     Parameters
@@ -160,7 +179,7 @@ def nonlocal_means(images, strength, *, patch=3, reach=6, sigma=1.0):
     return total / weights
 
 
-def stabilise(images, read_variance=0.0):
+def stabilise(images: np.ndarray, read_variance: float = 0.0) -> np.ndarray:
     r"""Turn photo-electrons with read noise into values of nearly unit variance.
 
     Parameters
@@ -185,13 +204,15 @@ def stabilise(images, read_variance=0.0):
     return 2 * np.sqrt(np.maximum(shifted, 0))
 
 
-def unstabilise(values, read_variance=0.0):
+def unstabilise(values: np.ndarray, read_variance: float = 0.0) -> np.ndarray:
     """Rate whose stabilised values have the mean `values`: the inverse without bias, less v."""
     rate = inverse_anscombe(values) - read_variance
     return np.maximum(rate, 0).astype(np.float32)
 
 
-def best_by_truth(denoiser, settings, images, truth):
+def best_by_truth(
+    denoiser: Callable[..., Any], settings: Sequence[float], images: np.ndarray, truth: np.ndarray
+) -> tuple[float, np.ndarray, np.ndarray]:
     """Pick the setting that comes closest to the truth: more than anybody has in practice.
 
     Parameters

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from scipy.ndimage import median_filter, rank_filter
 
-from ..._arrays import like, to_tensor
+from ..._arrays import Array, is_tensor, like, to_numpy, to_tensor
 from ...devices import pick_device
-from ...noise.counting import Poisson
+from ...noise.counting import SCMOS, Poisson
 from ...noise.readout import EMCCD, PoissonGauss
 from ..train import Trainer, Training
 from .blindspot import BlindSpot, noise_variance, with_the_pixel
@@ -43,6 +47,8 @@ class Denoised:
         To `apply` to more images of the same kind.
     training : Training or None
         With `history`, the loss of every step.
+    n_masked : int
+        Pixels that did not count: masked, or hot. Their estimates come from the neighbours alone.
     """
 
     images: Any
@@ -51,26 +57,28 @@ class Denoised:
     noise: tuple | None
     network: BlindSpot = field(repr=False)
     training: Training | None = field(repr=False, default=None)
+    n_masked: int = 0
 
 
 def denoise(
-    images,
-    noise=None,
+    images: Array,
+    noise: Any = None,
     *,
-    n_steps=1000,
-    batch=1,
-    patch=66,
-    rate=1e-2,
-    width=32,
-    depth=3,
-    network=None,
-    seed=0,
-    folder=None,
-    name="denoise",
-    progress=False,
-    callback=None,
-    device=None,
-):
+    n_steps: int = 1000,
+    batch: int = 1,
+    patch: int = 66,
+    rate: float = 1e-2,
+    width: int = 32,
+    depth: int = 3,
+    mask: Array | None = None,
+    network: BlindSpot | None = None,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    name: str = "denoise",
+    progress: bool = False,
+    callback: Callable[[int, float], Any] | None = None,
+    device: str | torch.device | None = None,
+) -> Denoised:
     r"""Denoise a stack by a network that is trained on the stack.
 
     Parameters
@@ -78,9 +86,11 @@ def denoise(
     images : (B, Y, X) or (Y, X) array or tensor
         Noisy images of one kind; in photo-electrons, or in any unit if `noise` is None. The noise
         must be independent from pixel to pixel.
-    noise : Poisson, PoissonGauss or EMCCD, optional
-        Of `helpers.noise`, the same for every pixel. Left out, intercept and slope of the noise
-        are found by `noise_line`.
+    noise : Poisson, SCMOS, PoissonGauss or EMCCD, optional
+        Of `helpers.noise`; the variance of the read noise may be a map (Y, X). Left out, intercept
+        and slope of the noise are found by `noise_line`.
+    mask : array of bool (Y, X) or (B, Y, X), optional
+        True where a pixel counts. The others are predicted from their neighbours.
     n_steps, batch, patch : int
         Steps of the training, and how many squares of which side each of them sees.
     rate : float
@@ -110,9 +120,15 @@ def denoise(
     ------
     ValueError
         Images that are not a stack, hold NaN, are constant or smaller than 12 x 12 pixels, or a
-        noise that is not the same everywhere.
+        mask or a map of another shape.
     FloatingPointError
         The training diverged.
+
+    Warns
+    -----
+    UserWarning
+        Pixels that stand out from all their neighbours as no sampled image can are left out, as if
+        masked: a few of them would decide the whole training.
 
     Notes
     -----
@@ -131,8 +147,10 @@ def denoise(
     >>> bool(np.std(result.images - clean) < 0.7 * np.std(noisy - clean))
     True
     """
-    stack = _stack(images).to(pick_device(device))
-    line = None if noise is None else _line(noise)
+    given = _stack(images)
+    line, excess = _line(noise, given)
+    use = _usable(given, mask, line, excess)
+    stack = _filled(given, use).to(pick_device(device))
     if network is None:
         network = BlindSpot(
             width,
@@ -147,9 +165,15 @@ def denoise(
             f"the network was trained for a noise of {network.noise}, intercept and slope, but "
             f"these images have {line}: start from another network, or leave it out"
         )
-    training = train(
-        network,
-        stack,
+    _check_squares(patch, batch)
+    model: torch.nn.Module = network
+    parts: tuple[torch.Tensor, ...] = (stack,)
+    if excess.ndim or not bool(use.all()):
+        pixels = torch.stack([use.to(stack), excess.expand(use.shape).to(stack)], 1)
+        model, parts = _Weighted(network), (stack, pixels)
+    training = _trained(
+        model,
+        parts,
         n_steps=n_steps,
         batch=batch,
         patch=patch,
@@ -161,10 +185,19 @@ def denoise(
         callback=callback,
         device=stack.device,
     )
-    return apply(network, images, training=training)
+    return _applied(network, images, stack, use, excess, None, training)
 
 
-def train(network, images, targets=None, *, batch=1, patch=66, folder=None, **options):
+def train(
+    network: BlindSpot,
+    images: Array,
+    targets: Array | None = None,
+    *,
+    batch: int = 1,
+    patch: int = 66,
+    folder: str | Path | None = None,
+    **options: Any,
+) -> Training:
     """Train a network to predict random squares of images.
 
     Parameters
@@ -199,18 +232,48 @@ def train(network, images, targets=None, *, batch=1, patch=66, folder=None, **op
     answers = None if targets is None else _stack(targets)
     if answers is not None and answers.shape != stack.shape:
         raise ValueError(f"images are {tuple(stack.shape)}, targets {tuple(answers.shape)}")
+    _check_squares(patch, batch)
+    parts = (stack,) if answers is None else (stack, answers)
+    return _trained(network, parts, batch=batch, patch=patch, folder=folder, **options)
+
+
+def _check_squares(patch, batch):
     if patch < 12 or batch < 1:
         raise ValueError(f"patch is {patch} px and batch {batch}: give at least 12 px and 1")
 
+
+def _trained(model, parts, *, batch, patch, folder, **options):
+    """Train on random squares of all `parts`, images first."""
+
     def draw(n, rng):
-        return _squares(stack, answers, n, patch, rng)
+        return _squares(parts, n, patch, rng)
 
     with contextlib.ExitStack() as stacked:
         kept = folder or stacked.enter_context(tempfile.TemporaryDirectory())
-        return Trainer(network, draw, batch=batch, folder=kept, **options).fit()
+        return Trainer(model, draw, batch=batch, folder=kept, **options).fit()
 
 
-def apply(network, images, *, noise=None, training=None):
+class _Weighted(torch.nn.Module):
+    """A network and its loss over the pixels that count, each with its own read noise."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def loss(self, images, pixels):
+        """The second argument (B, 2, Y, X) holds 1 where a pixel counts, and excess variances."""
+        use, excess = pixels.unbind(1)
+        return self.network.loss(images, use=use, excess=excess)
+
+
+def apply(
+    network: BlindSpot,
+    images: Array,
+    *,
+    noise: tuple[float, float] | None = None,
+    mask: Array | None = None,
+    training: Training | None = None,
+) -> Denoised:
     """Denoise images by a trained network.
 
     Parameters
@@ -221,6 +284,8 @@ def apply(network, images, *, noise=None, training=None):
     noise : (float, float), optional
         Intercept and slope of the noise. Left out, they are those that the network was trained
         with or, if it was trained without, those of `noise_line` on these images.
+    mask : array of bool (Y, X) or (B, Y, X), optional
+        True where a pixel counts. The others are predicted from their neighbours.
     training : Training, optional
         Kept in the result.
 
@@ -238,8 +303,17 @@ def apply(network, images, *, noise=None, training=None):
     Large images go through the network in strips that overlap by what a pixel sees; the result is
     the same. A network that is not blind gives its prediction, since it has used the pixel.
     """
+    given = _stack(images)
+    excess = torch.zeros(())
+    use = _usable(given, mask, noise or network.noise, excess)
+    return _applied(network, images, _filled(given, use), use, excess, noise, training)
+
+
+def _applied(network, images, stack, use, excess, noise, training):
+    """Denoise a checked stack (B, Y, X) in which the pixels that do not count were filled."""
     device = next(network.parameters()).device
-    stack = _stack(images)
+    home = images.device if is_tensor(images) else "cpu"
+    stack, use, excess = stack.to(home), use.to(home), excess.to(home)
     mean, spread = torch.empty_like(stack), torch.empty_like(stack)
     network.eval()
     with torch.no_grad():
@@ -249,17 +323,19 @@ def apply(network, images, *, noise=None, training=None):
     estimate, blind = mean, mean
     if network.blind:
         if line is None:
-            line = noise_line(mean, spread)
-        added = noise_variance(mean, line)
+            line = noise_line(mean[use], spread[use])
+        added = noise_variance(mean, line) + excess
         if network.noise is None:  # the network's spread is that of a new measurement
             spread = (spread.square() - added).clamp_min(0).sqrt()
-        estimate, spread = with_the_pixel(mean, spread, stack, added)
+        joined, sharper = with_the_pixel(mean, spread, stack, added)
+        estimate, spread = torch.where(use, joined, mean), torch.where(use, sharper, spread)
     shape = np.shape(images)
-    parts = [like(t.reshape(shape), images) for t in (estimate, spread, blind)]
-    return Denoised(*parts, line, network, training)
+    estimate, spread, blind = (like(t.reshape(shape), images) for t in (estimate, spread, blind))
+    n_masked = int((~use).sum())
+    return Denoised(estimate, spread, blind, line, network, training, n_masked)
 
 
-def noise_line(mean, spread):
+def noise_line(mean: Array, spread: Array) -> tuple[float, float]:
     r"""Intercept and slope of the noise, from what a network without a noise model has learned.
 
     Parameters
@@ -291,7 +367,8 @@ def noise_line(mean, spread):
     """
     m, variance = (to_tensor(t).detach().double().cpu().numpy().ravel() for t in (mean, spread))
     variance = variance**2
-    edges = np.linspace(*np.percentile(m, [0.5, 99.5]), 13)
+    darkest, brightest = np.percentile(m, [0.5, 99.5])
+    edges = np.linspace(darkest, brightest, 13)
     ranges = [(m >= low) & (m <= high) for low, high in zip(edges[:-1], edges[1:], strict=True)]
     ranges = [np.flatnonzero(inside) for inside in ranges if inside.sum() >= 50]
     if len(ranges) < 2 or edges[0] == edges[-1]:
@@ -309,21 +386,85 @@ def noise_line(mean, spread):
     return float(intercept), float(slope)
 
 
-def _line(noise):
-    """Intercept and slope of a noise model in photo-electrons."""
-    if not isinstance(noise, Poisson | PoissonGauss | EMCCD):
+def _line(noise, stack):
+    """Intercept and slope of a noise model in photo-electrons, and what each pixel has beyond."""
+    if noise is None:
+        return None, torch.zeros(())
+    if not isinstance(noise, Poisson | SCMOS | PoissonGauss | EMCCD):
         raise ValueError(
-            f"noise is {type(noise).__name__}: give Poisson, PoissonGauss or EMCCD, the same for "
-            "every pixel, or None to have it found"
+            f"noise is {type(noise).__name__}: give Poisson(), SCMOS, PoissonGauss or EMCCD of "
+            "helpers.noise, or None to have it found"
         )
-    variance = np.asarray(getattr(noise, "variance", 0.0))
-    if variance.ndim:
+    variance = to_tensor(getattr(noise, "variance", 0.0)).cpu().float()
+    if variance.ndim and tuple(variance.shape) not in (stack.shape[1:], stack.shape):
         raise ValueError(
-            f"the read variance is a map of {variance.shape}: give one number for all pixels"
+            f"the variance of {type(noise).__name__} is a map of {tuple(variance.shape)} but "
+            f"images are {tuple(stack.shape[1:])}: crop both alike"
         )
     if isinstance(noise, EMCCD):
-        return float(variance) / noise.gain**2, 2.0
-    return float(variance), 1.0
+        return (float(variance) / noise.gain**2, 2.0), torch.zeros(())
+    typical = float(variance.median())
+    return (typical, 1.0), variance - typical
+
+
+def _usable(stack, mask, line, excess):
+    """True where a pixel counts: by the mask, and not hot; bool tensor (B, Y, X)."""
+    use = torch.ones(stack.shape, dtype=torch.bool)
+    if mask is not None:
+        given = to_tensor(mask, "cpu", torch.bool)
+        if tuple(given.shape) not in (tuple(stack.shape), tuple(stack.shape[1:])):
+            raise ValueError(
+                f"mask is {tuple(given.shape)} but images are {tuple(stack.shape)}: give one for "
+                "all images, or for each"
+            )
+        use = use & given
+    hot = use & _hot(_filled(stack, use), line, excess)
+    if n_hot := int(hot.sum()):
+        warnings.warn(
+            f"{n_hot} pixels stand out from all their neighbours and are left out: hot pixels of "
+            "the camera, or an image that is sampled too coarsely for this method",
+            stacklevel=3,
+        )
+    return use & ~hot
+
+
+def _hot(stack, line, excess):
+    """True where a pixel is far above its neighbours, as no sampled image makes it.
+
+    The middle of a spot with a standard deviation of 0.7 px is 2.8 times as bright as its four
+    neighbours. The third brightest of eight is asked, so that two hot pixels do not hide each
+    other.
+    """
+    images = to_numpy(stack)
+    around = np.ones((1, 3, 3), bool)
+    around[0, 1, 1] = False
+    level = median_filter(images, (1, 5, 5), mode="nearest")
+    third = rank_filter(images, 5, footprint=around, mode="nearest") - level
+    if line is None:
+        spread = 1.4826 * np.median(np.abs(images - level), axis=(1, 2), keepdims=True)
+    else:
+        added = noise_variance(torch.from_numpy(level), line) + excess.cpu()
+        spread = added.clamp(min=0.25).sqrt().numpy()
+    return torch.from_numpy(images - level > 4 * np.maximum(third, 0) + 6 * spread)
+
+
+def _filled(stack, use):
+    """The stack with the median of what is around in place of pixels that do not count."""
+    if bool(use.all()):
+        return stack
+    images, bad = to_numpy(stack).copy(), ~to_numpy(use)
+    images[bad] = np.nan
+    reach = 2
+    wide = np.pad(images, ((0, 0), (reach, reach), (reach, reach)), constant_values=np.nan)
+    k, y, x = np.nonzero(bad)
+    offsets = np.arange(2 * reach + 1)
+    near = wide[k[:, None, None], y[:, None, None] + offsets[:, None], x[:, None, None] + offsets]
+    near = near.reshape(len(k), -1)
+    known = np.isfinite(near).any(1)
+    images[bad] = np.where(
+        known, np.nanmedian(np.where(known[:, None], near, 0), 1), np.nanmedian(images)
+    )
+    return torch.from_numpy(images).to(stack)
 
 
 def _stack(images):
@@ -341,24 +482,18 @@ def _stack(images):
     return stack
 
 
-def _squares(stack, answers, n, patch, rng):
-    """Random squares, each turned or mirrored, and the same ones of the answers."""
-    _, height, width = stack.shape
+def _squares(parts, n, patch, rng):
+    """Random squares, each turned or mirrored, the same ones of all parts (B, ..., Y, X)."""
+    height, width = parts[0].shape[1:]
     tall, wide = min(patch, height), min(patch, width)
     chosen = []
     for _ in range(n):
-        k = int(rng.integers(len(stack)))
+        k = int(rng.integers(len(parts[0])))
         y, x = int(rng.integers(height - tall + 1)), int(rng.integers(width - wide + 1))
         turn = int(rng.integers(8 if tall == wide else 4))
-        chosen.append(
-            [
-                _turned(t[k, y : y + tall, x : x + wide], turn)
-                for t in (stack, answers)
-                if t is not None
-            ]
-        )
+        chosen.append([_turned(t[k, ..., y : y + tall, x : x + wide], turn) for t in parts])
     squares = [torch.stack(t) for t in zip(*chosen, strict=True)]
-    return squares[0] if answers is None else tuple(squares)
+    return tuple(squares) if len(squares) > 1 else squares[0]
 
 
 def _all_turns(network, image):
