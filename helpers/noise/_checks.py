@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -11,6 +11,19 @@ from .._arrays import Array, ArrayT, is_tensor, like, to_tensor
 
 Reduction = Literal["sum", "mean", "none"]
 Rng = np.random.Generator | torch.Generator
+
+
+class NoiseModel(Protocol):
+    """Camera noise as the solvers see it: `Poisson`, or any object with these methods."""
+
+    def deviance(self, rate: Any, counts: Any, *, reduction: str = "sum") -> Any:
+        """Twice the log-likelihood lost against ``rate = counts``."""
+
+    def score(self, rate: Any, counts: Any) -> Any:
+        """Slope of the negative log-likelihood of each pixel by its rate."""
+
+    def information(self, rate: Any) -> Any:
+        """Fisher information of each pixel about its rate."""
 
 
 def rate_and_counts(

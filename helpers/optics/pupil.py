@@ -98,6 +98,12 @@ class Pupil:
         for name in ("na", "wavelength", "index", "pixel_size"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: give a positive number")
+        for name in ("wavelength", "pixel_size"):
+            if getattr(self, name) > 20:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}: it is counted in µm, in the object; divide "
+                    "nm by 1000"
+                )
         if self.na >= self.index:
             raise ValueError(
                 f"na is {self.na} in an index of {self.index}: the aperture n sin(theta) must be "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -21,11 +21,11 @@ class Channel(NamedTuple):
         Which emitter; None for a number of the whole image.
     """
 
-    param: Param | None
+    param: Any
     emitter: int | None = None
 
 
-def raw_near(param, value):
+def raw_near(param: Param, value: torch.Tensor) -> torch.Tensor:
     """Raw numbers whose values are those given, or the nearest that the range allows.
 
     Parameters
@@ -52,13 +52,13 @@ def raw_near(param, value):
     return raw - transform.inverse(param.start)
 
 
-def seed_of(generator):
+def seed_of(generator: torch.Generator | None) -> int | None:
     """Draw a seed: a number can be copied with a model, a generator cannot."""
     return None if generator is None else int(torch.randint(2**62, (), generator=generator))
 
 
 @contextlib.contextmanager
-def seeded(seed):
+def seeded(seed: int | None) -> Any:
     """Draw weights from a seed and leave torch's own stream as it was; None draws from that."""
     if seed is None:
         yield
@@ -68,7 +68,7 @@ def seeded(seed):
         yield
 
 
-def small(layer):
+def small(layer: Any) -> Any:
     """A last layer that begins near zero, where every parameter has its start."""
     with torch.no_grad():
         layer.weight.mul_(0.1)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
-from .._arrays import to_numpy, to_tensor
+from .._arrays import Array, to_numpy, to_tensor
+from ..noise._checks import NoiseModel
 
 DARK = 0.02  # of the peak: the most that the rim may hold in the sharpest plane
 SMALL = 7  # px: a smaller image has no rim to speak of
 
 
-def checked_noise(noise, image_shape):
+def checked_noise(noise: Any, image_shape: Sequence[int]) -> NoiseModel:
     """The noise model, if it is an instance and its map has the shape of the images."""
     if isinstance(noise, type):
         name = noise.__name__
@@ -33,7 +36,7 @@ def checked_noise(noise, image_shape):
     return noise
 
 
-def checked_renderer(renderer):
+def checked_renderer(renderer: Any) -> Any:
     """The renderer, if it is an instance."""
     if isinstance(renderer, type):
         name = renderer.__name__
@@ -43,18 +46,18 @@ def checked_renderer(renderer):
     return renderer
 
 
-def check_counts(noise, counts):
+def check_counts(noise: NoiseModel, counts: torch.Tensor) -> None:
     """Raise a ValueError for counts that the likelihood cannot hold, by the lowest of them."""
     if len(counts):
         lowest = counts.amin()
         pixel = lowest.expand((1,) * counts.ndim)
-        scalar = copy.copy(noise)
+        scalar: Any = copy.copy(noise)
         if np.ndim(getattr(noise, "variance", 0.0)):
-            scalar.variance = to_tensor(noise.variance, counts.device, counts.dtype).amax()
+            scalar.variance = to_tensor(scalar.variance, counts.device, counts.dtype).amax()
         scalar.deviance(torch.ones_like(pixel), pixel)
 
 
-def warn_of_flaws(psf, *, off_centre, normalised):
+def warn_of_flaws(psf: Array, *, off_centre: float, normalised: bool) -> None:
     """Warn where a point image (Y, X) or (Z, Y, X) is not one.
 
     Parameters

@@ -6,7 +6,12 @@ same piece each time, for validation. The images come from memory or from a `hel
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
+
+from .._arrays import Array
 
 __all__ = ["Pairs"]
 
@@ -41,7 +46,7 @@ class Crops:
     ((5, 2, 8, 8), (5, 3))
     """
 
-    def __init__(self, source, shape, *, n=1, seed=0):
+    def __init__(self, source: Any, shape: Sequence[int], *, n: int = 1, seed: int = 0) -> None:
         self.source, self.shape = source, tuple(int(size) for size in shape)
         self.n, self.seed = int(n), int(seed)
         whole = tuple(source.shape)
@@ -50,7 +55,7 @@ class Crops:
         if not fits or any(b > w for b, w in zip(block, whole, strict=True)):
             raise ValueError(f"pieces {self.shape} of a stack {whole}: make them fit")
         self._block = block
-        self._room = np.array(whole) - block + 1
+        self._room: Any = np.array(whole) - block + 1
 
     def __len__(self):
         return self.n
@@ -61,17 +66,17 @@ class Crops:
             raise IndexError(f"piece {k} of {self.n}")
         return self.draw(np.random.default_rng((self.seed, k)))
 
-    def __call__(self, n, rng):
+    def __call__(self, n: int, rng: np.random.Generator) -> Any:
         """Draw n pieces (n, ...) and their places (n, 3), the first pixel of each."""
         pieces, places = zip(*(self.draw(rng) for _ in range(n)), strict=True)
         return np.stack(pieces), np.stack(places)
 
-    def draw(self, rng):
+    def draw(self, rng: np.random.Generator) -> tuple[Array, np.ndarray]:
         """Draw one piece and its place: frame or slice, row and column of its first pixel."""
         place = rng.integers(self._room)
         return self.cut(self.source, place), place
 
-    def cut(self, source, place):
+    def cut(self, source: Array, place: np.ndarray) -> Array:
         """Cut the piece at a place out of a source, which may be another one of that shape."""
         z, y, x = (int(start) for start in place)
         depth, height, width = self._block
@@ -111,7 +116,9 @@ class Pairs:
     True
     """
 
-    def __init__(self, noisy, clean, shape, *, n=1, seed=0):
+    def __init__(
+        self, noisy: Array, clean: Array, shape: Sequence[int], *, n: int = 1, seed: int = 0
+    ) -> None:
         self.clean = clean
         self._crops = Crops(noisy, shape, n=n, seed=seed)
         sizes = [s.shape for s in (noisy, clean)]
@@ -129,7 +136,7 @@ class Pairs:
         """Noisy and clean piece k, the same in every run."""
         return self._with_clean(*self._crops[k])
 
-    def __call__(self, n, rng):
+    def __call__(self, n: int, rng: np.random.Generator) -> Any:
         """Draw n pairs of pieces, both (n, Y, X)."""
         drawn = [self._with_clean(*self._crops.draw(rng)) for _ in range(n)]
         noisy, clean = zip(*drawn, strict=True)

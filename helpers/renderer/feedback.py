@@ -7,9 +7,13 @@ every step. Each kind of feedback adds one map beside the image.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 from torch.nn import functional
+
+from .renderers.base import Renderer
 
 __all__ = ["Concat", "Correlate", "Difference"]
 
@@ -17,7 +21,7 @@ __all__ = ["Concat", "Correlate", "Difference"]
 class Feedback(nn.Module):
     """Base class: a feedback shows the encoder the state of the renderer."""
 
-    def connect(self, renderer):
+    def connect(self, renderer: Renderer) -> int:
         """Check that there is something to show; gives the number of maps that are added."""
         name = type(renderer).__name__
         if next(renderer.parameters(), None) is None:
@@ -28,13 +32,15 @@ class Feedback(nn.Module):
             raise ValueError(f"{name} has no picture of one emitter: leave feedback out")
         return 1
 
-    def state(self, renderer):
+    def state(self, renderer: Renderer) -> torch.Tensor:
         """Picture (Y, X) of one emitter by the renderer as it is now, from 0 to 1."""
-        picture = renderer.expected(renderer.complete({}))[0]
+        picture: torch.Tensor = renderer.expected(renderer.complete({}))[0]
         picture = picture - picture.amin()
         return picture / picture.amax().clamp(min=1e-12)
 
-    def forward(self, images, renderer):
+    map: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+    def forward(self, images: torch.Tensor, renderer: Renderer) -> torch.Tensor:
         """Images (B, 1 + maps, Y, X)."""
         return torch.stack([images, self.map(images, self.state(renderer))], 1)
 
@@ -50,7 +56,7 @@ class Concat(Feedback):
     (1, torch.Size([4, 2, 13, 13]))
     """
 
-    def map(self, images, state):
+    def map(self, images: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
         """The state for each image."""
         return state.detach().expand_as(images)
 
@@ -58,7 +64,7 @@ class Concat(Feedback):
 class Difference(Feedback):
     """The image, from 0 to 1, minus the state: what a centred emitter does not explain."""
 
-    def map(self, images, state):
+    def map(self, images: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
         """Residual of each image."""
         low, high = images.amin((1, 2), keepdim=True), images.amax((1, 2), keepdim=True)
         return (images - low) / (high - low).clamp(min=1e-12) - state.detach()
@@ -78,13 +84,13 @@ class Correlate(Feedback):
     1, the map is :math:`c_i = \sum_j h_j z_{i + j}`. Gradients flow into the renderer.
     """
 
-    def __init__(self, size=9):
+    def __init__(self, size: int = 9) -> None:
         super().__init__()
         if size != int(size) or size < 3 or size % 2 == 0:
             raise ValueError(f"size is {size}: give an odd whole number, at least 3")
         self.size = int(size)
 
-    def connect(self, renderer):
+    def connect(self, renderer: Renderer) -> int:
         """Check that the square fits; gives 1."""
         if min(renderer.image_shape) < self.size:
             raise ValueError(
@@ -92,7 +98,7 @@ class Correlate(Feedback):
             )
         return super().connect(renderer)
 
-    def map(self, images, state):
+    def map(self, images: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
         """Correlation of each image with the picture, at each place."""
         top, left = ((n - self.size) // 2 for n in state.shape)
         picture = state[top : top + self.size, left : left + self.size]

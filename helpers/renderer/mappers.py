@@ -7,11 +7,14 @@ it wants. A number of 0 always means the `start` of its parameter.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
 from ._channels import Channel, seed_of, seeded, small
+from .renderers.base import Renderer
 
 __all__ = ["Centroid", "Direct", "ImageMapper", "Stacked"]
 
@@ -29,14 +32,14 @@ class Mapper(nn.Module):
 
     takes = "vectors"
 
-    def __init__(self, emitters=1, fit=None):
+    def __init__(self, emitters: int = 1, fit: Sequence[str] | None = None) -> None:
         super().__init__()
         if emitters != int(emitters) or emitters < 1:
             raise ValueError(f"emitters is {emitters}: give a whole number, at least 1")
         self.emitters = int(emitters)
         self.fit = None if fit is None else tuple(fit)
 
-    def connect(self, renderer):
+    def connect(self, renderer: Renderer) -> list[Channel]:
         """Choose among the parameters of a renderer; gives the channels that are wanted."""
         name = type(renderer).__name__
         unknown = [] if self.fit is None else [n for n in self.fit if n not in renderer.params]
@@ -44,10 +47,8 @@ class Mapper(nn.Module):
             raise ValueError(
                 f"fit names {', '.join(unknown)} but {name} has {', '.join(renderer.params)}"
             )
-        chosen = (
-            renderer.params.values() if self.fit is None else map(renderer.params.get, self.fit)
-        )
-        chosen = list(chosen)
+        names = renderer.params if self.fit is None else self.fit
+        chosen = [renderer.params[n] for n in names]
         self.own = [param for param in chosen if param.per_emitter]
         self.maps = [param for param in chosen if param.per_pixel]
         self.shared = [p for p in chosen if not p.per_emitter and not p.per_pixel]
@@ -55,21 +56,21 @@ class Mapper(nn.Module):
         self.check(name)
         return self.channels()
 
-    def check(self, renderer):
-        """Refuse a renderer whose parameters this mapper cannot give."""
+    def check(self, name: str) -> None:
+        """Refuse a renderer of this name whose parameters this mapper cannot give."""
         if self.maps:
             wanted = ", ".join(param.name for param in self.maps)
             raise ValueError(
-                f"{type(self).__name__} gives a few numbers for each image, but {renderer} needs "
+                f"{type(self).__name__} gives a few numbers for each image, but {name} needs "
                 f"{wanted} in every pixel: use ImageMapper"
             )
         if self.emitters > 1 and not self.own:
             raise ValueError(
-                f"{type(self).__name__} has {self.emitters} emitters, but {renderer} has no "
+                f"{type(self).__name__} has {self.emitters} emitters, but {name} has no "
                 "parameter of single emitters: leave emitters at 1"
             )
 
-    def channels(self):
+    def channels(self) -> list[Channel]:
         """Outputs wanted of the encoder: emitters innermost, then numbers of the whole image."""
         own = [Channel(param, k) for param in self.own for k in range(self.emitters)]
         return own + [Channel(param) for param in self.shared]
@@ -110,7 +111,7 @@ class Direct(Mapper):
     {'x': (5, 2), 'y': (5, 2)}
     """
 
-    def forward(self, raw):
+    def forward(self, raw: torch.Tensor) -> dict[str, torch.Tensor]:
         """Parameters by name from numbers (B, channels)."""
         return self._values(raw)
 
@@ -144,21 +145,27 @@ class Stacked(Mapper):
     torch.Size([5, 3])
     """
 
-    def __init__(self, emitters=1, fit=None, *, features=8, generator=None):
+    def __init__(
+        self,
+        emitters: int = 1,
+        fit: Sequence[str] | None = None,
+        *,
+        features: int = 8,
+        generator: torch.Generator | None = None,
+    ) -> None:
         super().__init__(emitters, fit)
         if features != int(features) or features < 1:
             raise ValueError(f"features is {features}: give a whole number, at least 1")
-        self.features, self.seed, self.mix = int(features), seed_of(generator), None
+        self.features, self.seed = int(features), seed_of(generator)
+        self.mix: Any = None
 
-    def check(self, renderer):
-        """Refuse a renderer without emitters."""
-        super().check(renderer)
+    def check(self, name: str) -> None:
+        """Refuse a renderer of this name without emitters."""
+        super().check(name)
         if not self.own:
-            raise ValueError(
-                f"Stacked has nothing to stack, {renderer} has no emitters: use Direct"
-            )
+            raise ValueError(f"Stacked has nothing to stack, {name} has no emitters: use Direct")
 
-    def channels(self):
+    def channels(self) -> list[Channel]:
         """Numbers of the parameters, then of the whole image, then the features."""
         n = len(self.own)
         if self.mix is None or self.mix[-1].out_features != n:
@@ -168,7 +175,7 @@ class Stacked(Mapper):
         extra = [Channel(None, k) for _ in range(self.features) for k in range(self.emitters)]
         return super().channels() + extra
 
-    def forward(self, raw):
+    def forward(self, raw: torch.Tensor) -> dict[str, torch.Tensor]:
         """Parameters by name from numbers (B, channels)."""
         n, k = len(self.own), self.emitters
         named, features = raw[:, : n * k], raw[:, n * k + len(self.shared) :]
@@ -211,17 +218,17 @@ class Centroid(Mapper):
 
     takes = "maps"
 
-    def check(self, renderer):
-        """Refuse a renderer without places."""
-        super().check(renderer)
+    def check(self, name: str) -> None:
+        """Refuse a renderer of this name without places."""
+        super().check(name)
         missing = [n for n in ("x", "y") if n not in [param.name for param in self.own]]
         if missing:
             raise ValueError(
                 f"Centroid finds places, but {' and '.join(missing)} is not among what is fitted "
-                f"of {renderer}: use another mapper"
+                f"of {name}: use another mapper"
             )
 
-    def channels(self):
+    def channels(self) -> list[Channel]:
         """One map for each emitter, and one for each parameter that is not read from it."""
         self.by_mass = [param for param in self.own if param.name in ("x", "y", "photons")]
         self.read = [param for param in self.own if param not in self.by_mass]
@@ -229,7 +236,7 @@ class Centroid(Mapper):
         own = [Channel(param, k) for param in self.read for k in range(self.emitters)]
         return mass + own + [Channel(param) for param in self.shared]
 
-    def forward(self, raw):
+    def forward(self, raw: torch.Tensor) -> dict[str, torch.Tensor]:
         """Parameters by name from maps (B, channels, Y, X)."""
         height, width = raw.shape[2:]
         mass, rest = raw[:, : self.emitters].flatten(2), raw[:, self.emitters :].flatten(2)
@@ -272,23 +279,23 @@ class ImageMapper(Mapper):
 
     takes = "maps"
 
-    def __init__(self, fit=None):
+    def __init__(self, fit: Sequence[str] | None = None) -> None:
         super().__init__(1, fit)
 
-    def check(self, renderer):
-        """Refuse a renderer without parameters in every pixel."""
+    def check(self, name: str) -> None:
+        """Refuse a renderer of this name without parameters in every pixel."""
         if self.own or not self.maps:
             has = ", ".join(param.name for param in self.own) or "no map"
             raise ValueError(
-                f"ImageMapper gives a value in every pixel, but {renderer} takes {has}: use Direct "
+                f"ImageMapper gives a value in every pixel, but {name} takes {has}: use Direct "
                 "or Centroid"
             )
 
-    def channels(self):
+    def channels(self) -> list[Channel]:
         """One map for each parameter."""
         return [Channel(param) for param in self.maps + self.shared]
 
-    def forward(self, raw):
+    def forward(self, raw: torch.Tensor) -> dict[str, torch.Tensor]:
         r"""Parameters by name from maps (B, channels, \*image_shape)."""
         values = {param.name: param.value(raw[:, n]) for n, param in enumerate(self.maps)}
         for n, param in enumerate(self.shared, len(self.maps)):

@@ -2,10 +2,16 @@ r"""A renderer with an encoder in front of it: images in, the same images withou
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
-from .._arrays import is_tensor, to_numpy, to_tensor
+from .._arrays import Array, is_tensor, to_numpy, to_tensor
+from ..noise._checks import NoiseModel
+from .feedback import Feedback
+from .mappers import Mapper
+from .renderers.base import Renderer
 
 __all__ = ["FitModel"]
 
@@ -57,7 +63,14 @@ class FitModel(nn.Module):
     (torch.Size([5, 24, 40]), ['background', 'photons', 'sigma', 'x', 'y'])
     """
 
-    def __init__(self, encoder, mapper, renderer, noise, feedback=None):
+    def __init__(
+        self,
+        encoder: Any,
+        mapper: Mapper,
+        renderer: Renderer,
+        noise: NoiseModel,
+        feedback: Feedback | None = None,
+    ) -> None:
         super().__init__()
         parts = {"encoder": encoder, "mapper": mapper, "renderer": renderer, "noise": noise}
         for name, part in (parts | {"feedback": feedback}).items():
@@ -89,7 +102,7 @@ class FitModel(nn.Module):
         self.encoder, self.mapper, self.renderer, self.noise = encoder, mapper, renderer, noise
         self.feedback, self.channels = feedback, list(channels)
 
-    def forward(self, images, index=None):
+    def forward(self, images: torch.Tensor, index: torch.Tensor | None = None) -> Any:
         r"""Expected images.
 
         Parameters
@@ -105,7 +118,7 @@ class FitModel(nn.Module):
         """
         return self.renderer.render(self._find(images, index))
 
-    def estimate(self, images, index=None):
+    def estimate(self, images: Array, index: torch.Tensor | None = None) -> dict[str, Array]:
         """Physical parameters.
 
         Parameters
@@ -130,7 +143,7 @@ class FitModel(nn.Module):
         own = {param.name for param in self.mapper.own}
         return {n: v[:, 0] if n in own and emitters == 1 else v for n, v in found.items()}
 
-    def loss(self, images, index=None):
+    def loss(self, images: torch.Tensor, index: torch.Tensor | None = None) -> torch.Tensor:
         """Negative log-likelihood of the images, a mean over all pixels.
 
         A rate that is not positive, as a template that rings can make, counts as 1e-6.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -29,11 +30,11 @@ class Real:
     scale: float = 1.0
     low, high = -math.inf, math.inf
 
-    def __call__(self, raw):
+    def __call__(self, raw: Any) -> Any:
         """Value of the raw number."""
         return self.scale * raw
 
-    def inverse(self, value):
+    def inverse(self, value: Any) -> Any:
         """Raw number of the value."""
         return value / self.scale
 
@@ -57,13 +58,13 @@ class Positive:
     scale: float = 1.0
     low, high = 0.0, math.inf
 
-    def __call__(self, raw):
+    def __call__(self, raw: Any) -> Any:
         """Value of the raw number."""
         if is_tensor(raw):
             return self.scale * torch.nn.functional.softplus(raw)
         return self.scale * (max(raw, 0.0) + math.log1p(math.exp(-abs(raw))))
 
-    def inverse(self, value):
+    def inverse(self, value: Any) -> Any:
         """Raw number of the value."""
         v = value / self.scale
         if is_tensor(v):
@@ -95,12 +96,12 @@ class Bounded:
         if not self.low < self.high:
             raise ValueError(f"limits are {self.low} and {self.high}: give the lower one first")
 
-    def __call__(self, raw):
+    def __call__(self, raw: Any) -> Any:
         """Value of the raw number."""
         t = raw.tanh() if is_tensor(raw) else math.tanh(raw)
         return (self.low + self.high) / 2 + (self.high - self.low) / 2 * t
 
-    def inverse(self, value):
+    def inverse(self, value: Any) -> Any:
         """Raw number of the value."""
         t = (2 * value - self.low - self.high) / (self.high - self.low)
         return t.atanh() if is_tensor(t) else math.atanh(t)
@@ -157,6 +158,6 @@ class Param:
         if self.per_emitter and self.per_pixel:
             raise ValueError(f"{self.name} cannot be per emitter and per pixel: choose one")
 
-    def value(self, raw):
+    def value(self, raw: Any) -> Any:
         """Physical value of a network's number; 0 gives `start`."""
         return self.transform(raw + self.transform.inverse(self.start))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from tqdm.auto import trange
 
-from ..._arrays import like
+from ..._arrays import Array, like
 from ..._deprecated import renamed
 from ...lucy import Counts
 from ...optics.pupil import Pupil
@@ -67,22 +68,22 @@ class Blind:
 
 @renamed(valid="mask")
 def blind(
-    counts,
-    pupil,
-    weight,
+    counts: Array,
+    pupil: Pupil,
+    weight: float,
     *,
-    z_step,
-    background,
-    modes=MODES,
-    margin=0,
-    n_rounds=15,
-    n_iter=5,
-    callback=None,
-    mask=None,
-    saturation=None,
-    progress=False,
-    device=None,
-):
+    z_step: float,
+    background: float,
+    modes: Sequence[int] = MODES,
+    margin: int | Sequence[int] = 0,
+    n_rounds: int = 15,
+    n_iter: int = 5,
+    callback: Callable[[int, dict[int, float], Array], Any] | None = None,
+    mask: Array | None = None,
+    saturation: float | None = None,
+    progress: bool = False,
+    device: str | torch.device | None = None,
+) -> Blind:
     r"""Estimate a volume together with the aberration that blurred it.
 
     Parameters
@@ -161,7 +162,8 @@ def blind(
     c = data.y.new_tensor([float(given.get(j, 0.0)) for j in modes])
     solver = Splitting(problem.blur(c), data, weight)
     solver.run(3 * n_iter)
-    path, history, damping, best = [c.cpu().numpy()], [], 1e-3, None
+    path, history, damping = [c.cpu().numpy()], [], 1e-3
+    best: Any = None
     for k in trange(1, n_rounds + 1, desc="blind", disable=not progress):
         c, damping = _score(problem, solver, c, damping)
         solver.run(n_iter)

@@ -3,18 +3,21 @@ r"""Poisson likelihood and total variation, minimised by splitting; and the choi
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ..._arrays import like, to_numpy
+from ..._arrays import Array, like, to_numpy
 from ..._deprecated import renamed
 from ...lucy import Counts, Deconvolution
 from ...noise.counting import thin
 from ...operators import Gradient
 from ...tv import Sweeps, tv
+from .blur import Blur
 
 LOOK = 10  # iterations between two looks at the objective
 SWEEPS = 5  # sweeps of the proximal map in each iteration; it starts from the last one
@@ -22,20 +25,20 @@ SWEEPS = 5  # sweeps of the proximal map in each iteration; it starts from the l
 
 @renamed(valid="mask")
 def map_tv(
-    op,
-    counts,
-    weight,
-    background=0.0,
-    callback=None,
+    op: Blur,
+    counts: Array,
+    weight: float,
+    background: float | Array = 0.0,
+    callback: Callable[[int, Array], Any] | None = None,
     *,
-    n_iter=200,
-    tol=0.02,
-    mask=None,
-    saturation=None,
-    start=None,
-    progress=False,
-    device=None,
-):
+    n_iter: int = 200,
+    tol: float = 0.02,
+    mask: Array | None = None,
+    saturation: float | None = None,
+    start: Array | None = None,
+    progress: bool = False,
+    device: str | torch.device | None = None,
+) -> Deconvolution:
     r"""Find the most probable volume under Poisson noise and total variation.
 
     Parameters
@@ -114,7 +117,7 @@ def map_tv(
 class Splitting:
     """State of the alternating direction method; `run` goes on, also with another kernel."""
 
-    def __init__(self, op, data, weight, start=None):
+    def __init__(self, op: Blur, data: Counts, weight: float, start: Array | None = None) -> None:
         if not 0 < weight < math.inf:
             raise ValueError(f"weight is {weight}: give a positive number")
         self.data, self.weight = data, float(weight)
@@ -139,14 +142,14 @@ class Splitting:
         self.best, self.history = x, [self.objective(x)]
         self.u_dual, self.v_dual = x.new_zeros(op.grid), x.new_zeros(op.grid)
 
-    def set_op(self, op):
+    def set_op(self, op: Blur) -> None:
         """Go on with another kernel of the same field."""
         self.op = op
         self.transfer = op.transfer(self.data.y)
         self.sensitivity = op.adjoint(self.data.used)
         self.divisor = self.tight * self.transfer.abs().square() + self.loose
 
-    def run(self, n_iter):
+    def run(self, n_iter: int) -> None:
         """Make `n_iter` iterations."""
         op, data, tight = self.op, self.data, self.tight
         for _ in range(n_iter):
@@ -173,16 +176,16 @@ class Splitting:
         self.n_iter += n_iter
 
     @property
-    def x(self):
+    def x(self) -> torch.Tensor:
         """The copy that is not negative and has a total variation."""
         return self.op.inside(self.v)
 
-    def objective(self, x):
+    def objective(self, x: torch.Tensor) -> float:
         """Value of the problem for the object `x`, above that of a perfect model of the counts."""
         roughness = float(tv(x.double(), spatial_dims=x.ndim))
         return self.data.half_deviance(self.data.mean(self.op, x)) + self.weight * roughness
 
-    def look(self):
+    def look(self) -> Any:
         """Compare with the best volume so far, and with the best bound."""
         value = self.objective(self.x)
         before = self.history[-1]
@@ -192,7 +195,7 @@ class Splitting:
         self.bound = max(self.bound, self._dual_value())
 
     @property
-    def gap(self):
+    def gap(self) -> float:
         """Bound on the distance of the best objective from the least one."""
         return self.history[-1] - self.bound
 
@@ -241,19 +244,19 @@ class WeightChoice:
 
 @renamed(valid="mask")
 def choose_weight(
-    op,
-    counts,
-    background=0.0,
+    op: Blur,
+    counts: Array,
+    background: float | Array = 0.0,
     *,
-    weights=None,
-    fraction=0.8,
-    n_iter=20,
-    seed=0,
-    mask=None,
-    saturation=None,
-    progress=False,
-    device=None,
-):
+    weights: Sequence[float] | np.ndarray | None = None,
+    fraction: float = 0.8,
+    n_iter: int = 20,
+    seed: int = 0,
+    mask: Array | None = None,
+    saturation: float | None = None,
+    progress: bool = False,
+    device: str | torch.device | None = None,
+) -> WeightChoice:
     r"""Choose the weight of `map_tv` from the counts alone.
 
     Parameters
@@ -315,13 +318,13 @@ def choose_weight(
     kept = torch.as_tensor(kept, dtype=data.y.dtype, device=data.device)
     part = op.with_kernel(fraction * op.kernel).to(data.device)
     fitted = Counts(part, kept, fraction * data.background, data.used, None, data.device)
-    score = []
+    scores = []
     for weight in tqdm(weights, desc="weight", disable=not progress):
         solver = Splitting(part, fitted, math.sqrt(fraction) * weight)
         solver.run(n_iter)
         mean = (1 - fraction) / fraction * fitted.mean(part, solver.x)
         each = torch.xlogy(held, held / mean) - held + mean
-        score.append(2 * float((each * data.used).sum(dtype=torch.float64)) / data.total)
-    score = np.array(score)
+        scores.append(2 * float((each * data.used).sum(dtype=torch.float64)) / data.total)
+    score = np.array(scores)
     best = int(score.argmin())
     return WeightChoice(float(weights[best]), weights, score, best in (0, len(weights) - 1))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from scipy.fft import next_fast_len
 
-from ..._arrays import like, to_tensor
-from ...optics.pupil import psf_from_pupil
+from ..._arrays import Array, like, to_tensor
+from ...optics.pupil import Pupil, psf_from_pupil
 from .._checks import warn_of_flaws
 
 
@@ -68,7 +70,14 @@ class Blur:
     True
     """
 
-    def __init__(self, kernel, shape, *, margin=0, periodic=False):
+    def __init__(
+        self,
+        kernel: Array,
+        shape: Sequence[int],
+        *,
+        margin: int | Sequence[int] = 0,
+        periodic: bool = False,
+    ) -> None:
         kernel = to_tensor(kernel)
         self.out_shape = tuple(int(n) for n in shape)
         dims = kernel.ndim
@@ -77,7 +86,8 @@ class Blur:
                 f"the kernel has shape {tuple(kernel.shape)} and the images {self.out_shape}: "
                 "give both as (Y, X) or both as (Z, Y, X)"
             )
-        self.margin = (int(margin),) * dims if np.ndim(margin) == 0 else tuple(map(int, margin))
+        each = (margin,) * dims if isinstance(margin, int) else margin
+        self.margin = tuple(int(m) for m in each)
         if len(self.margin) != dims or min(self.margin) < 0:
             raise ValueError(f"margin is {margin}: give {dims} whole numbers, zero or more")
         self.periodic = bool(periodic)
@@ -104,29 +114,29 @@ class Blur:
         reach = max(size // 2, (size - 1) // 2)
         return next_fast_len(max(self.in_shape[axis], self.out_shape[axis] + m + reach), real=True)
 
-    def __call__(self, x):
+    def __call__(self, x: Array) -> Array:
         r"""Images (..., \*out_shape) of the object `x` (..., \*in_shape)."""
         t = self._checked_input(x, self.in_shape, "object")
         return like(self.crop(self.inverse(self.forward(t) * self.transfer(t))), x)
 
-    def adjoint(self, y):
+    def adjoint(self, y: Array) -> Array:
         r"""The images `y` (..., \*out_shape) smeared back over (..., \*in_shape)."""
         t = self._checked_input(y, self.out_shape, "images")
         before = torch.nn.functional.pad(t, self._pads())
         back = self.inverse(self.forward(before) * self.transfer(t).conj())
         return like(self.inside(back), y)
 
-    def with_kernel(self, kernel):
+    def with_kernel(self, kernel: Array) -> Blur:
         """The same field and margin with another kernel."""
         other = copy.copy(self)
         other._take(to_tensor(kernel))
         return other
 
-    def to(self, device):
+    def to(self, device: str | torch.device | None) -> Blur:
         """The same operator on another device."""
         return self.with_kernel(self.kernel.to(device))
 
-    def crop(self, x):
+    def crop(self, x: Any) -> Any:
         r"""The part of an object (..., \*in_shape) that lies in the field."""
         return x[
             (..., *(slice(m, m + n) for m, n in zip(self.margin, self.out_shape, strict=True)))
@@ -134,26 +144,26 @@ class Blur:
 
     # The parts of a blur, for solvers that stay on the grid of its transforms.
 
-    def forward(self, t):
+    def forward(self, t: torch.Tensor) -> torch.Tensor:
         """Real transform of a tensor, filled with zeros up to the grid."""
         return torch.fft.rfftn(t, self.grid, dim=tuple(range(-len(self.grid), 0)))
 
-    def inverse(self, spectrum):
+    def inverse(self, spectrum: torch.Tensor) -> torch.Tensor:
         """Inverse of `forward`, on the whole grid."""
         return torch.fft.irfftn(spectrum, self.grid, dim=tuple(range(-len(self.grid), 0)))
 
-    def inside(self, t):
+    def inside(self, t: Any) -> torch.Tensor:
         """The object with its margin, of a tensor on the grid."""
         return t[(..., *(slice(n) for n in self.in_shape))]
 
-    def transfer(self, t):
+    def transfer(self, t: torch.Tensor) -> torch.Tensor:
         """Transfer function of the kernel, in the precision and on the device of `t`."""
         key = t.dtype, t.device
         if key not in self._transfers:
             self._transfers[key] = self.transform(self.kernel.to(dtype=t.dtype, device=t.device))
         return self._transfers[key]
 
-    def transform(self, kernel):
+    def transform(self, kernel: torch.Tensor) -> torch.Tensor:
         """Transfer function of a kernel of the shape of `kernel`."""
         pads = [n for g, k in zip(self.grid, kernel.shape, strict=True) for n in (g - k, 0)]
         rolled = torch.nn.functional.pad(kernel, pads[::-1])
@@ -192,7 +202,7 @@ def _within_reach(kernel, shape, margin):
     return kernel  # its centre is still the voxel n // 2
 
 
-def widefield_kernel(pupil, shape, z_step, *, planes):
+def widefield_kernel(pupil: Pupil, shape: Sequence[int], z_step: float, *, planes: int) -> Array:
     r"""Point spread function of a widefield stack, from a pupil: the kernel of its blur.
 
     Parameters

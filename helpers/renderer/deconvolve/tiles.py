@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
 
-from ..._arrays import to_numpy
+from ..._arrays import Array, to_numpy
 from ...io.files import atomic_path
 from .blur import Blur
 
@@ -40,7 +42,16 @@ class Tiles:
     largest: tuple
 
 
-def by_tiles(counts, kernel, solve, path, *, tile=64, reach=None, progress=False):
+def by_tiles(
+    counts: np.ndarray,
+    kernel: Array,
+    solve: Callable[[Blur, np.ndarray], Any],
+    path: str | Path,
+    *,
+    tile: int | Sequence[int] = 64,
+    reach: int | Sequence[int] | None = None,
+    progress: bool = False,
+) -> Tiles:
     """Deconvolve a volume of any size with bounded memory, into a file.
 
     Parameters
@@ -94,12 +105,12 @@ def by_tiles(counts, kernel, solve, path, *, tile=64, reach=None, progress=False
     if path.suffix != ".npy":
         raise ValueError(f"path is {path}: give a name that ends in .npy")
     whole = Blur(kernel, shape)  # checks the kernel against the volume
-    tile = _per_axis(tile, shape, "tile", least=1)
+    sizes = _per_axis(tile, shape, "tile", least=1)
     radius = [k // 2 for k in whole.kernel.shape]
-    reach = _per_axis(radius if reach is None else reach, shape, "reach", least=0)
-    starts = [range(0, n, t) for n, t in zip(shape, tile, strict=True)]
+    around = _per_axis(radius if reach is None else reach, shape, "reach", least=0)
+    starts = [range(0, n, t) for n, t in zip(shape, sizes, strict=True)]
     cores = [
-        tuple(slice(s, min(s + t, n)) for s, t, n in zip(corner, tile, shape, strict=True))
+        tuple(slice(s, min(s + t, n)) for s, t, n in zip(corner, sizes, shape, strict=True))
         for corner in itertools.product(*starts)
     ]
     for core in cores:
@@ -115,10 +126,10 @@ def by_tiles(counts, kernel, solve, path, *, tile=64, reach=None, progress=False
         for core in tqdm(cores, desc="tiles", disable=not progress):
             outer = tuple(
                 slice(max(c.start - r, 0), min(c.stop + r, n))
-                for c, r, n in zip(core, reach, shape, strict=True)
+                for c, r, n in zip(core, around, shape, strict=True)
             )
             data = np.ascontiguousarray(counts[outer])
-            op = Blur(kernel, data.shape, margin=reach)
+            op = Blur(kernel, data.shape, margin=around)
             largest = max(largest, op.in_shape, key=np.prod)
             volume = solve(op, data)
             volume = to_numpy(getattr(volume, "volume", volume))

@@ -4,33 +4,37 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping, Sequence
 from numbers import Real
+from typing import Any
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ..._arrays import is_tensor, to_numpy, to_tensor
+from ..._arrays import Array, is_tensor, to_numpy, to_tensor
 from ...devices import pick_device
+from ...noise._checks import NoiseModel
 from ...noise.counting import Poisson
 from .._checks import check_counts, checked_noise, checked_renderer
+from ..renderers.base import Renderer
 from ..renderers.gaussian import Gaussian2D
 from .finder import Finder
 
 
 def localize(
-    frames,
-    psf,
-    noise=None,
+    frames: Array | Sequence[np.ndarray],
+    psf: float | Renderer,
+    noise: NoiseModel | None = None,
     *,
-    false_alarms=0.01,
-    fixed=None,
-    mask=None,
-    saturation=None,
-    batch=200,
-    progress=False,
-    device=None,
-):
+    false_alarms: float = 0.01,
+    fixed: Mapping[str, Any] | None = None,
+    mask: Array | None = None,
+    saturation: float | None = None,
+    batch: int = 200,
+    progress: bool = False,
+    device: str | torch.device | None = None,
+) -> np.recarray:
     r"""Find and fit the molecules of every frame.
 
     Parameters
@@ -108,16 +112,18 @@ def localize(
     if batch != int(batch) or batch < 1:
         raise ValueError(f"batch is {batch}: give a whole number of frames, at least 1")
     n_frames, shape = _size(frames)
-    device = frames.device if is_tensor(frames) and device is None else pick_device(device)
+    here: Any = pick_device(device)
+    if isinstance(frames, torch.Tensor) and device is None:
+        here = frames.device
     noise = checked_noise(Poisson() if noise is None else noise, shape)
     renderer, fixed = _renderer(psf, fixed, shape)
-    finder = Finder(renderer.to(device), noise, fixed, shape, false_alarms, device)
-    allowed = _allowed(mask, shape, device)
+    finder = Finder(renderer.to(here), noise, fixed, shape, false_alarms, here)
+    allowed = _allowed(mask, shape, here)
     tables = []
     starts = range(0, n_frames, int(batch))
     with torch.no_grad():
         for first in tqdm(starts, desc="frames", unit_scale=int(batch), disable=not progress):
-            counts = _read(frames, first, min(first + int(batch), n_frames), shape, device)
+            counts = _read(frames, first, min(first + int(batch), n_frames), shape, here)
             check_counts(noise, counts)
             use = allowed.expand_as(counts)
             use = use if saturation is None else use & (counts < saturation)
@@ -125,7 +131,8 @@ def localize(
     names = ["frame", "x", "y", "photons"]
     names += [name for name in tables[0] if name not in names]
     columns = {name: np.concatenate([table[name] for table in tables]) for name in names}
-    return np.rec.fromarrays(list(columns.values()), names=names)
+    table = list(columns.values())
+    return np.rec.fromarrays(table, names=names)  # type: ignore[call-overload]
 
 
 def _size(frames):

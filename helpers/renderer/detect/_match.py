@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from numbers import Real
+from typing import Any
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -37,7 +38,7 @@ class Matches:
     truth: np.ndarray
 
 
-def match(found, truth, radius):
+def match(found: Any, truth: Any, radius: float) -> Matches:
     """Pair found molecules with true ones, one to one, frame by frame.
 
     Parameters

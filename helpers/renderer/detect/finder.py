@@ -6,6 +6,7 @@ r"""The search for molecules in a batch of frames: propose, fit neighbours toget
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +16,10 @@ import torch.nn.functional as F
 from scipy.spatial import cKDTree
 
 from ..._arrays import to_numpy, to_tensor
+from ...noise._checks import NoiseModel
 from ..mle.estimate import fit
 from ..mle.levenberg import noise_of
+from ..renderers.base import Renderer
 from .matched_filter import MatchedFilter, threshold
 
 MOST = 12  # molecules fitted together
@@ -97,7 +100,15 @@ class Finder:
         Where to work.
     """
 
-    def __init__(self, renderer, noise, fixed, shape, false_alarms, device):
+    def __init__(
+        self,
+        renderer: Renderer,
+        noise: NoiseModel,
+        fixed: Mapping[str, float],
+        shape: Sequence[int],
+        false_alarms: float,
+        device: torch.device,
+    ) -> None:
         self.renderer, self.noise, self.fixed, self.shape = renderer, noise, fixed, shape
         main = ["x", "y", "photons"]
         own = [name for name, param in renderer.params.items() if param.per_emitter]
@@ -115,7 +126,9 @@ class Finder:
         self.high = torch.tensor([p.transform.high for p in params], device=device) - 1e-2
         self.usual = torch.tensor([p.start for p in params], device=device)
 
-    def __call__(self, counts, use, first):
+    def __call__(
+        self, counts: torch.Tensor, use: torch.Tensor, first: int
+    ) -> dict[str, np.ndarray]:
         """Columns by name of the molecules in `counts` (N, Y, X); their first frame is `first`."""
         if tuple(self.renderer.image_shape) == self.shape:
             regions, peaks = self._whole(counts, use), None

@@ -3,9 +3,12 @@ r"""The matched filter: how much every place of a residual looks like one more m
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from scipy.optimize import brentq
+
+from ..renderers.base import Renderer
 
 
 class MatchedFilter:
@@ -46,7 +49,9 @@ class MatchedFilter:
     (1.3, 4, 1)
     """
 
-    def __init__(self, renderer, fixed, device=None):
+    def __init__(
+        self, renderer: Renderer, fixed: Mapping[str, float], device: torch.device | None = None
+    ) -> None:
         # on the middle of a pixel, also where the image centre is a corner
         centre = {a: (1 - n % 2) / 2 for a, n in zip("yx", renderer.image_shape, strict=True)}
         point = {**fixed, **centre, "photons": 1.0, "background": 0.0}
@@ -61,7 +66,9 @@ class MatchedFilter:
         self.products = self._products(kernel, device)
         self.squares = self._products(kernel**2, device)
 
-    def __call__(self, residual, weight):
+    def __call__(
+        self, residual: torch.Tensor, weight: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         r"""Significance of one more molecule at each pixel, in standard deviations.
 
         Parameters
@@ -110,7 +117,7 @@ def _banded(kernel, n):
     return torch.where(inside, kernel[place.clamp(0, len(kernel) - 1)], 0)
 
 
-def threshold(area, false_alarms):
+def threshold(area: float, false_alarms: float) -> float:
     r"""Level that the filtered noise of a frame exceeds in `false_alarms` places on average.
 
     Parameters

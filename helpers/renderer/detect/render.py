@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from scipy.ndimage import uniform_filter1d
 from scipy.special import erf
 
-from ...metrics import frc
+from ...metrics import FRC, frc
 
 
-def histogram(table, shape, zoom=5):
+def histogram(table: Any, shape: tuple[int, int], zoom: int = 5) -> np.ndarray:
     """Count molecules in pixels that are finer than the camera's.
 
     Parameters
@@ -52,7 +53,9 @@ def histogram(table, shape, zoom=5):
     return np.bincount(places, minlength=height * width).reshape(height, width).astype(np.float32)
 
 
-def gaussians(table, shape, zoom=5, *, floor=0.5):
+def gaussians(
+    table: Any, shape: tuple[int, int], zoom: int = 5, *, floor: float = 0.5
+) -> np.ndarray:
     r"""Draw each molecule as blurred as its position is uncertain.
 
     Parameters
@@ -116,7 +119,7 @@ def gaussians(table, shape, zoom=5, *, floor=0.5):
     return image.reshape(height, width).astype(np.float32)
 
 
-def halves(table, block=50):
+def halves(table: Any, block: int = 50) -> tuple[Any, Any]:
     """Split a table in two by alternating blocks of frames.
 
     Parameters
@@ -148,7 +151,7 @@ def halves(table, block=50):
     return table[~odd], table[odd]
 
 
-def ring_correlation(table, shape, zoom=5, *, block=50):
+def ring_correlation(table: Any, shape: tuple[int, int], zoom: int = 5, *, block: int = 50) -> FRC:
     r"""Fourier ring correlation of the images of two halves of a table.
 
     Parameters

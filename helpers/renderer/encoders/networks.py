@@ -11,15 +11,17 @@ the same, and gets a fresh one if not.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from .._channels import raw_near, seed_of, seeded, small
+from .._channels import Channel, raw_near, seed_of, seeded, small
 
 
-def block(n_in, n_out):
+def block(n_in: int, n_out: int) -> nn.Sequential:
     """Two 3 x 3 convolutions, each with a leaky rectifier, which has a gradient everywhere."""
     return nn.Sequential(
         nn.Conv2d(n_in, n_out, 3, padding=1),
@@ -72,15 +74,15 @@ class UNet(nn.Module):
 
     def __init__(
         self,
-        image_shape=None,
+        image_shape: Sequence[int] | None = None,
         *,
-        width=16,
-        depth=2,
-        in_channels=1,
-        out_channels=1,
-        typical=100.0,
-        generator=None,
-    ):
+        width: int = 16,
+        depth: int = 2,
+        in_channels: int = 1,
+        out_channels: int = 1,
+        typical: float = 100.0,
+        generator: torch.Generator | None = None,
+    ) -> None:
         super().__init__()
         self.image_shape = _checked_shape(image_shape)
         numbers = {"width": width, "depth": depth, "in": in_channels, "out": out_channels}
@@ -89,7 +91,8 @@ class UNet(nn.Module):
                 raise ValueError(f"{name} is {value}: give a whole number, at least 1")
         if not typical > 0:
             raise ValueError(f"typical is {typical}: give a positive number of photo-electrons")
-        self.depth, self.typical, self.channels = depth, float(typical), None
+        self.depth, self.typical = depth, float(typical)
+        self.channels: list[Channel] | None = None
         self.in_channels = self.images = in_channels
         self.seed = seed_of(generator)
         sizes = [width * 2**level for level in range(depth + 1)]
@@ -104,18 +107,25 @@ class UNet(nn.Module):
             self.join = nn.ModuleList(block(2 * here, here) for here in sizes[:-1])
             self.head = nn.Conv2d(width, out_channels, 1)
 
-    def connect(self, kind, channels, in_channels, shape=None):
+    def connect(
+        self,
+        kind: str,
+        channels: Sequence[Channel],
+        in_channels: int,
+        shape: Sequence[int] | None = None,
+    ) -> None:
         """Take `in_channels` maps and give as many as there are `channels`, of the same shape."""
-        first, head = self.down[0][0], self.head
+        block: Any = self.down[0]
+        first, head = block[0], self.head
         with seeded(self.seed):
             if first.in_channels != in_channels:
-                self.down[0][0] = nn.Conv2d(in_channels, first.out_channels, 3, padding=1)
+                block[0] = nn.Conv2d(in_channels, first.out_channels, 3, padding=1)
                 self.in_channels = in_channels
             if list(channels) != self.channels:
                 self.channels = list(channels)
                 self.head = small(nn.Conv2d(head.in_channels, len(channels), 1))
 
-    def forward(self, images):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Maps (B, out_channels, Y, X) of images (B, Y, X) or (B, in_channels, Y, X)."""
         x = _with_channels(images, self.in_channels, self.image_shape)
         x = torch.cat([x[:, : self.images] / self.typical, x[:, self.images :]], 1)
@@ -185,12 +195,21 @@ class ConvEncoder(nn.Module):
     gives = ("vectors",)
     reads_images = True
 
-    def __init__(self, image_shape, *, spot=2.0, width=24, hidden=64, generator=None):
+    def __init__(
+        self,
+        image_shape: Sequence[int] | None,
+        *,
+        spot: float = 2.0,
+        width: int = 24,
+        hidden: int = 64,
+        generator: torch.Generator | None = None,
+    ) -> None:
         super().__init__()
         self.image_shape = _checked_shape(image_shape)
         if not spot > 0 or width < 1 or hidden < 1:
             raise ValueError(f"spot is {spot}, width {width}, hidden {hidden}: give positive ones")
-        self.spot, self.channels, self.emitters = float(spot), [], 1
+        self.spot, self.emitters = float(spot), 1
+        self.channels: list[Channel] = []
         self.seed = seed_of(generator)
         reach = 2 * math.ceil(spot)
         profile = torch.exp(-(torch.arange(-reach, reach + 1) ** 2) / (2 * spot**2))
@@ -223,7 +242,13 @@ class ConvEncoder(nn.Module):
         self.register_buffer("window", window, persistent=False)
         self.register_buffer("extent", torch.tensor([across, height]) / 2, persistent=False)
 
-    def connect(self, kind, channels, in_channels, shape=None):
+    def connect(
+        self,
+        kind: str,
+        channels: Sequence[Channel],
+        in_channels: int,
+        shape: Sequence[int] | None = None,
+    ) -> None:
         """Take `in_channels` maps and give one number for each of `channels`."""
         with seeded(self.seed):
             if self.trunk[0].in_channels != in_channels:
@@ -241,7 +266,7 @@ class ConvEncoder(nn.Module):
         pooled = hidden + 2 * width
         self.shared_head = small(nn.Linear(pooled, len(self.shared))) if self.shared else None
 
-    def forward(self, images):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Numbers (B, channels) of images (B, Y, X) or (B, in_channels, Y, X)."""
         x = _with_channels(images, self.trunk[0].in_channels, self.image_shape)
         mean = x[:, 0].mean((1, 2))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import torch
 from torch import nn
 
-from .._channels import raw_near, seed_of, seeded
+from .._channels import Channel, raw_near, seed_of, seeded
 
 
 class PerImage(nn.Module):
@@ -50,12 +53,21 @@ class PerImage(nn.Module):
     gives = ("vectors", "maps")
     reads_images = False
 
-    def __init__(self, image_shape, n_images=1, *, field=None, start=None, generator=None):
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        n_images: int = 1,
+        *,
+        field: Sequence[int] | None = None,
+        start: Mapping[str, Any] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
         super().__init__()
         self.image_shape = tuple(int(n) for n in image_shape)
         self.field = None if field is None else tuple(int(n) for n in field)
         self.n_images, self.start, self.seed = int(n_images), dict(start or {}), seed_of(generator)
-        self.wanted, self.numbers = None, None
+        self.wanted: Any = None
+        self.numbers: Any = None
         if self.n_images < 1:
             raise ValueError(f"n_images is {n_images}: give at least 1")
         if self.field and (
@@ -68,7 +80,13 @@ class PerImage(nn.Module):
                 "one field, with as many axes, and no smaller than its tiles"
             )
 
-    def connect(self, kind, channels, in_channels, shape=None):
+    def connect(
+        self,
+        kind: str,
+        channels: Sequence[Channel],
+        in_channels: int,
+        shape: Sequence[int] | None = None,
+    ) -> None:
         """Make room for a number, or a map of a shape, for each of `channels`, and start it."""
         if kind == "vectors" and self.field:
             raise ValueError(
@@ -105,7 +123,7 @@ class PerImage(nn.Module):
                 numbers[:, n] = raw_near(param, value)[:, min(emitter or 0, value.shape[1] - 1)]
         self.numbers = nn.Parameter(numbers)
 
-    def forward(self, index):
+    def forward(self, index: torch.Tensor) -> torch.Tensor:
         r"""Numbers of some images.
 
         Parameters

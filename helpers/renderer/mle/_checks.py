@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
-from ..._arrays import to_tensor
+from ..._arrays import Array, to_tensor
+from ..params import Param
+from ..renderers.base import Renderer
 
 
-def checked_images(images, image_shape):
+def checked_images(images: Array, image_shape: Sequence[int]) -> torch.Tensor:
     """Tensor (B, Y, X) of finite images."""
     y = to_tensor(images)
     if y.ndim != len(image_shape) + 1 or tuple(y.shape[1:]) != tuple(image_shape):
@@ -27,7 +31,7 @@ def checked_images(images, image_shape):
     return y
 
 
-def checked_mask(mask, saturation, y):
+def checked_mask(mask: Array | None, saturation: float | None, y: torch.Tensor) -> torch.Tensor:
     """1 where a pixel counts, else 0."""
     use = torch.ones_like(y, dtype=torch.bool)
     if mask is not None:
@@ -43,7 +47,7 @@ def checked_mask(mask, saturation, y):
     return use.to(y.dtype)
 
 
-def to_device(renderer, y):
+def to_device(renderer: Renderer, y: torch.Tensor) -> Renderer:
     """A copy of the renderer in the place and precision of the images, if it has weights."""
     weights = [*renderer.parameters(), *renderer.buffers()]
     if all(w.device == y.device and w.dtype == y.dtype for w in weights):
@@ -51,7 +55,9 @@ def to_device(renderer, y):
     return copy.deepcopy(renderer).to(device=y.device, dtype=y.dtype)
 
 
-def named(values, renderer, y, what):
+def named(
+    values: Mapping[str, Any] | None, renderer: Renderer, y: torch.Tensor, what: str
+) -> dict[str, torch.Tensor]:
     """Tensors (B,) or (B, K) by name, within the limits of their parameters."""
     found = {}
     for name, value in (values or {}).items():
@@ -86,7 +92,7 @@ def named(values, renderer, y, what):
     return found
 
 
-def limits(param):
+def limits(param: Param) -> tuple[float, float]:
     """Limits of a fit, a hair inside those of physics, where a width is not zero."""
     low, high = param.transform.low, param.transform.high
     hair = 1e-4

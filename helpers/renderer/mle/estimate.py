@@ -2,6 +2,7 @@ r"""Fit any renderer to many images by maximum likelihood, and say how well it c
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +12,16 @@ import torch
 from ..._arrays import Array, is_tensor, like
 from ..._deprecated import renamed, renamed_attribute
 from ...devices import pick_device
+from ...noise._checks import NoiseModel
 from .._checks import check_counts, checked_noise, checked_renderer
+from ..renderers.base import Renderer
 from . import initial as starts
 from . import levenberg
 from ._checks import checked_images, checked_mask, limits, named, to_device
 from .cpu import dispatch as compiled
 from .goodness import standardized_deviance
 
+REST = "deviance", "converged", "n_iter", "goodness", "n_pixels"
 SCOUT = 5, 0.1  # steps and tolerance of a start that is one of several
 
 
@@ -66,19 +70,19 @@ class Fits:
 
 @renamed(tolerance="tol")
 def fit(
-    images,
-    renderer,
-    noise,
-    start=None,
+    images: Array,
+    renderer: Renderer,
+    noise: NoiseModel,
+    start: Mapping[str, Any] | None = None,
     *,
-    fixed=None,
-    mask=None,
-    saturation=None,
-    n_iter=50,
-    tol=0.05,
-    chunk=1024,
-    device=None,
-):
+    fixed: Mapping[str, Any] | None = None,
+    mask: Array | None = None,
+    saturation: float | None = None,
+    n_iter: int = 50,
+    tol: float = 0.05,
+    chunk: int = 1024,
+    device: str | torch.device | None = None,
+) -> Fits:
     r"""Maximum-likelihood parameters of each image, their bounds, and how well they fit.
 
     Parameters
@@ -193,12 +197,14 @@ def fit(
     return Fits(
         {name: like(params[name], kind) for name in renderer.params},
         {name: like(value, kind) for name, value in crlb.items()},
-        *(like(value, kind) for value in rest),
+        **{name: like(value, kind) for name, value in zip(REST, rest, strict=True)},
         settings=settings,
     )
 
 
-def crlb(renderer, params, noise, *, fixed=()):
+def crlb(
+    renderer: Renderer, params: Mapping[str, Any], noise: NoiseModel, *, fixed: Sequence[str] = ()
+) -> dict[str, Array]:
     r"""Cramér-Rao bound: the least standard deviation that an unbiased estimate can have.
 
     Parameters

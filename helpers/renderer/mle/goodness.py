@@ -14,6 +14,7 @@ from scipy.special import xlogy
 from scipy.stats import poisson
 
 from ..._arrays import to_tensor
+from ...noise._checks import NoiseModel
 from ...noise.counting import SCMOS, Poisson
 from ...noise.readout import PoissonGauss
 
@@ -21,7 +22,7 @@ FIRST, LAST, STEPS = -10, 10, 8  # powers of two between which rates are tabulat
 
 
 @cache
-def moment_table():
+def moment_table() -> np.ndarray:
     r"""Mean and variance of the deviance of one Poisson pixel, (2, N), for rates 2^-10 to 2^10.
 
     Notes
@@ -37,7 +38,7 @@ def moment_table():
     return np.stack([mean, (chance * deviance**2).sum(1) - mean**2])
 
 
-def deviance_moments(noise, rate):
+def deviance_moments(noise: NoiseModel, rate: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and variance of the deviance of every pixel.
 
     Parameters
@@ -73,6 +74,8 @@ def deviance_moments(noise, rate):
     return mean, variance
 
 
-def standardized_deviance(deviance, mean, variance, n_free):
+def standardized_deviance(
+    deviance: torch.Tensor, mean: torch.Tensor, variance: torch.Tensor, n_free: float
+) -> torch.Tensor:
     """Deviance against its expectation, in standard deviations; each free parameter takes one."""
     return (deviance - mean + n_free) / (variance - 2 * n_free).clamp(min=1).sqrt()

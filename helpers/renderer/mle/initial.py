@@ -7,16 +7,21 @@ name. Depth cannot be read off an image so easily; a fit tries several planes.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 
+from ..params import Param
+from ..renderers.base import Renderer
 from .cpu.initial import measure
 
 N_PLANES = 5
 
 
-def find_start(images, use, renderer, fixed):
+def find_start(
+    images: torch.Tensor, use: torch.Tensor, renderer: Renderer, fixed: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
     """A start for each image: a dict by name of tensors (B,).
 
     Parameters
@@ -62,7 +67,7 @@ def find_start(images, use, renderer, fixed):
     return start
 
 
-def planes(param):
+def planes(param: Param) -> list[float]:
     """Values of a depth, evenly between the limits of its Param."""
     low, high = param.transform.low, param.transform.high
     if not math.isfinite(low) or not math.isfinite(high):

@@ -7,11 +7,13 @@ through `Renderer.jacobian`, any noise through `score`, `information` and `devia
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 
+from ...noise._checks import NoiseModel
 from .goodness import deviance_moments
 
 DIM = 1e-6  # the least rate; a spline can dip below zero
@@ -48,7 +50,7 @@ class Problem:
     low: Any
     high: Any
 
-    def select(self, index):
+    def select(self, index: torch.Tensor) -> Problem:
         """The problem of some of the images."""
         fixed = {name: value[index] for name, value in self.fixed.items()}
         return replace(
@@ -59,15 +61,15 @@ class Problem:
             fixed=fixed,
         )
 
-    def params(self, theta):
+    def params(self, theta: torch.Tensor) -> dict[str, torch.Tensor]:
         """Dict by name of the columns of `theta` (B, P) and of what is fixed."""
         return {**self.fixed, **by_name(theta, self.free)}
 
-    def rate(self, theta):
+    def rate(self, theta: torch.Tensor) -> torch.Tensor:
         """Expected images."""
         return self.renderer.render(self.params(theta)).clamp(min=DIM)
 
-    def evaluate(self, theta):
+    def evaluate(self, theta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Deviance (B,), gradient (B, P) and Fisher information (B, P, P) at `theta`."""
         names = list(dict.fromkeys(name for name, _ in self.free))
         rate, slopes = self.renderer.jacobian(self.params(theta), names)
@@ -82,7 +84,7 @@ class Problem:
         gradient = (slopes @ score[..., None])[..., 0]
         return deviance, gradient, (slopes * information[:, None]) @ slopes.mT
 
-    def moments(self, theta):
+    def moments(self, theta: torch.Tensor) -> torch.Tensor:
         """Mean and variance (2, B) that the deviance would have at `theta`."""
         each = deviance_moments(self.noise, self.rate(theta))
         return torch.stack([(part * self.use).flatten(1).sum(1) for part in each])
@@ -112,30 +114,30 @@ class Minimum(NamedTuple):
     n_iter: Any
 
 
-def noise_of(noise, index):
+def noise_of(noise: NoiseModel, index: Any) -> NoiseModel:
     """The noise model of some of the images, where its map has a value for each of them."""
     variance = getattr(noise, "variance", None)
     if getattr(variance, "ndim", 0) < 3:
         return noise
-    part = copy.copy(noise)
-    part.variance = variance[index]
+    part: Any = copy.copy(noise)
+    part.variance = part.variance[index]
     return part
 
 
-def by_name(theta, free):
+def by_name(theta: torch.Tensor, free: Sequence[tuple[str, int | None]]) -> dict[str, torch.Tensor]:
     """Dict by name of the columns of `theta` (B, P): (B,), or (B, K) for several emitters."""
-    columns = {}
+    columns: dict[str, list[torch.Tensor]] = {}
     for p, (name, _) in enumerate(free):
         columns.setdefault(name, []).append(theta[:, p])
     return {k: v[0] if len(v) == 1 else torch.stack(v, 1) for k, v in columns.items()}
 
 
-def wide(x):
+def wide(x: torch.Tensor) -> torch.dtype:
     """The widest type on the device of `x`."""
     return torch.float32 if x.device.type == "mps" else torch.float64
 
 
-def minimize(problem, theta, n_iter, tol):
+def minimize(problem: Problem, theta: torch.Tensor, n_iter: int, tol: float) -> Minimum:
     r"""Fit from `theta` (B, P); gives a `Minimum`.
 
     Notes
@@ -206,7 +208,7 @@ def _step(problem, theta, gradient, information, damping):
     return torch.where(solved[:, None], step, 0), torch.where(solved, wanted, torch.inf)
 
 
-def standard_deviations(information):
+def standard_deviations(information: torch.Tensor) -> torch.Tensor:
     """Root of the diagonal of the inverse Fisher information (B, P, P); infinite if singular."""
     scale = information.diagonal(dim1=1, dim2=2).clamp(min=0).rsqrt()
     unit = information * scale[:, :, None] * scale[:, None, :]

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import torch
 
-from ..._arrays import is_tensor, to_numpy, to_tensor
+from ..._arrays import Array, is_tensor, to_numpy, to_tensor
 from ...devices import pick_device
+from ...noise._checks import NoiseModel
 from ...noise.counting import Poisson
 from ...optics._zernike import zernike
+from ...optics.pupil import Pupil
 
 PLACE = "x", "y", "z", "photons", "background"
 GAUGE = (0, 1, 2, 4)  # piston, tilts, defocus: invisible, or done by x, y, z as well
 SHARED = 4  # this many pixels with the largest value: the camera ends there
 
 
-def wide_tensor(images, device):
+def wide_tensor(images: Array, device: str | torch.device | None) -> torch.Tensor:
     """On the device of the work, in the widest floating type that it has."""
     t = to_tensor(images)
     t = t.to(t.device if device is None and is_tensor(images) else pick_device(device))
     return t.to(torch.float32 if t.device.type == "mps" else torch.float64)
 
 
-def checked_modes(modes, pupil):
+def checked_modes(modes: Sequence[int], pupil: Pupil) -> tuple[int, ...]:
     """The OSA indices as a tuple, if they can be fitted."""
     modes = tuple(int(j) for j in modes)
     if not modes or len(set(modes)) < len(modes):
@@ -39,7 +44,7 @@ def checked_modes(modes, pupil):
     return modes
 
 
-def checked_planes(z, n_planes):
+def checked_planes(z: Array, n_planes: int) -> list[float]:
     """The planes in µm as a list, if a pupil can be told from them."""
     z = np.asarray(to_numpy(z), dtype=float)
     if z.shape != (n_planes,):
@@ -60,7 +65,9 @@ def checked_planes(z, n_planes):
     return z.tolist()
 
 
-def checked_images(images, mask, saturation, noise):
+def checked_images(
+    images: torch.Tensor, mask: Array | None, saturation: float | None, noise: NoiseModel
+) -> tuple[torch.Tensor, torch.Tensor, float | None]:
     """Images with a number everywhere, 1 where a pixel counts, and the level of saturation."""
     use = torch.ones_like(images, dtype=torch.bool)
     if mask is not None:
@@ -101,7 +108,7 @@ def _shared_maximum(values):
     return float(top) if shared >= SHARED and float(top) > 100 else None
 
 
-def places_of_beads(images, use):
+def places_of_beads(images: torch.Tensor, use: torch.Tensor) -> torch.Tensor:
     """Start of beads (B, 5): the light's middle in the mean of all planes, and the border."""
     count = use.sum(1).clamp(min=1)
     mean = (images * use).sum(1) / count
@@ -117,7 +124,7 @@ def places_of_beads(images, use):
     return torch.stack([x, y, torch.zeros_like(x), photons, background], 1)
 
 
-def tells_above_from_below(pupil):
+def tells_above_from_below(pupil: Pupil) -> bool:
     """True if the pupil and its twin differ."""
     if pupil.phase_map is not None or pupil.medium_index is not None:
         return True
@@ -125,7 +132,7 @@ def tells_above_from_below(pupil):
     return any(float(c) and zernike(j).m % 2 == 0 and j not in GAUGE for j, c in known.items())
 
 
-def places_of_fit(fit, images):
+def places_of_fit(fit: Any, images: torch.Tensor) -> torch.Tensor:
     """Places (B, 5) of an earlier fit."""
     places = np.stack([np.atleast_1d(to_numpy(getattr(fit, name))) for name in PLACE], 1)
     if len(places) != len(images):
@@ -136,6 +143,6 @@ def places_of_fit(fit, images):
     return torch.as_tensor(places).to(images)
 
 
-def coefficients_of(pupil, modes, images):
+def coefficients_of(pupil: Pupil, modes: Sequence[int], images: torch.Tensor) -> torch.Tensor:
     """The pupil's Zernikes as a tensor (K,), zero where it has none."""
     return images.new_tensor([float((pupil.zernikes or {}).get(j, 0.0)) for j in modes])

@@ -8,13 +8,18 @@ by maximum likelihood. What images cannot tell is fixed and reported; see
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from ..._arrays import Array
 from ..._deprecated import renamed
+from ...noise._checks import NoiseModel
 from ...noise.counting import Poisson
+from ...optics.pupil import Pupil
 from ..mle.estimate import fit
 from ..mle.initial import find_start
 from ..renderers.fourier import FourierOptics
@@ -30,7 +35,7 @@ from ._checks import (
     wide_tensor,
 )
 from .bundle_adjustment import Bundle
-from .result import by_mode, result_of
+from .result import PupilFit, by_mode, result_of
 
 STACK_MODES = (3, *range(5, 21))
 BLINK_MODES = (3, *range(5, 15))
@@ -40,20 +45,20 @@ MOST_ROUNDS = 6
 
 @renamed(tolerance="tol")
 def retrieve(
-    stack,
-    z,
-    pupil,
+    stack: Array,
+    z: Array,
+    pupil: Pupil,
     *,
-    modes=STACK_MODES,
-    noise=None,
-    mask=None,
-    saturation=None,
-    n_iter=50,
-    tol=1e-2,
-    callback=None,
-    progress=False,
-    device=None,
-):
+    modes: Sequence[int] = STACK_MODES,
+    noise: NoiseModel | None = None,
+    mask: Array | None = None,
+    saturation: float | None = None,
+    n_iter: int = 50,
+    tol: float = 1e-2,
+    callback: Callable[[int, np.ndarray], Any] | None = None,
+    progress: bool = False,
+    device: str | torch.device | None = None,
+) -> PupilFit:
     r"""Zernike coefficients of a pupil from images of a bead in known planes.
 
     Parameters
@@ -131,30 +136,32 @@ def retrieve(
     bundle = _bundle(images, use, pupil, modes, planes, noise)
     coefficients = coefficients_of(pupil, modes, images)
     with _Watch(callback, progress, n_iter, modes) as watch:
-        *state, history, converged = bundle.minimize(
+        coefficients, places, deviance, history, converged = bundle.minimize(
             coefficients, places_of_beads(images, use), n_iter, tol, watch
         )
     settings = {"noise": type(noise).__name__, "n_iter": n_iter, "tol": tol}
-    return result_of(bundle, *state, history, converged, level, settings, single)
+    return result_of(
+        bundle, coefficients, places, deviance, history, converged, level, settings, single
+    )
 
 
 @renamed(tolerance="tol")
 def retrieve_from_blinks(
-    images,
-    pupil,
+    images: Array,
+    pupil: Pupil,
     *,
-    modes=BLINK_MODES,
-    depth=0.6,
-    noise=None,
-    mask=None,
-    saturation=None,
-    start=None,
-    n_iter=100,
-    tol=1e-2,
-    callback=None,
-    progress=False,
-    device=None,
-):
+    modes: Sequence[int] = BLINK_MODES,
+    depth: float = 0.6,
+    noise: NoiseModel | None = None,
+    mask: Array | None = None,
+    saturation: float | None = None,
+    start: PupilFit | None = None,
+    n_iter: int = 100,
+    tol: float = 1e-2,
+    callback: Callable[..., Any] | None = None,
+    progress: bool = False,
+    device: str | torch.device | None = None,
+) -> PupilFit:
     r"""Zernike coefficients of a pupil from single images of molecules at unknown places.
 
     Parameters
@@ -230,9 +237,10 @@ def retrieve_from_blinks(
         )
     bundle = _bundle(images, use, pupil, modes, [0.0], noise, depth)
     coefficients = coefficients_of(first, modes, images)
-    places = None if start is None else places_of_fit(start, images)
-    deviance = None if start is None else bundle.equations(coefficients, places)[0]
-    history, converged, steps = [], False, 0
+    places: Any = None if start is None else places_of_fit(start, images)
+    deviance: Any = None if start is None else bundle.equations(coefficients, places)[0]
+    history: list[float] = []
+    converged, steps = False, 0
     with _Watch(callback, progress, n_iter, modes) as watch:
         for _ in range(MOST_ROUNDS):
             places, moved = _sought(bundle, coefficients, places, deviance, depth)
@@ -248,8 +256,9 @@ def retrieve_from_blinks(
     settings = {
         "noise": type(noise).__name__, "n_iter": n_iter, "tol": tol, "depth": depth,
     }  # fmt: skip
-    state = coefficients, places, deviance
-    return result_of(bundle, *state, history, converged, level, settings, False)
+    return result_of(
+        bundle, coefficients, places, deviance, history, converged, level, settings, False
+    )
 
 
 def _sought(bundle, coefficients, places, deviance, depth):

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..._arrays import to_numpy
 from ...optics._zernike import disc, pupil_axis, zernike
+from ...optics.pupil import Pupil
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Alignment:
     flipped: bool
 
 
-def twin(pupil):
+def twin(pupil: Pupil) -> Pupil:
     r"""The other pupil that explains the same images, with every z turned round.
 
     Parameters
@@ -89,7 +90,7 @@ def twin(pupil):
     return replace(pupil, zernikes=zernikes or None, phase_map=phase_map)
 
 
-def align(estimate, reference, *, allow_twin=False):
+def align(estimate: Pupil, reference: Pupil, *, allow_twin: bool = False) -> Alignment:
     r"""Compare two pupils up to what images cannot tell.
 
     Parameters

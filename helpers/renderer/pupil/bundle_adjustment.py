@@ -7,6 +7,7 @@ large system of equations falls apart into a small one for each emitter and one 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,23 +41,26 @@ class Bundle:
     renderer: Any
     noise: Any
 
-    def equations(self, coefficients, places):
+    def equations(
+        self, coefficients: torch.Tensor, places: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Deviance (B,), gradient (B, K + 5) and Fisher information (B, K + 5, K + 5).
 
         `coefficients` (K,) are in waves RMS; `places` (B, 5) are x, y, z, photons, background.
         """
         self.set(coefficients)
         parts = [self._equations(part, places[part]) for part in self._parts()]
-        return tuple(torch.cat(each) for each in zip(*parts, strict=True))
+        deviance, gradient, information = map(torch.cat, zip(*parts, strict=True))
+        return deviance, gradient, information
 
-    def rates(self, coefficients, places):
+    def rates(self, coefficients: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
         """Expected images (B, P, Y, X)."""
         self.set(coefficients)
         with torch.no_grad():
             parts = [self.renderer.render(self._params(places[part])) for part in self._parts()]
         return torch.cat(parts).view(self.images.shape)
 
-    def set(self, coefficients):
+    def set(self, coefficients: torch.Tensor) -> None:
         """Give the renderer these coefficients."""
         with torch.no_grad():
             self.renderer.coefficients.copy_(coefficients)
@@ -85,7 +89,14 @@ class Bundle:
         gradient = (slopes @ score[..., None])[..., 0]
         return deviance, gradient, (slopes * information[:, None]) @ slopes.mT
 
-    def minimize(self, coefficients, places, n_iter, tol, watch=None):
+    def minimize(
+        self,
+        coefficients: torch.Tensor,
+        places: torch.Tensor,
+        n_iter: int,
+        tol: float,
+        watch: Callable[..., Any] | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[float], bool]:
         r"""Levenberg-Marquardt by Fisher scoring, from a start.
 
         Parameters
@@ -160,7 +171,9 @@ class Bundle:
         wanted = -float((g_pupil * by_pupil).sum() + (g_place[..., 0] * by_place).sum())
         return by_pupil * scale[0, :k], by_place * scale[:, k:], wanted * (1 + damping)
 
-    def covariance(self, coefficients, places):
+    def covariance(
+        self, coefficients: torch.Tensor, places: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Bound on the covariance of the coefficients (K, K), and of each place (B, 5, 5)."""
         k = len(coefficients)
         _, _, information = self.equations(coefficients, places)
@@ -174,7 +187,9 @@ class Bundle:
         return of_pupil, of_place * scale[k:, None] * scale[k:]
 
 
-def schur(information, k, extra):
+def schur(
+    information: torch.Tensor, k: int, extra: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The pupil's equations without the places; the blocks between them; those of the places.
 
     `information` (B, K + 5, K + 5) belongs to each emitter; `extra` is added to the diagonal

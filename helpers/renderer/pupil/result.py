@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..._arrays import to_numpy
 from ..._deprecated import renamed_attribute
 from ...optics._zernike import disc
 from ..mle.goodness import deviance_moments, standardized_deviance
 from ._checks import GAUGE, PLACE
+from .bundle_adjustment import Bundle
 
 
 @dataclass(frozen=True)
@@ -89,12 +92,22 @@ class PupilFit:
         return math.sqrt(np.trace(self.covariance))
 
 
-def by_mode(modes, coefficients):
+def by_mode(modes: Sequence[int], coefficients: torch.Tensor) -> dict[int, float]:
     """Dict of OSA index -> number from a tensor (K,)."""
     return dict(zip(modes, to_numpy(coefficients).astype(float).tolist(), strict=True))
 
 
-def result_of(bundle, coefficients, places, deviance, history, converged, level, settings, single):
+def result_of(
+    bundle: Bundle,
+    coefficients: torch.Tensor,
+    places: torch.Tensor,
+    deviance: torch.Tensor,
+    history: Sequence[float],
+    converged: bool,
+    level: float | None,
+    settings: Mapping[str, Any],
+    single: bool,
+) -> PupilFit:
     """The report on the state in which a fit ended; `single` for one bead."""
     covariance, of_places = bundle.covariance(coefficients, places)
     bundle.set(coefficients)
@@ -107,10 +120,10 @@ def result_of(bundle, coefficients, places, deviance, history, converged, level,
         values = to_numpy(values)
         return float(values[0]) if single else values
 
-    crlb = by_mode(modes, covariance.diagonal().sqrt())
+    crlb: dict[Any, Any] = by_mode(modes, covariance.diagonal().sqrt())
     crlb |= {name: per_emitter(spread[:, k]) for k, name in enumerate(PLACE)}
     expected = bundle.rates(coefficients, places)
-    moments = (
+    mean, variance = (
         (moment * bundle.mask).flatten(1).sum(1)
         for moment in deviance_moments(bundle.noise, expected)
     )
@@ -123,7 +136,7 @@ def result_of(bundle, coefficients, places, deviance, history, converged, level,
         wavefront=np.where(inside, to_numpy(pupil.wavefront()), np.nan),
         **{name: per_emitter(places[:, k]) for k, name in enumerate(PLACE)},
         deviance=per_emitter(deviance),
-        goodness=per_emitter(standardized_deviance(deviance, *moments, n_free)),
+        goodness=per_emitter(standardized_deviance(deviance, mean, variance, n_free)),
         expected=to_numpy(expected.squeeze(0 if single else 1)),
         gauge={j: pupil.zernikes.get(j, 0.0) for j in GAUGE},
         n_masked=int(bundle.mask.numel() - bundle.mask.sum()),

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 import torch
 
-from ..._arrays import is_tensor, to_numpy
+from ..._arrays import Array, is_tensor, to_numpy
+from ..params import Param
 
 
 class Renderer(torch.nn.Module):
@@ -25,7 +29,7 @@ class Renderer(torch.nn.Module):
     instrument (a template, a pupil) and can be learned.
     """
 
-    def __init__(self, image_shape, params):
+    def __init__(self, image_shape: Sequence[int], params: Sequence[Param]) -> None:
         super().__init__()
         shape = tuple(int(n) for n in image_shape)
         if len(shape) not in (2, 3) or min(shape) < 1:
@@ -34,7 +38,7 @@ class Renderer(torch.nn.Module):
         self.pixel_shape = shape  # of per-pixel parameters; an object may reach beyond the image
         self.params = {param.name: param for param in params}
 
-    def render(self, params):
+    def render(self, params: Mapping[str, Any]) -> Array:
         r"""Expected images, background counted once.
 
         Parameters
@@ -59,11 +63,11 @@ class Renderer(torch.nn.Module):
         with torch.no_grad():
             return to_numpy(self.expected(self.complete(params)))
 
-    def forward(self, params):
+    def forward(self, params: Mapping[str, Any]) -> Array:
         """The same as `render`."""
         return self.render(params)
 
-    def complete(self, params):
+    def complete(self, params: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """Every parameter as a tensor: (B, K) per emitter, (B,) per image; missing ones filled."""
         unknown = [name for name in params if name not in self.params]
         if unknown:
@@ -108,11 +112,13 @@ class Renderer(torch.nn.Module):
         per_emitter = [full[name] for name, param in self.params.items() if param.per_emitter]
         return batch, max((v.shape[1] for v in per_emitter if v.ndim > 1), default=1)
 
-    def expected(self, full):
+    def expected(self, full: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Images of completed parameters; what a subclass writes."""
         raise NotImplementedError(f"{type(self).__name__} has no method `expected`")
 
-    def jacobian(self, params, names):
+    def jacobian(
+        self, params: Mapping[str, Any], names: Sequence[str]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         r"""Images and their derivatives.
 
         Parameters
@@ -134,14 +140,14 @@ class Renderer(torch.nn.Module):
         column for the whole batch. Renderers with a closed form override this.
         """
         full = self.complete(params)
-        images, columns = None, []
+        images, columns = torch.empty(0), []
         for name in names:
             n_columns = full[name].shape[1] if self.params[name].per_emitter else 1
             for k in range(n_columns):
                 point = full[name].contiguous()
                 tangent = torch.zeros_like(point)
                 (tangent[:, k] if self.params[name].per_emitter else tangent).fill_(1)
-                images, column = torch.func.jvp(
+                images, column, *_ = torch.func.jvp(
                     lambda value, name=name: self.expected({**full, name: value}),
                     (point,),
                     (tangent,),

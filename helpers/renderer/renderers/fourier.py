@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
 from ...optics._zernike import pupil_axis
-from ...optics.pupil import squared_modulus, zernike_basis
+from ...optics.pupil import Pupil, squared_modulus, zernike_basis
 from ..params import Bounded, Param
 from .base import Renderer
 from .gaussian import light_params
@@ -63,7 +65,15 @@ class FourierOptics(Renderer):
     (2, 25, 25)
     """
 
-    def __init__(self, image_shape, pupil, *, modes=(), learn_map=False, z_range=(-1.0, 1.0)):
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        pupil: Pupil,
+        *,
+        modes: Sequence[int] = (),
+        learn_map: bool = False,
+        z_range: tuple[float, float] = (-1.0, 1.0),
+    ) -> None:
         z = Param("z", "µm", Bounded(*z_range), start=sum(z_range) / 2)
         super().__init__(image_shape, [*light_params(image_shape), z])
         pupil.check_field(self.image_shape)
@@ -74,7 +84,7 @@ class FourierOptics(Renderer):
             raise ValueError(f"modes are {self.modes}: give each once")
         known = {j: float(c) for j, c in (pupil.zernikes or {}).items()}
         start = torch.tensor([known.pop(j, 0.0) for j in self.modes])
-        self.coefficients = torch.nn.Parameter(start) if self.modes else None
+        self.coefficients: Any = torch.nn.Parameter(start) if self.modes else None
         fixed = replace(pupil, zernikes=known, phase_map=None if learn_map else pupil.phase_map)
         self._optics = fixed
         self._fixed = fixed.wavefront()
@@ -84,15 +94,15 @@ class FourierOptics(Renderer):
             self.phase_map = torch.nn.Parameter(free)
 
     @property
-    def pupil(self):
+    def pupil(self) -> Pupil:
         """The pupil with the aberrations learned so far."""
-        found = dict(self._optics.zernikes)
+        found = dict(self._optics.zernikes or {})
         if self.modes:
             found |= dict(zip(self.modes, self.coefficients.tolist(), strict=True))
         free = self._optics.phase_map if self.phase_map is None else self.phase_map.detach().clone()
         return replace(self._optics, zernikes=found, phase_map=free)
 
-    def wavefront(self, like):
+    def wavefront(self, like: torch.Tensor) -> torch.Tensor:
         """Present aberration in waves (samples, samples), in the precision of the tensor `like`."""
         total = self._fixed.to(like)
         if self.modes:
@@ -111,14 +121,16 @@ class FourierOptics(Renderer):
         rows, columns = (self._optics.transform(n, **kind) for n in self.image_shape)
         return field, rows, columns.T
 
-    def expected(self, full):
+    def expected(self, full: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Images of completed parameters."""
         field, rows, columns = self._field(full)
         spots = self._optics.bin(squared_modulus(rows @ (field @ columns)))
         image = torch.einsum("bk,bkyx->byx", full["photons"], spots)
         return image + full["background"][:, None, None]
 
-    def jacobian(self, params, names):
+    def jacobian(
+        self, params: Mapping[str, Any], names: Sequence[str]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         r"""Images and their derivatives in closed form; see `Renderer.jacobian`.
 
         Besides parameters, `names` may hold ``"coefficients"``: one column for each of `modes`.

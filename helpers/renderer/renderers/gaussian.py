@@ -3,6 +3,8 @@ r"""Gaussian spots, integrated over each pixel: round, elliptical, and astigmati
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -92,7 +94,7 @@ def _shares_and_slopes(centre, sigma, n):
     return shares.to(sigma.dtype), *(slope.to(sigma.dtype) / sigma for slope in slopes)
 
 
-def light_params(image_shape):
+def light_params(image_shape: Sequence[int]) -> list[Param]:
     """The parameters that every spot has."""
     if len(image_shape) != 2:
         raise ValueError(f"image_shape is {tuple(image_shape)}: a spot's image is (Y, X)")
@@ -136,7 +138,7 @@ class Gaussian2D(_Gaussians):
     ((2, 13, 13), 838.0)
     """
 
-    def __init__(self, image_shape, *, elliptical=False):
+    def __init__(self, image_shape: Sequence[int], *, elliptical: bool = False) -> None:
         widest = float(max(image_shape))
         names = ("sigma_x", "sigma_y") if elliptical else ("sigma",)
         start = min(1.3, widest / 2)
@@ -144,13 +146,13 @@ class Gaussian2D(_Gaussians):
         super().__init__(image_shape, [*light_params(image_shape), *widths])
         self.elliptical = bool(elliptical)
 
-    def widths(self, full):
+    def widths(self, full: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Standard deviations along x and y, each (B, K), in px."""
         if self.elliptical:
             return full["sigma_x"], full["sigma_y"]
         return full["sigma"], full["sigma"]
 
-    def width_slopes(self, full, name):
+    def width_slopes(self, full: Mapping[str, torch.Tensor], name: str) -> Any:
         """Derivatives of both widths by `name`: one, or None where the width does not depend."""
         one = torch.ones_like(full["x"])
         return (None if name == "sigma_y" else one), (None if name == "sigma_x" else one)
@@ -200,15 +202,15 @@ class Gaussian3D(_Gaussians):
 
     def __init__(
         self,
-        image_shape,
+        image_shape: Sequence[int],
         *,
-        sigma=1.3,
-        focus=(0.25, -0.25),
-        depth=0.4,
-        cubic=0.0,
-        quartic=0.0,
-        z_range=(-0.6, 0.6),
-    ):
+        sigma: float = 1.3,
+        focus: tuple[float, float] = (0.25, -0.25),
+        depth: float = 0.4,
+        cubic: float = 0.0,
+        quartic: float = 0.0,
+        z_range: tuple[float, float] = (-0.6, 0.6),
+    ) -> None:
         z = Param("z", "µm", Bounded(*z_range), start=sum(z_range) / 2)
         super().__init__(image_shape, [*light_params(image_shape), z])
         given = {"sigma": sigma, "focus": focus, "depth": depth, "cubic": cubic, "quartic": quartic}
@@ -218,14 +220,20 @@ class Gaussian3D(_Gaussians):
                 raise ValueError(f"{name} is {value}: give a length above zero")
             setattr(self, name, torch.nn.Parameter(pair))
         with torch.no_grad():
-            z = torch.linspace(*z_range, 201)
-            if not all(bool((self._squared(z, axis)[0] > 0).all()) for axis in (0, 1)):
+            depths = torch.linspace(*z_range, 201)
+            if not all(bool((self._squared(depths, axis)[0] > 0).all()) for axis in (0, 1)):
                 raise ValueError(
                     f"cubic {cubic} and quartic {quartic} give a width of zero between "
                     f"{z_range[0]} and {z_range[1]} µm: check them or narrow z_range"
                 )
 
-    def calibration(self):
+    sigma: torch.nn.Parameter
+    focus: torch.nn.Parameter
+    depth: torch.nn.Parameter
+    cubic: torch.nn.Parameter
+    quartic: torch.nn.Parameter
+
+    def calibration(self) -> torch.Tensor:
         """The constants of both axes, (5, 2): width, focus, depth, cubic, quartic."""
         return torch.stack([self.sigma, self.focus, self.depth, self.cubic, self.quartic]).detach()
 
@@ -238,12 +246,12 @@ class Gaussian3D(_Gaussians):
         value = 1 + t**2 * (1 + t * (cubic + t * quartic))
         return value, t * (2 + t * (3 * cubic + t * 4 * quartic)) / depth
 
-    def widths(self, full):
+    def widths(self, full: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Standard deviations along x and y, each (B, K), in px."""
         z = full["z"]
         return tuple(self.sigma[axis].to(z) * self._squared(z, axis)[0].sqrt() for axis in (0, 1))
 
-    def width_slopes(self, full, name):
+    def width_slopes(self, full: Mapping[str, torch.Tensor], name: str) -> Any:
         """Derivatives of both widths by z."""
         z = full["z"]
         slopes = []

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import torch
 
+from ..._arrays import Array
 from ..deconvolve.blur import Blur
 from ..params import Param, Positive
 from .base import Renderer
@@ -51,7 +55,15 @@ class Convolution(Renderer):
     [0.0, 1.0, 1.0, 1.0, 0.0]
     """
 
-    def __init__(self, image_shape, kernel, *, margin=0, learn_kernel=False, level=10.0):
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        kernel: Array,
+        *,
+        margin: int | Sequence[int] = 0,
+        learn_kernel: bool = False,
+        level: float = 10.0,
+    ) -> None:
         level = float(level)
         super().__init__(
             image_shape,
@@ -74,15 +86,16 @@ class Convolution(Renderer):
         self.pixel_shape = self._blur.in_shape
 
     @property
-    def blur(self):
+    def blur(self) -> Blur:
         """The operator of the present kernel."""
         return self._blur if self.raw is None else self._blur.with_kernel(picture(self.raw))
 
-    def expected(self, full):
+    def expected(self, full: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Images of completed parameters."""
         background = full["background"].view(-1, *[1] * len(self.image_shape))
         # the transforms round; light is never negative
-        return self.blur(full["object"]).clamp_min(0) + background
+        image: Any = self.blur(full["object"])
+        return image.clamp_min(0) + background
 
 
 class Passthrough(Renderer):
@@ -106,7 +119,7 @@ class Passthrough(Renderer):
     [[[1.0, 1.0], [1.0, 1.0]]]
     """
 
-    def __init__(self, image_shape, *, level=10.0):
+    def __init__(self, image_shape: Sequence[int], *, level: float = 10.0) -> None:
         level = float(level)
         image = Param(
             "image",
@@ -118,6 +131,6 @@ class Passthrough(Renderer):
         )
         super().__init__(image_shape, [image])
 
-    def expected(self, full):
+    def expected(self, full: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Images of completed parameters."""
         return full["image"]

@@ -2,9 +2,11 @@ r"""A measured or computed point image, continued between its samples by a cubic
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
-from ..._arrays import to_tensor
+from ..._arrays import Array, to_tensor
 from ...interpolate import bspline, spline_prefilter
 from .._checks import warn_of_flaws
 from ..params import Bounded, Param
@@ -162,7 +164,7 @@ class Spline2D(_Spline):
     [2.0, 2.0, 2.0, 102.0, 2.0]
     """
 
-    def __init__(self, image_shape, psf):
+    def __init__(self, image_shape: Sequence[int], psf: Array) -> None:
         super().__init__(image_shape, _checked_psf(psf, 2)[None], [])
 
 
@@ -213,7 +215,7 @@ class Spline3D(_Spline):
     True
     """
 
-    def __init__(self, image_shape, psf, z_step):
+    def __init__(self, image_shape: Sequence[int], psf: Array, z_step: float) -> None:
         if not z_step > 0:
             raise ValueError(f"z_step is {z_step}: give the distance of the planes in µm")
         psf = _checked_psf(psf, 3)

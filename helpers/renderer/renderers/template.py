@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 
-from ..._arrays import to_tensor
+from ..._arrays import Array, to_tensor
 from ...interpolate import fft_shift
 from .base import Renderer
 from .gaussian import light_params
@@ -52,7 +54,9 @@ class Template(Renderer):
     [950.0, 950.0]
     """
 
-    def __init__(self, image_shape, template=None, *, oversampling=2):
+    def __init__(
+        self, image_shape: Sequence[int], template: Array | None = None, *, oversampling: int = 2
+    ) -> None:
         super().__init__(image_shape, light_params(image_shape))
         if oversampling != int(oversampling) or oversampling < 1:
             raise ValueError(f"oversampling is {oversampling}: give a whole number, at least 1")
@@ -62,11 +66,11 @@ class Template(Renderer):
         self.raw = torch.nn.Parameter(raw_picture(template, "template", 2))
 
     @property
-    def template(self):
+    def template(self) -> torch.Tensor:
         """The picture (P, Q), of sum 1."""
         return picture(self.raw)
 
-    def expected(self, full):
+    def expected(self, full: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Images of completed parameters."""
         s, (ny, nx) = self.oversampling, self.image_shape
         field = self.template.to(full["x"])
@@ -82,22 +86,22 @@ class Template(Renderer):
         return image + full["background"][:, None, None]
 
 
-def raw_picture(values, name, dims):
+def raw_picture(values: Array, name: str, dims: int) -> torch.Tensor:
     """Weights whose `picture` has the shape of `values`; a ValueError names what is wrong."""
-    values = to_tensor(values).float()
-    if values.ndim != dims or not bool((values >= 0).all() and values.isfinite().all()):
+    picked: torch.Tensor = to_tensor(values).float()
+    if picked.ndim != dims or not bool((picked >= 0).all() and picked.isfinite().all()):
         raise ValueError(
-            f"the {name} is {tuple(values.shape)}, from {float(values.min()):.3g}: give {dims} "
-            "axes of finite values, zero or more"
+            f"the {name} is {tuple(picked.shape)}, from {float(picked.min()):.3g}: give {dims} "
+            "axes of finite picked, zero or more"
         )
-    if not values.sum() > 0:
+    if not picked.sum() > 0:
         raise ValueError(f"the {name} holds no light: give one that does")
     # softplus never reaches zero: what is dark starts at a millionth of the peak
-    relative = (values / values.max()).clamp_min(1e-6)
+    relative = (picked / picked.max()).clamp_min(1e-6)
     return relative + (-(-relative).expm1()).log()
 
 
-def picture(raw):
+def picture(raw: torch.Tensor) -> torch.Tensor:
     """Non-negative values of sum 1 from free weights."""
     light = torch.nn.functional.softplus(raw)
     return light / light.sum()

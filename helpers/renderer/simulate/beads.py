@@ -8,7 +8,9 @@ common with the renderers, so that a solver which only inverts its own assumptio
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.special import eval_jacobi
@@ -80,7 +82,15 @@ class Emitters:
     read_noise: float
 
 
-def aberrated_psf(shape, aberrations, x=0.0, y=0.0, z=0.0, *, microscope=None):
+def aberrated_psf(
+    shape: tuple[int, int],
+    aberrations: Mapping[int, float],
+    x: Any = 0.0,
+    y: Any = 0.0,
+    z: Any = 0.0,
+    *,
+    microscope: Microscope | None = None,
+) -> np.ndarray:
     r"""Share of the photons of a point that each pixel gets.
 
     Parameters
@@ -152,20 +162,20 @@ def aberrated_psf(shape, aberrations, x=0.0, y=0.0, z=0.0, *, microscope=None):
 
 
 def bead_stack(
-    aberrations,
+    aberrations: Mapping[int, float],
     *,
-    planes=17,
-    reach=0.8,
-    shape=(25, 25),
-    x=0.0,
-    y=0.0,
-    z=0.0,
-    photons=1e5,
-    background=50.0,
-    read_noise=0.0,
-    microscope=None,
-    seed=0,
-):
+    planes: int = 17,
+    reach: float = 0.8,
+    shape: tuple[int, int] = (25, 25),
+    x: Any = 0.0,
+    y: Any = 0.0,
+    z: Any = 0.0,
+    photons: float | tuple[float, float] = 1e5,
+    background: float | tuple[float, float] = 50.0,
+    read_noise: float = 0.0,
+    microscope: Microscope | None = None,
+    seed: int = 0,
+) -> Emitters:
     """Images of one bead while the stage moves through the focus.
 
     Parameters
@@ -215,18 +225,18 @@ def bead_stack(
 
 
 def blinks(
-    aberrations,
-    n_blinks=200,
+    aberrations: Mapping[int, float],
+    n_blinks: int = 200,
     *,
-    shape=(15, 15),
-    depth=0.5,
-    jitter=1.0,
-    photons=(4000.0, 8000.0),
-    background=(10.0, 20.0),
-    read_noise=0.0,
-    microscope=None,
-    seed=0,
-):
+    shape: tuple[int, int] = (15, 15),
+    depth: float = 0.5,
+    jitter: float = 1.0,
+    photons: float | tuple[float, float] = (4000.0, 8000.0),
+    background: float | tuple[float, float] = (10.0, 20.0),
+    read_noise: float = 0.0,
+    microscope: Microscope | None = None,
+    seed: int = 0,
+) -> Emitters:
     """Images of single molecules, each once and at an unknown place.
 
     Parameters
@@ -266,19 +276,19 @@ def blinks(
     if n_blinks != int(n_blinks) or n_blinks < 1:
         raise ValueError(f"n_blinks is {n_blinks}: give a whole number, at least 1")
     rng = np.random.default_rng(seed)
-    limits = {
+    limits: dict[str, Any] = {
         "x": (-jitter, jitter),
         "y": (-jitter, jitter),
         "z": (-depth, depth),
         "photons": photons,
         "background": background,
     }
-    place = {name: rng.uniform(*pair, int(n_blinks)) for name, pair in limits.items()}
+    place = {name: rng.uniform(low, high, int(n_blinks)) for name, (low, high) in limits.items()}
     stage = np.zeros(int(n_blinks))
     return _photograph(shape, aberrations, stage, place, read_noise, microscope, rng)
 
 
-def random_aberrations(rms, modes, *, seed):
+def random_aberrations(rms: float, modes: Sequence[int], *, seed: int) -> dict[int, float]:
     """Coefficients from a normal distribution, scaled to a given wavefront error.
 
     Parameters

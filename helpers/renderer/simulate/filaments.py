@@ -6,6 +6,7 @@ Written in NumPy and SciPy; nothing here is shared with the renderers that will 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.special import erf
@@ -14,7 +15,13 @@ STEP = 0.02  # µm between the points of a filament
 MARGIN = 0.5  # µm that a filament runs on outside the field
 
 
-def network(n_filaments, field, *, persistence=10.0, seed=0):
+def network(
+    n_filaments: int,
+    field: tuple[float, float],
+    *,
+    persistence: float = 10.0,
+    seed: int | tuple[int, ...] = 0,
+) -> list[np.ndarray]:
     r"""Draw filaments that cross a field of view.
 
     Parameters
@@ -77,7 +84,13 @@ def network(n_filaments, field, *, persistence=10.0, seed=0):
     return filaments
 
 
-def molecules(filaments, density, *, thickness=0.01, seed=0):
+def molecules(
+    filaments: Sequence[np.ndarray],
+    density: float,
+    *,
+    thickness: float = 0.01,
+    seed: int = 0,
+) -> np.ndarray:
     """Place molecules on filaments at random.
 
     Parameters
@@ -123,16 +136,16 @@ def molecules(filaments, density, *, thickness=0.01, seed=0):
 
 
 def filament_images(
-    n,
-    shape=(128, 128),
+    n: int,
+    shape: Sequence[int] = (128, 128),
     *,
-    peak=40.0,
-    background=2.0,
-    n_filaments=8,
-    sigma=1.0,
-    pixel_size=0.1,
-    seed=0,
-):
+    peak: float = 40.0,
+    background: float = 2.0,
+    n_filaments: int = 8,
+    sigma: float = 1.0,
+    pixel_size: float = 0.1,
+    seed: int = 0,
+) -> np.ndarray:
     """Make sharp widefield images of filament networks, without noise.
 
     Parameters
@@ -189,7 +202,13 @@ def filament_images(
     return images
 
 
-def spots_image(x, y, photons, sigma, shape):
+def spots_image(
+    x: Sequence[float] | np.ndarray,
+    y: Sequence[float] | np.ndarray,
+    photons: Sequence[float] | np.ndarray,
+    sigma: float,
+    shape: Sequence[int],
+) -> np.ndarray:
     r"""Sum of Gaussian spots, each integrated over every pixel.
 
     Parameters

@@ -3,6 +3,7 @@ r"""Movies of blinking molecules, frame by frame, and crowded single frames, wit
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -41,6 +42,8 @@ class Movie:
     read_noise: float
     seed: int
 
+    _edges: np.ndarray = field(init=False, repr=False)
+
     def __post_init__(self):
         edges = np.searchsorted(self.truth["frame"], np.arange(self.n_frames + 1))
         object.__setattr__(self, "_edges", edges)
@@ -55,7 +58,7 @@ class Movie:
         counts = rng.poisson(rate) + self.read_noise * rng.standard_normal(self.shape)
         return counts.astype(np.float32)
 
-    def expected(self, index):
+    def expected(self, index: int) -> np.ndarray:
         """Frame `index` without noise: (Y, X) float64 expected photo-electrons."""
         if not -self.n_frames <= index < self.n_frames:
             raise IndexError(f"frame {index} of {self.n_frames}: count from 0")
@@ -64,7 +67,7 @@ class Movie:
         x, y, photons = (self.truth[name][here] for name in ("x", "y", "photons"))
         return self.background + spots_image(x, y, photons, self.sigma, self.shape)
 
-    def chunks(self, size=200):
+    def chunks(self, size: int = 200) -> Iterator[tuple[int, np.ndarray]]:
         """Go through the movie: pairs of the first frame's number and a (size, Y, X) stack."""
         for first in range(0, self.n_frames, size):
             last = min(first + size, self.n_frames)
@@ -72,20 +75,20 @@ class Movie:
 
 
 def blinking_movie(
-    positions,
-    shape,
-    n_frames,
+    positions: np.ndarray,
+    shape: Sequence[int],
+    n_frames: int,
     *,
-    pixel_size=0.1,
-    sigma=1.3,
-    photons=1000.0,
-    background=10.0,
-    time_on=1.5,
-    time_off=1000.0,
-    bleaching=0.3,
-    read_noise=1.0,
-    seed=0,
-):
+    pixel_size: float = 0.1,
+    sigma: float = 1.3,
+    photons: float = 1000.0,
+    background: float = 10.0,
+    time_on: float = 1.5,
+    time_off: float = 1000.0,
+    bleaching: float = 0.3,
+    read_noise: float = 1.0,
+    seed: int = 0,
+) -> Movie:
     r"""Film molecules that blink and bleach.
 
     Parameters
@@ -167,7 +170,7 @@ def blinking_movie(
     frame, blink, lit = frame[order], blink[order], lit[order]
     x, y = positions[molecule[blink]].T / pixel_size
     columns = [frame, molecule[blink], x, y, rate[blink] * lit]
-    truth = np.rec.fromarrays(columns, names="frame,molecule,x,y,photons")
+    truth = np.rec.fromarrays(columns, names="frame,molecule,x,y,photons")  # type: ignore[call-overload]
     shape = tuple(int(n) for n in shape)
     return Movie(shape, int(n_frames), truth, sigma, background, read_noise, seed)
 
@@ -188,18 +191,18 @@ def _blinks(n_molecules, n_frames, time_on, time_off, bleaching, rng):
 
 
 def crowded_frames(
-    n,
-    shape=(32, 32),
+    n: int,
+    shape: Sequence[int] = (32, 32),
     *,
-    emitters=4,
-    present=0.5,
-    photons=(500 * 10 * math.pi, 2000 * 10 * math.pi),
-    background=(0.0, 100.0),
-    sigma=5**0.5,
-    read_noise=100.0,
-    extent=0.7,
-    seed=0,
-):
+    emitters: int = 4,
+    present: float = 0.5,
+    photons: tuple[float, float] = (500 * 10 * math.pi, 2000 * 10 * math.pi),
+    background: tuple[float, float] = (0.0, 100.0),
+    sigma: float = 5**0.5,
+    read_noise: float = 100.0,
+    extent: float = 0.7,
+    seed: int = 0,
+) -> tuple[np.ndarray, np.recarray]:
     """Make single frames with a few molecules each, which may overlap.
 
     Parameters
@@ -261,4 +264,4 @@ def crowded_frames(
         rate = haze[k] + spots_image(x[k, on], y[k, on], light[k, on], sigma, shape)
         frames[k] = rng.poisson(rate) + read_noise * rng.standard_normal(shape)
     columns = [np.nonzero(there)[0], x[there], y[there], light[there]]
-    return frames, np.rec.fromarrays(columns, names="frame,x,y,photons")
+    return frames, np.rec.fromarrays(columns, names="frame,x,y,photons")  # type: ignore[call-overload]

@@ -5,6 +5,7 @@ Shares no code with `helpers.renderer.renderers`: what agrees is the physics.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,16 +33,16 @@ class Spots:
 
 
 def gaussian_spots(
-    n,
-    image_shape=(13, 13),
+    n: int,
+    image_shape: Sequence[int] = (13, 13),
     *,
-    photons=1000.0,
-    background=10.0,
-    sigma=1.3,
-    scatter=1.0,
-    read_variance=0.0,
-    seed=0,
-):
+    photons: float | tuple[float, float] = 1000.0,
+    background: float | tuple[float, float] = 10.0,
+    sigma: float | tuple[float, float] | Mapping[str, float] = 1.3,
+    scatter: float = 1.0,
+    read_variance: float | np.ndarray = 0.0,
+    seed: int = 0,
+) -> Spots:
     """Round or elliptical Gaussian spots, integrated over each pixel.
 
     Parameters
@@ -86,19 +87,19 @@ def gaussian_spots(
 
 
 def astigmatic_spots(
-    n,
-    image_shape=(13, 13),
+    n: int,
+    image_shape: Sequence[int] = (13, 13),
     *,
-    photons=3000.0,
-    background=10.0,
-    sigma=1.3,
-    focus=(0.25, -0.25),
-    depth=0.4,
-    z=(-0.5, 0.5),
-    scatter=1.0,
-    read_variance=0.0,
-    seed=0,
-):
+    photons: float | tuple[float, float] = 3000.0,
+    background: float | tuple[float, float] = 10.0,
+    sigma: float = 1.3,
+    focus: tuple[float, float] = (0.25, -0.25),
+    depth: float = 0.4,
+    z: float | tuple[float, float] = (-0.5, 0.5),
+    scatter: float = 1.0,
+    read_variance: float | np.ndarray = 0.0,
+    seed: int = 0,
+) -> Spots:
     r"""Spots whose widths along x and y change with depth, as behind a cylindrical lens.
 
     Parameters

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from .filaments import filament_images
@@ -11,7 +13,7 @@ GAIN, OFFSET, READ = 2.0, 100.0, 4.0  # ADU per photo-electron, ADU, photo-elect
 EXPOSURES = 40  # how many short exposures make a long one
 
 
-def hagen_actin():
+def hagen_actin() -> dict[str, Any]:
     """Short and long exposures of filaments, in grey levels like the measurement.
 
     Returns
@@ -36,7 +38,7 @@ def hagen_actin():
     return images
 
 
-def epfl_worm():
+def epfl_worm() -> dict[str, Any]:
     """A widefield stack of hollow tubes and the PSF of its microscope.
 
     Returns
@@ -51,8 +53,8 @@ def epfl_worm():
     {'FITC': ((24, 64, 64), 'uint16'), 'PSF': ((24, 64, 64), 'uint16')}
     """
     stack = widefield(tubes(seed=60), seed=60)
-    point = np.zeros(stack.truth.shape)
-    point[tuple(n // 2 for n in point.shape)] = 1e8
+    point = np.zeros((24, 64, 64))
+    point[12, 32, 32] = 1e8
     psf = widefield(point, background=0.0, aberration={}).expected
     psf = psf * (60_000 / psf.max())
     return {"FITC": stack.counts.astype(np.uint16), "PSF": np.round(psf).astype(np.uint16)}

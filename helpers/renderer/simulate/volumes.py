@@ -6,6 +6,7 @@ with an extent, through a PSF by padded FFT: nothing is shared with the operator
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, factorial, sqrt
 
@@ -52,7 +53,13 @@ class Stack:
     z_step: float
 
 
-def bars(shape=(24, 64, 64), *, seed=0, level=1000.0, margin=4):
+def bars(
+    shape: tuple[int, int, int] = (24, 64, 64),
+    *,
+    seed: int = 0,
+    level: float = 1000.0,
+    margin: int = 4,
+) -> np.ndarray:
     """Bars of many widths, in three directions, at several depths.
 
     Parameters
@@ -111,7 +118,15 @@ def bars(shape=(24, 64, 64), *, seed=0, level=1000.0, margin=4):
     return volume
 
 
-def tubes(shape=(24, 64, 64), *, seed=0, level=1000.0, n_tubes=6, radius=3.0, wall=1.2):
+def tubes(
+    shape: tuple[int, int, int] = (24, 64, 64),
+    *,
+    seed: int = 0,
+    level: float = 1000.0,
+    n_tubes: int = 6,
+    radius: float = 3.0,
+    wall: float = 1.2,
+) -> np.ndarray:
     """Hollow tubes that wind through the field and leave it at the sides.
 
     Parameters
@@ -161,18 +176,18 @@ def tubes(shape=(24, 64, 64), *, seed=0, level=1000.0, n_tubes=6, radius=3.0, wa
 
 
 def widefield(
-    volume,
+    volume: np.ndarray,
     *,
-    seed=0,
-    background=5.0,
-    aberration=None,
-    margin=(0, 0, 0),
-    na=1.3,
-    wavelength=0.6,
-    index=1.515,
-    pixel_size=0.08,
-    z_step=0.2,
-):
+    seed: int = 0,
+    background: float = 5.0,
+    aberration: Mapping[int, float] | None = None,
+    margin: Sequence[int] = (0, 0, 0),
+    na: float = 1.3,
+    wavelength: float = 0.6,
+    index: float = 1.515,
+    pixel_size: float = 0.08,
+    z_step: float = 0.2,
+) -> Stack:
     r"""Take the stack of a volume: aberrated PSF, background and shot noise.
 
     Parameters

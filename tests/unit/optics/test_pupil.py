@@ -246,6 +246,8 @@ def test_single_precision_and_kinds():
     [
         ({"na": 0}, "na is 0: give a positive"),
         ({"wavelength": np.nan}, "wavelength is nan"),
+        ({"wavelength": 670}, "wavelength is 670: it is counted in µm"),
+        ({"pixel_size": 100}, "pixel_size is 100: it is counted in µm"),
         ({"na": 1.52}, "below the index of the immersion"),
         ({"samples": 1}, "samples is 1"),
         ({"samples": 8.5}, r"samples is 8\.5"),

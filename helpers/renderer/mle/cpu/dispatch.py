@@ -12,13 +12,13 @@ from ....noise.counting import SCMOS, Poisson
 from ...renderers.gaussian import Gaussian2D, Gaussian3D
 from ...renderers.spline import Spline2D, Spline3D
 from ..goodness import FIRST, STEPS, moment_table
-from ..levenberg import Minimum
+from ..levenberg import Minimum, Problem
 from . import levenberg as levenberg_cpu
 
 CODES = ("x", "y", "photons", "background", "sigma", "sigma_x", "sigma_y", "z")
 
 
-def serves(problem):
+def serves(problem: Problem) -> bool:
     """True for one spot an image, shot noise or its shifted form, and the CPU."""
     return (
         type(problem.renderer) in (Gaussian2D, Gaussian3D, Spline2D, Spline3D)
@@ -29,7 +29,7 @@ def serves(problem):
     )
 
 
-def widened(problem):
+def widened(problem: Problem) -> Problem:
     """The problem in double precision, converted once for the starts and for the loop."""
     return replace(
         problem,
@@ -39,7 +39,7 @@ def widened(problem):
     )
 
 
-def minimize(problem, theta, n_iter, tol):
+def minimize(problem: Problem, theta: torch.Tensor, n_iter: int, tol: float) -> Minimum:
     """The same as `helpers.renderer.mle.levenberg.minimize`, compiled."""
     n_images, n_free = theta.shape
     names = [name for name, _ in problem.free]

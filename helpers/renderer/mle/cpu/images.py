@@ -8,6 +8,7 @@ more reference to it, and for arrays this small the counting takes as long as th
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -15,7 +16,7 @@ from numpy.polynomial import Chebyshev, Polynomial
 from scipy.special import erfcx
 
 # Sums may be reordered, so that they vectorise; NaN and infinity keep their meaning.
-OPTIONS = {
+OPTIONS: dict[str, Any] = {
     "cache": True,
     "nogil": True,
     "error_model": "numpy",
@@ -121,7 +122,15 @@ def _fill(value, drawn, row):
 
 
 @_jit
-def gaussian(theta, free, width_slopes, edges, across, down, drawn):
+def gaussian(
+    theta: np.ndarray,
+    free: np.ndarray,
+    width_slopes: np.ndarray,
+    edges: np.ndarray,
+    across: np.ndarray,
+    down: np.ndarray,
+    drawn: np.ndarray,
+) -> None:
     """Expected image and its derivatives, the rows of `drawn`.
 
     `across` and `down` are the two profiles.
@@ -147,7 +156,7 @@ def gaussian(theta, free, width_slopes, edges, across, down, drawn):
 
 
 @_jit
-def set_widths(theta, astigmatism, slopes):
+def set_widths(theta: np.ndarray, astigmatism: np.ndarray, slopes: np.ndarray) -> None:
     """Widths along x and y that belong to `theta`, and for a depth their slopes by it."""
     if astigmatism.size == 0:
         return
@@ -212,7 +221,16 @@ def _filtered(planes, k, down, a, across, b, factor, offset, line, drawn, row):
 
 
 @_jit
-def spline(theta, free, coefficients, z_step, weights, planes, line, drawn):
+def spline(
+    theta: np.ndarray,
+    free: np.ndarray,
+    coefficients: np.ndarray,
+    z_step: float,
+    weights: np.ndarray,
+    planes: np.ndarray,
+    line: np.ndarray,
+    drawn: np.ndarray,
+) -> None:
     """Expected image and its derivatives, the rows of `drawn`.
 
     `weights` (3, 2, 4), `planes` (2, Y + 3, X + 3) and `line` (X + 3) are scratch.

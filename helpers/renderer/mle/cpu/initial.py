@@ -61,7 +61,7 @@ def _top(smooth):
 
 
 @_jit
-def measure(images, use, background, found):
+def measure(images: np.ndarray, use: np.ndarray, background: np.ndarray, found: np.ndarray) -> None:
     """Write background, sum above it, top of the smoothed image, x and y to `found` (B, 5).
 
     `background` holds what is known, or NaN.
