@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from importlib import import_module
 
 from tests.book_files import ROOT
@@ -29,6 +30,7 @@ def rooms():
         yield dotted(face), files
 
 
+@cache
 def faces():
     """Dotted names of the public modules: those that have an ``__all__``."""
     return [
@@ -38,6 +40,7 @@ def faces():
     ]
 
 
+@cache
 def own_names(face):
     """The names that a face gives out; the rooms and modules among them have faces of their own."""
     module = import_module(f"helpers.{face}")
