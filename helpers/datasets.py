@@ -302,7 +302,7 @@ def _stacks(folder, card):
             f"{folder} has only a part of the files: {', '.join(missing)} is not there: "
             f"{card['by_hand']}"
         )
-    stacks = {key: Stack(path) for key, path in paths.items()}
+    stacks = {key: Stack(path).frames for key, path in paths.items()}
     for key, stack in stacks.items():
         expected = card["arrays"][key]
         if any(n is not None and n != m for n, m in zip(expected, stack.shape, strict=True)):

@@ -1,15 +1,18 @@
-"""Files in and out: TIFF and HDF5 with units, long movies opened lazily, tables of molecules."""
+"""Files in and out: images with units, long movies opened lazily, tables of molecules."""
 
+from ._calibration import Calibration
 from .files import Tif, load_h5, load_tif, save_h5, save_tif
-from .stacks import Stack
+from .stacks import Stack, open_stack
 from .tables import load_table, save_table
 
 __all__ = [
+    "Calibration",
     "Stack",
     "Tif",
     "load_h5",
     "load_table",
     "load_tif",
+    "open_stack",
     "save_h5",
     "save_table",
     "save_tif",

@@ -9,19 +9,28 @@ import os
 import platform
 import secrets
 import warnings
+from collections.abc import Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .. import __version__
 from .._arrays import is_tensor, to_numpy
+from ._calibration import (
+    AXES,
+    METRES,
+    SPELLINGS,
+    Calibration,
+    calibration_of_tiff,
+    is_labelled,
+    labelled,
+    with_given,
+)
+from ._formats import TIFF, foreign
 
-AXES = "TCZYX"  # the axis order of the whole book
-METRES = {"pm": 1e-12, "Å": 1e-10, "nm": 1e-9, "µm": 1e-6, "mm": 1e-3, "cm": 1e-2, "m": 1.0}
-SPELLINGS = {"um": "µm", "\u03bcm": "µm", "micron": "µm", "A": "Å", "\u212b": "Å"}
 IMAGEJ_TYPES = ("uint8", "uint16", "float32")
 OME_TYPES = ("int8", "int16", "int32", "uint32", "float64")
 
@@ -77,77 +86,125 @@ def atomic_path(path):
         temporary.unlink(missing_ok=True)
 
 
-class Tif(NamedTuple):
-    """An image from a TIFF file with its calibration."""
-
+class _Tif(NamedTuple):
     image: np.ndarray
     pixel_size: float | None
     unit: str
 
 
-def save_tif(path, image, *, pixel_size=None, unit="nm", axes=None):
+class Tif(_Tif):
+    """An image from a TIFF file with its calibration: ``image, pixel_size, unit``, and more.
+
+    Attributes
+    ----------
+    image : array
+    pixel_size : float or None
+        Along x, in `unit`.
+    unit : str
+        "px" without a calibration.
+    axes : str
+        A letter of "TCZYX" for each axis of the image; "" where the file names others.
+    calibration : Calibration
+        Also `pixel_size_y`, `z_step`, `time_step` in seconds, and `channel_names`.
+    """
+
+    axes: str
+    calibration: Calibration
+
+    def __new__(cls, image: np.ndarray, calibration: Calibration, axes: str = "") -> Tif:
+        """Make the three values of the tuple from image and calibration."""
+        self = super().__new__(cls, image, calibration.pixel_size, calibration.unit)
+        self.axes, self.calibration = axes, calibration
+        return self
+
+    def __getattr__(self, name):
+        if name in Calibration.__dataclass_fields__:
+            return getattr(self.__dict__["calibration"], name)
+        raise AttributeError(f"{type(self).__name__} has no {name!r}")
+
+    def __reduce__(self):
+        return type(self), (self.image, self.calibration, self.axes)
+
+
+def save_tif(
+    path: str | Path,
+    image: Any,
+    *,
+    pixel_size: float | tuple[float, ...] | None = None,
+    unit: str | None = None,
+    axes: str | None = None,
+    z_step: float | None = None,
+    time_step: float | None = None,
+    channel_names: Sequence[str] | None = None,
+) -> None:
     """Save an image or stack so that Fiji opens it with its pixel size.
 
     Parameters
     ----------
     path : str or Path
         File to write, at once or not at all.
-    image : array or tensor
-        2D to 5D; uint8, uint16 and float32 become ImageJ files, other types OME-TIFF.
-    pixel_size : float, optional
-        Size of the square pixels in `unit`.
-    unit : str
-        One of pm, Å, nm, µm, mm, cm, m.
+    image : array, tensor, xarray.DataArray or Tif
+        2D to 5D; uint8, uint16 and float32 become ImageJ files, other types OME-TIFF, and so
+        does a single channel with a name. Of a DataArray the axes, sizes, time step and channel
+        names are taken from its dimensions, coordinates and their attribute `units`; what TIFF
+        has no place for is named in a warning. What `load_tif` gave is saved with its
+        calibration. A Dask array is computed whole.
+    pixel_size : float or tuple of float, optional
+        Size of the pixels in `unit`: one number, (y, x) or (z, y, x).
+    unit : str, optional
+        One of pm, Å, nm, µm, mm, cm, m; nm if left out.
     axes : str, optional
         A letter per axis, from "TCZYX" and in that order; the last ones if left out.
+    z_step : float, optional
+        Distance of two slices, in `unit`.
+    time_step : float, optional
+        Seconds from one time to the next.
+    channel_names : sequence of str, optional
+        One for each channel.
 
     Raises
     ------
     TypeError, ValueError
-        A type that TIFF readers do not share, or axes, unit or size that make no sense.
+        A type that TIFF readers do not share, or axes, unit, sizes or names that make no sense.
 
     Examples
     --------
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "map.tif"
-    >>> save_tif(path, np.eye(4, dtype="float32"), pixel_size=0.08, unit="nm")
-    >>> load_tif(path)[1:]
-    (0.08, 'nm')
+    >>> save_tif(path, np.zeros((3, 4, 4), "float32"), pixel_size=(0.3, 0.08, 0.08), unit="µm")
+    >>> tif = load_tif(path)
+    >>> tif.pixel_size, tif.unit, tif.z_step
+    (0.08, 'µm', 0.3)
     """
     import tifffile
 
+    known, dropped = Calibration(), []
+    if isinstance(image, Tif):
+        axes, known, image = axes or image.axes or None, image.calibration, image.image
+    elif is_labelled(image):
+        image, own, known, dropped = labelled(image)
+        axes = axes or own
     image = to_numpy(image)
-    unit = SPELLINGS.get(unit, unit)
-    _check_tif(image, pixel_size, unit)
+    known = with_given(known, pixel_size, unit, z_step, time_step, channel_names)
+    _check_tif(image, known, unit)
     axes = AXES[-image.ndim :] if axes is None else axes
     if len(axes) != image.ndim or list(axes) != [a for a in AXES if a in axes] or axes[-2:] != "YX":
         raise ValueError(f"axes {axes!r} of a {image.ndim}D image: use letters of {AXES}, in order")
-    imagej = image.dtype.name in IMAGEJ_TYPES
-    options = {}
-    if imagej:
-        metadata, order = {"axes": "TZCYX"}, (0, 2, 1, 3, 4)  # ImageJ has the channels after z
-        shape = [image.shape[axes.index(a)] if a in axes else 1 for a in AXES]
-        image = image.reshape(shape).transpose(order)
-    else:
-        metadata = {"axes": axes}
-    if pixel_size is not None:
-        per_unit = 1 / pixel_size
-        if imagej:
-            options["resolution"] = (per_unit, per_unit)
-            metadata["unit"] = unit.encode("unicode_escape").decode().replace("\\x", "\\u00")
-        else:
-            per_cm = per_unit * METRES["cm"] / METRES[unit]
-            options |= {"resolution": (per_cm, per_cm), "resolutionunit": "CENTIMETER"}
-            metadata |= {f"PhysicalSize{a}": pixel_size for a in "XY"}
-            metadata |= {f"PhysicalSize{a}Unit": unit for a in "XY"}
-    with atomic_path(path) as temporary:
-        tifffile.imwrite(
-            temporary, image, imagej=imagej, ome=not imagej, metadata=metadata, **options
+    _check_names(known.channel_names, image.shape[axes.index("C")] if "C" in axes else 1)
+    if dropped:
+        warnings.warn(
+            f"TIFF has no place for {', '.join(dropped)}: dropped (save_h5 has room)", stacklevel=2
         )
+    # ImageJ has no name for a single channel
+    imagej = image.dtype.name in IMAGEJ_TYPES and ("C" in axes or known.channel_names is None)
+    write = _as_imagej if imagej else _as_ome
+    image, options = write(image, axes, known)
+    with atomic_path(path) as temporary:
+        tifffile.imwrite(temporary, image, **options)
 
 
-def load_tif(path):
-    """Load a TIFF file with its pixel size, where ImageJ or OME metadata give one.
+def load_tif(path: str | Path) -> Tif:
+    """Load a TIFF file with its calibration, where ImageJ or OME metadata give one.
 
     Parameters
     ----------
@@ -157,29 +214,76 @@ def load_tif(path):
     Returns
     -------
     Tif
-        Named tuple ``(image, pixel_size, unit)``; axes in the order of "TCZYX" without those of
-        length one; without a calibration `pixel_size` is None and `unit` "px".
+        Named tuple ``(image, pixel_size, unit)``, with `axes`, `pixel_size_y`, `z_step`,
+        `time_step` and `channel_names` as attributes; axes in the order of "TCZYX" without those
+        of length one; without a calibration `pixel_size` is None and `unit` "px".
 
     Raises
     ------
     FileNotFoundError, IsADirectoryError, ValueError
-        There is no such file, it is a folder, or it is not a whole TIFF.
+        There is no such file, it is a folder, or it is not a whole TIFF; of another format it is
+        said what reads it.
     """
     import tifffile
 
     path = _existing_file(path)
+    if line := foreign(path):
+        raise ValueError(line)
     try:
         with tifffile.TiffFile(path) as file:
             series = file.series[0]
             image, axes = series.asarray(squeeze=True), series.get_axes(squeeze=True)
-            pixel_size, unit = _calibration(file)
+            calibration = calibration_of_tiff(file)
     except Exception as error:  # tifffile meets a broken file with many kinds of error
+        if path.suffix.lower() not in TIFF:
+            raise ValueError(f"{path} is no TIFF: helpers.io.Stack opens other formats") from error
         raise ValueError(
             f"{path} is not a whole TIFF ({error}): it may be truncated, save it again"
         ) from error
     if set(axes) <= set(AXES):
         image = image.transpose([axes.index(a) for a in AXES if a in axes])
-    return Tif(image, pixel_size, unit)
+        axes = "".join(sorted(axes, key=AXES.index))
+    else:
+        axes = ""
+    calibration.warn_if_not_square(stacklevel=2)
+    return Tif(image, calibration, axes)
+
+
+def _as_imagej(image, axes, known):
+    """Image and options of `tifffile.imwrite` for a file of ImageJ."""
+    shape = [image.shape[axes.index(a)] if a in axes else 1 for a in AXES]
+    image = image.reshape(shape).transpose(0, 2, 1, 3, 4)  # ImageJ has the channels after z
+    metadata, options = {"axes": "TZCYX"}, {"imagej": True}
+    if known.pixel_size is not None:
+        options["resolution"] = (1 / known.pixel_size, 1 / known.pixel_size_y)
+    if known.unit != "px":
+        metadata["unit"] = known.unit.encode("unicode_escape").decode().replace("\\x", "\\u00")
+    if known.z_step is not None:
+        metadata["spacing"] = known.z_step
+    if known.time_step is not None:
+        metadata |= {"finterval": known.time_step, "tunit": "s"}
+    if known.channel_names is not None:
+        metadata["Labels"] = list(known.channel_names) * (shape[0] * shape[2])
+    return image, {**options, "metadata": metadata}
+
+
+def _as_ome(image, axes, known):
+    """Image and options of `tifffile.imwrite` for an OME-TIFF."""
+    metadata, options = {"axes": axes}, {"ome": True}
+    if known.pixel_size is not None:
+        scale = METRES["cm"] / METRES[known.unit]
+        sizes = {"X": known.pixel_size, "Y": known.pixel_size_y}
+        options |= {"resolution": tuple(scale / s for s in sizes.values())}
+        options["resolutionunit"] = "CENTIMETER"
+        metadata |= {f"PhysicalSize{a}": size for a, size in sizes.items()}
+        metadata |= {f"PhysicalSize{a}Unit": known.unit for a in sizes}
+    if known.z_step is not None:
+        metadata |= {"PhysicalSizeZ": known.z_step, "PhysicalSizeZUnit": known.unit}
+    if known.time_step is not None:
+        metadata |= {"TimeIncrement": known.time_step, "TimeIncrementUnit": "s"}
+    if known.channel_names is not None:
+        metadata["Channel"] = {"Name": list(known.channel_names)}
+    return image, {**options, "metadata": metadata}
 
 
 def save_h5(path, tree, attributes=None):
@@ -262,6 +366,8 @@ GROUP = object()  # marks an (even empty) dict among the leaves
 
 def _existing_file(path):
     path = Path(path)
+    if path.is_dir() and path.suffix.lower() == ".zarr":
+        raise IsADirectoryError(f"{path} is a Zarr image: open it by helpers.io.Stack")
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder: give the name of a file in it")
     if not path.exists():
@@ -269,42 +375,24 @@ def _existing_file(path):
     return path
 
 
-def _check_tif(image, pixel_size, unit):
+def _check_tif(image, known, unit):
     if image.dtype.name not in IMAGEJ_TYPES + OME_TYPES:
-        known = ", ".join(IMAGEJ_TYPES + OME_TYPES)
-        raise TypeError(f"image is {image.dtype}: convert it to one of {known}")
+        types = ", ".join(IMAGEJ_TYPES + OME_TYPES)
+        raise TypeError(f"image is {image.dtype}: convert it to one of {types}")
     if not 2 <= image.ndim <= 5 or image.size == 0:
         raise ValueError(f"image has shape {image.shape}: give 2 to 5 axes, none of them empty")
-    if unit not in METRES:
+    if unit is not None and SPELLINGS.get(unit, unit) not in METRES:
         raise ValueError(f"unit is {unit!r}: use one of {', '.join(METRES)}")
-    if pixel_size is not None and not (np.isfinite(pixel_size) and pixel_size > 0):
-        raise ValueError(f"pixel_size is {pixel_size!r}: give a positive length, or leave it out")
+    for name in ("pixel_size", "pixel_size_y", "z_step", "time_step"):
+        value = getattr(known, name)
+        if value is not None and not (np.isfinite(value) and value > 0):
+            what = "length" if name != "time_step" else "number of seconds"
+            raise ValueError(f"{name} is {value!r}: give a positive {what}, or leave it out")
 
 
-def _calibration(file):
-    """Pixel size and unit from the ImageJ or OME metadata of an open file."""
-    import tifffile
-
-    if file.is_ome:
-        pixels = tifffile.xml2dict(file.ome_metadata)["OME"]["Image"]
-        pixels = (pixels[0] if isinstance(pixels, list) else pixels)["Pixels"]
-        sizes = pixels.get("PhysicalSizeX"), pixels.get("PhysicalSizeY")
-        unit = pixels.get("PhysicalSizeXUnit", "µm")
-    elif file.is_imagej and file.imagej_metadata.get("unit"):
-        tags = file.pages[0].tags
-        ratios = [tags[n].value for n in ("XResolution", "YResolution") if n in tags]
-        sizes = [below / above for above, below in ratios if above]
-        unit = file.imagej_metadata["unit"]
-        unit = unit.encode("latin-1", "backslashreplace").decode("unicode_escape")
-    else:
-        sizes, unit = (), "px"
-    if not sizes or None in sizes:
-        return None, "px"
-    across, down = float(sizes[0]), float(sizes[-1])
-    if abs(across - down) > 1e-3 * across:
-        warnings.warn(f"pixels are {across} x {down} {unit}: the x size is used", stacklevel=3)
-    # TIFF keeps a ratio of integers; nine digits bring the decimal number back
-    return float(f"{across:.9g}"), SPELLINGS.get(unit, unit)
+def _check_names(names, n_channels):
+    if names is not None and len(names) != n_channels:
+        raise ValueError(f"channel_names {names}: the image has {n_channels} channels, name each")
 
 
 def _provenance():

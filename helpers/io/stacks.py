@@ -1,48 +1,76 @@
-"""Stacks of images in files, opened without being loaded: TIFF, zipped slices, or a folder."""
+"""Stacks of images in files, opened without being loaded, and indexed as arrays are."""
 
 from __future__ import annotations
 
-import io
-import re
-import struct
-import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..noise.readout import to_electrons
-from .files import AXES
+from ._formats import (
+    HDF5,
+    MRC,
+    TIFF,
+    TIFF_STARTS,
+    in_order,
+    open_h5,
+    open_mrc,
+    open_npy,
+    open_raw,
+    open_slices,
+    open_vendor,
+    open_zarr,
+)
+from ._lazy import Joined, read
+from ._tiff import open_tiff
 
-SLICES = (".tif", ".tiff", ".png")
+CHUNK = 2**24  # bytes of a chunk of `to_dask`
 
 
 class Stack:
-    """Frames or slices of a file, read when they are asked for.
+    """Images of a file as an array that is read where it is indexed.
 
     Parameters
     ----------
     path : str or Path
-        A TIFF stack, or a zip file or folder with one TIFF or PNG for each slice, which are taken
-        in natural order: ``z2`` before ``z10``. TIFF that is not compressed is memory-mapped.
-    gain : float
-        ADU per photo-electron.
-    offset : float
+        TIFF, BigTIFF, ImageJ or OME-TIFF; Zarr or OME-Zarr; ``.npy``; ``.h5``; ``.mrc``, ``.st``,
+        ``.ali``, ``.rec``; a ``.raw`` movie of Picasso beside its ``.yaml``; a zip file or folder
+        with one TIFF or PNG a slice, in natural order, ``z2`` before ``z10``. Files of vendors
+        through bioio or pims, where they are installed. Data that are not compressed are
+        memory-mapped; of the others, what is asked for is read.
+    gain : float or array (Y, X), optional
+        ADU per photo-electron. With a gain or an offset the stack gives photo-electrons as
+        float32, else what is in the file.
+    offset : float or array (Y, X), optional
         ADU without light.
+    dataset : str, optional
+        Name of the images in an HDF5 file that holds several.
 
     Attributes
     ----------
-    shape : (int, int, int)
-        (N, Y, X). Longer axes than three are joined, the last two stay.
+    shape : tuple of int
+        In the order of `axes`, without axes of length one; a single image has one leading axis.
+    axes : str
+        Letters of "TCZYX", in that order. Without metadata a movie is "TYX".
     dtype : numpy.dtype
-        Of the file: 8, 16 or 32 bit.
+        Of what indexing gives.
+    calibration : Calibration
+        `pixel_size`, `pixel_size_y` and `z_step` in `unit`, `time_step` in seconds,
+        `channel_names`; each is also an attribute of the stack, None where the file does not say.
 
     Raises
     ------
     FileNotFoundError
         There is no such file.
     ValueError
-        A TIFF that stops in the middle: the first page that is missing is named; slices of
-        different shapes, or a file that holds no images.
+        A file that stops in the middle: the first page that is missing is named; slices of
+        different shapes; no grey images; a format that another package reads: its name is said.
+
+    Notes
+    -----
+    The file stays open until `close`, or the end of a ``with`` block. Threads may read at the
+    same time. A pickled stack opens its file again, so that processes of Dask may have it.
 
     Examples
     --------
@@ -50,170 +78,214 @@ class Stack:
     >>> path = Path(tempfile.mkdtemp()) / "movie.tif"
     >>> tifffile.imwrite(path, np.full((4, 8, 9), 145, "uint16"), photometric="minisblack")
     >>> stack = Stack(path, gain=0.45, offset=100)
-    >>> stack.shape, stack.dtype, stack[2].dtype, float(stack[2].mean())
-    ((4, 8, 9), dtype('uint16'), dtype('float32'), 100.0)
+    >>> stack
+    Stack(movie.tif: 4 x 8 x 9, float32, TYX)
+    >>> stack[0].mean().item(), stack[1:3, ..., 4].shape, len(stack)
+    (100.0, (2, 8), 4)
     """
 
-    def __init__(self, path, *, gain=1.0, offset=0.0):
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        gain: Any = None,
+        offset: Any = None,
+        dataset: str | None = None,
+    ):
         self.path = Path(path)
-        self.gain, self.offset = gain, offset
+        self.gain, self.offset, self.dataset = gain, offset, dataset
         if not self.path.exists():
             raise FileNotFoundError(f"{self.path} does not exist: check the name and the folder")
-        if self.path.is_dir() or self.path.suffix.lower() == ".zip":
-            self._read, self.shape, self.dtype = _slices(self.path)
-        else:
-            self._read, self.shape, self.dtype = _pages(self.path)
+        source, axes, self.calibration, self._close = _open(self.path, dataset)
+        source, self.axes = in_order(source, axes)
+        if len(source.shape) == 2:
+            source, self.axes = Joined(source), "T" + self.axes
+        self._set(source)
 
-    def __len__(self):
+    def _set(self, source):
+        self._source = source
+        self.shape = source.shape
+        raw = self.gain is None and self.offset is None
+        self.dtype = source.dtype if raw else np.dtype(np.float32)
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of pixels in all."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole stack in memory."""
+        return self.size * self.dtype.itemsize
+
+    @property
+    def pixel_size(self) -> float | None:
+        """Size of a pixel along x, in `unit`."""
+        return self.calibration.pixel_size
+
+    @property
+    def pixel_size_y(self) -> float | None:
+        """Size of a pixel along y, in `unit`."""
+        return self.calibration.pixel_size_y
+
+    @property
+    def unit(self) -> str:
+        """Unit of the sizes; "px" without a calibration."""
+        return self.calibration.unit
+
+    @property
+    def z_step(self) -> float | None:
+        """Distance of two slices, in `unit`."""
+        return self.calibration.z_step
+
+    @property
+    def time_step(self) -> float | None:
+        """Seconds from one time to the next."""
+        return self.calibration.time_step
+
+    @property
+    def channel_names(self) -> tuple[str, ...] | None:
+        """Names of the channels."""
+        return self.calibration.channel_names
+
+    @property
+    def frames(self) -> Stack:
+        """The same images as (N, Y, X): all leading axes are joined, the last runs fastest."""
+        if self.ndim == 3:
+            return self
+        joined = object.__new__(_Frames)
+        joined.__dict__ |= self.__dict__
+        joined.axes = "TYX"
+        joined._set(Joined(self._source))
+        return joined
+
+    def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, k):
-        """Frame k in photo-electrons, (Y, X) float32, or several for a slice (n, Y, X)."""
-        if isinstance(k, slice):
-            chosen = [self[n] for n in range(*k.indices(len(self)))]
-            return np.stack(chosen) if chosen else np.empty((0, *self.shape[1:]), np.float32)
-        if not -len(self) <= k < len(self):
-            raise IndexError(f"frame {k} of {self.path}, which has {len(self)}")
-        frame = np.asarray(self._read(int(k) % len(self)), dtype=np.float32)
-        return np.asarray(to_electrons(frame, self.gain, self.offset), dtype=np.float32)
-
-    def __array__(self, dtype=None, copy=None):
-        """All frames in photo-electrons, (N, Y, X) float32: ``numpy.asarray(stack)``."""
-        return self[:].astype(dtype or np.float32, copy=False)
-
-    def __repr__(self):
-        return f"Stack({self.path.name}: {' x '.join(map(str, self.shape))}, {self.dtype})"
-
-
-def natural_order(names):
-    """Sort names so that numbers in them count as numbers.
-
-    Examples
-    --------
-    >>> natural_order(["z10.tif", "z2.tif", "a.tif"])
-    ['a.tif', 'z2.tif', 'z10.tif']
-    """
-
-    def key(name):
-        parts = re.split(r"(\d+)", str(name))
-        return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
-
-    return sorted(names, key=key)
-
-
-def _pages(path):
-    """How to read a page of a TIFF stack, its shape and type; checked to be whole."""
-    import tifffile
-
-    try:
-        file = tifffile.TiffFile(path)
-    except Exception as error:  # tifffile meets a broken file with many kinds of error
-        raise ValueError(
-            f"{path} stops within its first page, or is no TIFF ({error}): copy it again"
-        ) from error
-    with file:
-        _check_whole(path, file)
-        series = file.series[0]
-        whole, axes, offset = series.shape, series.axes, series.dataoffset
-        dtype = series.dtype.newbyteorder(file.byteorder)
-    if len(whole) < 2 or axes[-2:] != "YX":
-        known = f"its axes are {axes}, use letters of {AXES} with YX at the end"
-        raise ValueError(f"{path} holds {whole}, no grey images: {known}")
-    shape = (int(np.prod(whole[:-2], dtype=int)), *whole[-2:])
-    if offset is not None:
-        mapped = np.memmap(path, dtype, "r", offset, shape)
-        return mapped.__getitem__, shape, mapped.dtype.newbyteorder("=")
-    return lambda k: tifffile.imread(path, key=k, series=0), shape, dtype.newbyteorder("=")
-
-
-def _check_whole(path, file):
-    """Raise a ValueError that names the first page whose data or directory is not there."""
-    import tifffile
-
-    size, missing, n_pages = file.filehandle.size, None, len(file.pages)
-    for k in range(n_pages):
+    def __getitem__(self, index: Any) -> np.ndarray:
+        """Read a part, by any index of NumPy."""
+        if self._source is None:
+            raise ValueError(f"{self.path} is closed: open it again, or index inside `with`")
         try:
-            page = file.pages[k]
-        except tifffile.TiffFileError:
-            missing = k
-            break
-        ends = [a + b for a, b in zip(page.dataoffsets, page.databytecounts, strict=True)]
-        if max(ends, default=0) > size:
-            missing = k
-            break
-    if missing is None and not _chain_ends(file):
-        missing = n_pages
-    if missing is None and file.is_imagej and n_pages == 1:
-        # ImageJ writes a very large stack as one block with a single directory; tifffile gives
-        # the first image of it when the block is too short
-        page, promised = file.pages[0], (file.imagej_metadata or {}).get("images", 1)
-        held = (size - page.dataoffsets[0]) // sum(page.databytecounts)
-        missing = held if held < promised else None
-    if missing is not None:
-        raise ValueError(
-            f"{path} stops in the middle: page {missing}, counted from 0, is not whole, and "
-            f"{size} bytes are all there is: copy it again, or save the {missing} pages before it"
+            return read(self._source, index, self._electrons)
+        except IndexError as error:
+            raise IndexError(f"{error}, in {self!r}") from error
+
+    def _electrons(self, block, positions):
+        if self.gain is None and self.offset is None:
+            return block
+        gain, offset = (
+            default if value is None else _cut(value, positions[-2:], self.shape[-2:])
+            for value, default in ((self.gain, 1.0), (self.offset, 0.0))
         )
+        return np.asarray(to_electrons(block.astype(np.float32), gain, offset), np.float32)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """All images: ``numpy.asarray(stack)``."""
+        if copy is False:
+            raise ValueError(f"{self!r} lies in a file: reading it makes a copy")
+        return self[...].astype(dtype or self.dtype, copy=False)
+
+    def to_dask(self, chunks: Any = None) -> Any:
+        """Give the stack as a Dask array that reads its chunks when they are computed.
+
+        Parameters
+        ----------
+        chunks : int, tuple or str, optional
+            As for `dask.array.from_array`; left out, whole images, 16 MiB together.
+
+        Returns
+        -------
+        dask.array.Array
+        """
+        from dask import array
+
+        if chunks is None:
+            image = self.dtype.itemsize * self.shape[-1] * self.shape[-2]
+            room, chunks = max(1, CHUNK // image), []
+            for n in reversed(self.shape[:-2]):
+                chunks.insert(0, min(n, room))
+                room = max(1, room // n)
+            chunks = (*chunks, *self.shape[-2:])
+        meta = np.empty((0,) * self.ndim, self.dtype)
+        return array.from_array(self, chunks=chunks, meta=meta, asarray=False)
+
+    def close(self) -> None:
+        """Close the file. Indexing is an error afterwards."""
+        self._source = None
+        self._close()
+
+    def __enter__(self) -> Stack:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __reduce__(self):
+        return _reopened, (type(self), self.path, self.gain, self.offset, self.dataset)
+
+    def __dask_tokenize__(self):
+        stat = self.path.stat()
+        name = str(self.path.resolve()), stat.st_mtime_ns, stat.st_size
+        return (type(self).__name__, *name, self.gain, self.offset, self.dataset)
+
+    def __repr__(self) -> str:
+        shape = " x ".join(map(str, self.shape))
+        return f"Stack({self.path.name}: {shape}, {self.dtype}, {self.axes})"
 
 
-def _chain_ends(file):
-    """Whether the directory of the last page says that no other one follows."""
-    last, kind = file.pages[-1], file.tiff
-    handle = file.filehandle
-    try:
-        handle.seek(last.offset)
-        (tags,) = struct.unpack(kind.tagnoformat, handle.read(kind.tagnosize))
-        handle.seek(last.offset + kind.tagnosize + tags * kind.tagsize)
-        (following,) = struct.unpack(kind.offsetformat, handle.read(kind.offsetsize))
-    except struct.error:
-        return False
-    return following == 0
+def open_stack(path: str | Path, **options: Any) -> Stack:
+    """Open a file as a `Stack`, which has the options.
+
+    Parameters
+    ----------
+    path : str or Path
+    **options : Any
+        `gain`, `offset`, `dataset`.
+    """
+    return Stack(path, **options)
 
 
-def _slices(path):
-    """How to read a slice of a zip file or folder, the shape of all and their type."""
-    if path.is_dir():
-        names = natural_order(p.name for p in path.iterdir() if p.suffix.lower() in SLICES)
-    else:
-        try:
-            with zipfile.ZipFile(path) as archive:
-                names = [n for n in archive.namelist() if Path(n).suffix.lower() in SLICES]
-        except zipfile.BadZipFile as error:
-            raise ValueError(f"{path} is not a whole zip file ({error}): copy it again") from error
-        names = natural_order(n for n in names if not n.startswith("__MACOSX"))
-    if not names:
-        raise ValueError(f"{path} holds no slices: files that end on {', '.join(SLICES)}")
-    first = _read_slice(path, names[0])
-
-    def read(k):
-        image = _read_slice(path, names[k])
-        if image.shape != first.shape:
-            raise ValueError(
-                f"{names[k]} in {path} is {image.shape}, but {names[0]} is {first.shape}: a volume "
-                "needs slices of one shape"
-            )
-        return image
-
-    return read, (len(names), *first.shape), first.dtype
+class _Frames(Stack):
+    """A `Stack` whose leading axes are joined."""
 
 
-def _read_slice(path, name):
-    try:
-        if path.is_dir():
-            data = (path / name).read_bytes()
-        else:
-            with zipfile.ZipFile(path) as archive:
-                data = archive.read(name)
-        if name.lower().endswith(".png"):
-            from PIL import Image
+def _reopened(kind, path, gain, offset, dataset):
+    stack = Stack(path, gain=gain, offset=offset, dataset=dataset)
+    return stack.frames if kind is _Frames else stack
 
-            image = np.asarray(Image.open(io.BytesIO(data)))
-        else:
-            import tifffile
 
-            image = tifffile.imread(io.BytesIO(data))
-    except Exception as error:  # readers meet broken files with many kinds of error
-        raise ValueError(f"{name} in {path} is not a whole image ({error}): copy it") from error
-    if image.ndim != 2:
-        raise ValueError(f"{name} in {path} is {image.shape}: slices must be grey images (Y, X)")
-    return image
+def _cut(value, positions, shape):
+    """The part of a value for each pixel that belongs to a block; a number stays one."""
+    if np.ndim(value) == 0:
+        return value
+    return np.broadcast_to(value, shape)[np.ix_(*positions)]
+
+
+def _open(path, dataset):
+    end = path.suffix.lower()
+    names = {p.name for p in path.iterdir()} if path.is_dir() else set()
+    if names & {"zarr.json", ".zgroup", ".zarray"} or end == ".zarr":
+        return open_zarr(path)
+    if path.is_dir() or end == ".zip":
+        return open_slices(path)
+    if end in HDF5:
+        return open_h5(path, dataset)
+    if end == ".npy":
+        return open_npy(path)
+    if end in MRC:
+        return open_mrc(path)
+    if end == ".raw" and path.with_suffix(".yaml").exists():
+        return open_raw(path)
+    with path.open("rb") as file:
+        start = file.read(4)
+    if end in TIFF or start in TIFF_STARTS:
+        return open_tiff(path)
+    if end == ".raw":
+        return open_raw(path)  # says that its YAML is missing
+    return open_vendor(path)

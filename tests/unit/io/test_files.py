@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+import xarray
 
-from helpers.io import load_h5, load_tif, save_h5, save_tif
-from helpers.io.files import AXES, atomic_path
+from helpers.io import Stack, load_h5, load_tif, save_h5, save_tif
+from helpers.io._calibration import AXES
+from helpers.io.files import atomic_path
 
 
 def files(folder):
@@ -232,3 +234,133 @@ def test_a_truncated_h5_is_an_error(tmp_path, keep):
     path.write_bytes(data[: int(keep * len(data)) if isinstance(keep, float) else keep])
     with pytest.raises(ValueError, match="a.h5 is not a whole HDF5 file"):
         load_h5(path)
+
+
+OME = {
+    "axes": "TCZYX",
+    "PhysicalSizeX": 0.1,
+    "PhysicalSizeY": 0.2,
+    "PhysicalSizeZ": 300,
+    "PhysicalSizeXUnit": "µm",
+    "PhysicalSizeYUnit": "µm",
+    "PhysicalSizeZUnit": "nm",
+    "TimeIncrement": 2000,
+    "TimeIncrementUnit": "ms",
+    "Channel": {"Name": ["DAPI", "GFP"]},
+}
+
+
+def told(thing):
+    names = "pixel_size pixel_size_y z_step time_step channel_names unit".split()
+    return [getattr(thing, name) for name in names]
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float64"])
+def test_ome_metadata_survive_a_round_trip(tmp_path, dtype):
+    image = np.arange(2 * 2 * 3 * 4 * 5).reshape(2, 2, 3, 4, 5).astype(dtype)
+    tifffile.imwrite(tmp_path / "a.ome.tif", image, metadata=OME)
+    expected = [0.1, 0.2, 0.3, 2.0, ("DAPI", "GFP"), "µm"]
+    with pytest.warns(UserWarning, match="pixels are 0.1 x 0.2 µm"):
+        tif = load_tif(tmp_path / "a.ome.tif")
+    assert told(tif) == expected and tif.axes == "TCZYX"
+    with Stack(tmp_path / "a.ome.tif") as stack:
+        assert told(stack) == expected and stack.axes == "TCZYX"
+        np.testing.assert_array_equal(stack[1, :, 2], image[1, :, 2])
+    save_tif(tmp_path / "b.tif", tif)
+    with pytest.warns(UserWarning, match="pixels are"):
+        back = load_tif(tmp_path / "b.tif")
+    assert told(back) == expected
+    np.testing.assert_array_equal(back.image, image)
+    with Stack(tmp_path / "b.tif") as stack:
+        assert told(stack) == expected
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float64"])
+def test_every_step_has_its_own_argument(tmp_path, dtype):
+    image = np.ones((2, 3, 4, 5), dtype)
+    options = {"z_step": 0.5, "time_step": 0.04, "channel_names": ["Mn", "O"], "unit": "nm"}
+    save_tif(tmp_path / "a.tif", image, axes="CZYX", pixel_size=(0.1, 0.2), **options)
+    with pytest.warns(UserWarning, match="0.2 x 0.1 nm"):
+        tif = load_tif(tmp_path / "a.tif")
+    assert told(tif) == [0.2, 0.1, 0.5, 0.04, ("Mn", "O"), "nm"]
+
+
+def test_a_single_channel_keeps_its_name(tmp_path):
+    save_tif(tmp_path / "a.tif", np.ones((4, 5), "uint16"), channel_names=["GFP"])
+    assert load_tif(tmp_path / "a.tif").channel_names == ("GFP",)
+
+
+def test_fiji_reads_the_z_step(tmp_path):
+    save_tif(tmp_path / "a.tif", np.ones((3, 4, 5), "uint16"), pixel_size=(0.3, 0.1, 0.1))
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        assert file.imagej_metadata["spacing"] == 0.3 and file.imagej_metadata["slices"] == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"pixel_size": (1, 2, 3, 4)}, r"one length, \(y, x\) or \(z, y, x\)"),
+        ({"z_step": 0}, "z_step is 0: give a positive length"),
+        ({"time_step": np.nan}, "positive number of seconds"),
+        ({"channel_names": ["a", "b"]}, "the image has 1 channels, name each"),
+    ],
+)
+def test_steps_that_make_no_sense(tmp_path, options, words):
+    with pytest.raises(ValueError, match=words):
+        save_tif(tmp_path / "a.tif", np.ones((3, 4, 5), "uint8"), **options)
+    assert files(tmp_path) == []
+
+
+def labelled(**more):
+    return xarray.DataArray(
+        np.arange(48, dtype="float32").reshape(2, 2, 3, 4),
+        dims=("channel", "time", "y", "x"),
+        coords={
+            "channel": ["DAPI", "GFP"],
+            "time": ("time", [0.0, 40.0], {"units": "ms"}),
+            "y": ("y", np.arange(3) * 0.2, {"units": "µm"}),
+            "x": ("x", np.arange(4) * 0.1, {"units": "micrometer"}),
+            **more,
+        },
+    )
+
+
+def test_a_labelled_array_brings_its_pixel_size(tmp_path):
+    array = labelled()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        save_tif(tmp_path / "a.tif", array)
+    with pytest.warns(UserWarning, match="pixels are 0.1 x 0.2"):
+        tif = load_tif(tmp_path / "a.tif")
+    assert told(tif) == [0.1, 0.2, None, 0.04, ("DAPI", "GFP"), "µm"] and tif.axes == "TCYX"
+    np.testing.assert_array_equal(tif.image, array.transpose("time", "channel", "y", "x").values)
+
+
+def test_what_tiff_has_no_place_for_is_named(tmp_path):
+    array = labelled(dose=3.0).assign_attrs(sample="worm")
+    array = array.assign_coords(x=("x", 5 + np.arange(4) * 0.1, {"units": "µm"}))
+    with pytest.warns(
+        UserWarning, match=r"no place for sample, dose, origin of x \(5 µm\): dropped"
+    ):
+        save_tif(tmp_path / "a.tif", array)
+    with pytest.raises(ValueError, match="coordinate x is not evenly spaced"):
+        save_tif(tmp_path / "b.tif", array.assign_coords(x=[0, 1, 3, 4]))
+    with pytest.raises(ValueError, match="name them t, c, z, y, x"):
+        save_tif(tmp_path / "b.tif", array.rename(x="k"))
+
+
+@pytest.mark.parametrize("name", ["m.czi", "m.nd2", "m.dm4", "m.emd"])
+def test_a_vendors_file_is_said_to_be_one(tmp_path, name):
+    (tmp_path / name).write_bytes(b"whatever" * 10)
+    with pytest.raises(ValueError, match=rf"{name} is a \w+ file: pip install") as error:
+        load_tif(tmp_path / name)
+    assert "truncated" not in str(error.value)
+
+
+def test_other_formats_are_opened_by_stack(tmp_path):
+    np.save(tmp_path / "a.npy", np.ones((3, 4)))
+    with pytest.raises(ValueError, match="a.npy is no TIFF: helpers.io.Stack opens other formats"):
+        load_tif(tmp_path / "a.npy")
+    (tmp_path / "a.ome.zarr").mkdir()
+    with pytest.raises(IsADirectoryError, match="is a Zarr image: open it by helpers.io.Stack"):
+        load_tif(tmp_path / "a.ome.zarr")

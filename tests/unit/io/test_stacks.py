@@ -9,7 +9,7 @@ import tifffile
 from PIL import Image
 
 from helpers.io import Stack
-from helpers.io.stacks import natural_order
+from helpers.io._formats import natural_order
 
 
 def frames(dtype="uint16", n=6, shape=(40, 50), seed=0):
@@ -56,7 +56,7 @@ def test_pages_that_were_written_one_by_one(tmp_path):
 
 def test_an_uncompressed_stack_is_not_loaded(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", frames())
-    assert isinstance(Stack(tmp_path / "a.tif")._read.__self__, np.memmap)
+    assert isinstance(Stack(tmp_path / "a.tif")._source.array, np.memmap)
 
 
 def test_grey_levels_become_photo_electrons(tmp_path):
@@ -67,10 +67,14 @@ def test_grey_levels_become_photo_electrons(tmp_path):
     assert stack[2].dtype == np.float32
 
 
-def test_hyperstacks_are_joined(tmp_path):
+def test_hyperstacks_keep_their_axes_and_give_frames(tmp_path):
     values = frames(n=6).reshape(3, 2, 40, 50)
     tifffile.imwrite(tmp_path / "a.tif", values, imagej=True, metadata={"axes": "TZYX"})
-    np.testing.assert_array_equal(np.asarray(Stack(tmp_path / "a.tif")), values.reshape(6, 40, 50))
+    with Stack(tmp_path / "a.tif") as stack:
+        assert stack.shape == (3, 2, 40, 50) and stack.axes == "TZYX"
+        assert stack.frames.shape == (6, 40, 50) and stack.frames.ndim == 3
+        np.testing.assert_array_equal(stack.frames[:], values.reshape(6, 40, 50))
+        np.testing.assert_array_equal(stack.frames[[5, 1]], values.reshape(6, 40, 50)[[5, 1]])
 
 
 @pytest.mark.parametrize("way", WAYS)
