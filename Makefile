@@ -6,8 +6,11 @@ SITE := _build/html
 PAGES ?= helpers tests book
 # Options for pip that choose torch's build: make setup TORCH="--extra-index-url ADDRESS"
 TORCH ?=
+# As which processor (tests/processors.py): make test PROCESSOR=baseline
+PROCESSOR ?=
+AS = $(if $(PROCESSOR),env $$($(BIN)/python -m tests.portable --env $(PROCESSOR)))
 
-.PHONY: help setup book test test-book lint lab check bench clean
+.PHONY: help setup book test quick portable test-book test-offline lint lab check bench clean
 
 help: ## say what can be made
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /|/' | awk -F'|' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -27,14 +30,28 @@ $(STAMP): pyproject.toml constraints.txt
 # One thread: on a busy machine torch's threads wait for each other, and a page takes five times as long.
 # A page that fails is marked on the site, which is whole all the same; the last lines name it.
 book: $(STAMP) ## build the book: every page runs, a warning is an error
-	@OMP_NUM_THREADS=1 $(BIN)/jupyter-book build . -n -W --keep-going || { \
+	@OMP_NUM_THREADS=1 $(AS) $(BIN)/jupyter-book build . -n -W --keep-going || { \
 	  echo; cat $(SITE)/reports/failed.txt 2>/dev/null; \
 	  echo "The book was built with errors: see above, and $(SITE)/index.html"; exit 1; }
 	HELPERS_REQUIRE_BOOK=1 $(BIN)/python -m pytest -q tests/book/test_pages.py
 	@echo "The book is built: open $(SITE)/index.html"
 
 test: $(STAMP) ## run the tests and every page, cell by cell (PAGES=book/start runs a part)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/book $(PAGES)
+	OMP_NUM_THREADS=1 $(AS) $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+	  --ignore=tests/book $(PAGES)
+
+quick: $(STAMP) ## check style, layers and one test of each file, in a minute
+	$(BIN)/ruff check -q .
+	$(BIN)/ruff format --check -q .
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --quick \
+	  tests/unit tests/meta/test_layers.py tests/meta/test_doors.py
+
+portable: $(STAMP) ## run all as other processors would, with 1 and 2 threads (ARGS="--help" says more)
+	$(BIN)/python -m tests.portable $(ARGS)
+
+# The pages must also run for a reader who has neither the data nor a network.
+test-offline: $(STAMP)
+	env -u HELPERS_DATA_DIR HELPERS_OFFLINE=1 HELPERS_CACHE_DIR=$$(mktemp -d) $(MAKE) test PAGES=book/fusion
 
 test-book: $(STAMP) ## test the built pages, in the browser too
 	HELPERS_REQUIRE_BOOK=1 $(BIN)/python -m pytest tests/book
@@ -47,7 +64,12 @@ lint: $(STAMP) ## check style and types of the code
 lab: $(STAMP) ## open the pages as notebooks in JupyterLab
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/book
 
-check: lint test book test-book ## all that the continuous integration runs
+# Every change meets two processors: the tests one without AVX, the book the one that is there.
+check: lint ## all that the continuous integration runs
+	$(MAKE) test PROCESSOR=baseline
+	$(MAKE) book
+	$(MAKE) test-offline
+	$(MAKE) test-book
 
 bench: $(STAMP) ## time the solvers beside their peers
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"

@@ -1,3 +1,3 @@
-"""Lets pytest run the pages of `book/` cell by cell, whichever path it is given."""
+"""Lets pytest run the pages of `book/` cell by cell, and long files first, whatever it is given."""
 
-pytest_plugins = ["tests.page_collector"]
+pytest_plugins = ["tests.page_collector", "tests.order"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import platform
 import subprocess
 import sys
 from collections import Counter, defaultdict
@@ -25,6 +26,8 @@ TESTS = "unit and other tests"  # the row of all that is no page
 
 def switches(processor):
     """Give the variables of a processor; what this machine itself needs of OpenBLAS stays."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return {}
     return {
         key: value
         for key, value in PROCESSORS[processor].items()
@@ -37,8 +40,8 @@ def run(processor, threads, paths):
     with TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
         command = [sys.executable, "-m", "pytest", "-q", "--tb=short", f"--junitxml={report}"]
-        command += ["-n", str(max(CORES // threads, 1)), "--dist", "loadfile"]
-        command += ["--ignore=tests/book", *paths]
+        command += ["-n", str(max(CORES // threads, 1)), "--dist=loadfile"]
+        command += ["--no-loadscope-reorder", "--ignore=tests/book", *paths]
         print(f"\n{processor}, {threads} thread(s): {' '.join(command[2:])}", flush=True)
         variables = {"OMP_NUM_THREADS": str(threads), "NUMBA_NUM_THREADS": str(threads)}
         subprocess.run(command, cwd=ROOT, env=os.environ | switches(processor) | variables)

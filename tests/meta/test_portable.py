@@ -32,6 +32,7 @@ def test_the_libraries_obey(name, seen):
     assert done.stdout.strip() == seen, done.stderr
 
 
+@pytest.mark.skipif(not X86, reason="the switches are for x86-64")
 def test_a_shell_can_take_the_switches(capsys, monkeypatch):
     monkeypatch.delenv("OPENBLAS_CORETYPE", raising=False)
     assert portable.main(["--env", "native"]) == 0
