@@ -8,8 +8,7 @@ import torch
 
 from helpers.operators import Gradient, check_adjoint, operator_norm
 
-SHAPES = [((7,), 1), ((6, 5), 2), ((3, 6, 5), 2), ((4, 6, 5), 3), ((2, 3, 4, 6, 5), 3)]
-SHAPES += [((1, 8), 2), ((8, 1), 2), ((1, 1), 2), ((2, 5, 1, 3), 3)]
+SHAPES = [((7,), 1), ((1, 8), 2), ((8, 1), 2), ((2, 5, 1, 3), 3), ((2, 3, 4, 6, 5), 3)]
 
 
 def test_the_gradient_is_the_forward_difference_and_zero_at_the_far_edge():
@@ -21,13 +20,13 @@ def test_the_gradient_is_the_forward_difference_and_zero_at_the_far_edge():
 
 
 @pytest.mark.parametrize(("shape", "dims"), SHAPES)
-@pytest.mark.parametrize(("dtype", "most"), [("float64", 1e-14), ("float32", 1e-6)])
-def test_the_adjoint_is_exact(shape, dims, dtype, most):
-    op = Gradient(shape, dims)
-    if max(shape[-dims:]) == 1:
-        assert not op(torch.ones(shape)).any() and not op.adjoint(torch.ones(op.out_shape)).any()
-        return
-    assert check_adjoint(op, dtype=dtype) < most
+def test_the_adjoint_is_exact_also_for_thin_images(shape, dims):
+    assert check_adjoint(Gradient(shape, dims)) < 1e-14
+
+
+def test_a_single_pixel_has_no_gradient():
+    op = Gradient((1, 1))
+    assert not op(torch.ones(1, 1)).any() and not op.adjoint(torch.ones(2, 1, 1)).any()
 
 
 def test_the_adjoint_ignores_what_lies_beyond_the_edge():

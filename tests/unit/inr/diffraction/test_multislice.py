@@ -18,7 +18,6 @@ from helpers.inr.diffraction import (
     spiral,
 )
 from helpers.inr.phantoms import worm
-from helpers.operators import check_adjoint
 
 OPTICS = Microscope()
 LAYOUTS = {"spiral": spiral, "ring": ring, "rings": rings}
@@ -100,14 +99,6 @@ def test_a_faint_object_agrees_with_the_first_order(layout):
     # what is left is of second order
     half = relative(model(contrast / 2) - 1, linear(contrast / 2))
     assert half == pytest.approx(relative(model(contrast) - 1, first) / 2, rel=0.1)
-
-
-@pytest.mark.parametrize("shape", [(4, 16, 18), (5, 17, 15), (3, 16, 15)])
-def test_the_linear_operator_has_its_adjoint(shape):
-    op = Born(OPTICS, spiral(5, 0.6), shape)
-    assert check_adjoint(op) < 1e-10
-    assert check_adjoint(op, dtype="float32") < 1e-5
-    assert check_adjoint(op.select([1, 3])) < 1e-10
 
 
 @pytest.mark.parametrize("chunk", [None, 2])

