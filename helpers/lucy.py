@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from tqdm.auto import trange
 
-from ._arrays import like, to_tensor
+from ._arrays import Array, Device, like, to_tensor
 from ._deprecated import renamed
 from .devices import pick_device
+from .operators import Operator
 
 __all__ = ["Deconvolution", "richardson_lucy"]
 
@@ -54,33 +55,33 @@ class Deconvolution:
         Arguments of the run.
     """
 
-    volume: np.ndarray | torch.Tensor
-    with_margin: np.ndarray | torch.Tensor
+    volume: Array
+    with_margin: Array
     history: np.ndarray
     gap: float
     n_iter: int
     converged: bool
     n_masked: int
-    snapshots: dict[int, np.ndarray | torch.Tensor]
+    snapshots: dict[int, Array]
     settings: dict[str, Any]
 
 
 @renamed(y="counts", valid="mask")
 def richardson_lucy(
-    op: Any,
-    counts: np.ndarray | torch.Tensor,
+    op: Operator,
+    counts: Array,
     n_iter: int = 30,
-    background: float | np.ndarray | torch.Tensor = 0.0,
+    background: float | Array = 0.0,
     callback: Callable[[int, torch.Tensor], Any] | None = None,
     *,
     read_noise: float = 0.0,
     accelerate: bool = False,
-    mask: np.ndarray | torch.Tensor | None = None,
+    mask: Array | None = None,
     saturation: float | None = None,
-    start: np.ndarray | torch.Tensor | None = None,
+    start: Array | None = None,
     snapshots: Iterable[int] = (),
     progress: bool = False,
-    device: str | torch.device | None = None,
+    device: Device = None,
 ) -> Deconvolution:
     r"""Find the volume that explains the counts, by expectation maximisation.
 
@@ -162,7 +163,8 @@ def richardson_lucy(
         raise ValueError("the operator sends no light into the images: check its kernel")
     scale = seen / sensitivity.where(seen, sensitivity.new_ones(()))
     x = before = data.start(op, sensitivity * seen, start) * seen
-    move, push = None, 0.0
+    move: torch.Tensor | None = None
+    push = 0.0
     history, stored = [], ({0: like(crop(x).clone(), counts)} if 0 in kept else {})
     for k in trange(1, n_iter + 1, desc="Richardson-Lucy", disable=not progress):
         here = (x + push * (x - before)).clamp(min=0) if push else x
@@ -190,7 +192,7 @@ def richardson_lucy(
     )  # fmt: skip
 
 
-def _extrapolation(move, last):
+def _extrapolation(move: torch.Tensor, last: torch.Tensor) -> float:
     """How far the next step goes on: 0 to 1, by how well two moves agree."""
     return min(max(float((move * last).sum() / (last * last).sum().clamp(min=1e-30)), 0.0), 1.0)
 
@@ -202,8 +204,15 @@ class Counts:
     """
 
     def __init__(
-        self, op, counts, background=0.0, mask=None, saturation=None, device=None, read_noise=0.0
-    ):
+        self,
+        op: Operator,
+        counts: Array,
+        background: float | Array = 0.0,
+        mask: Array | None = None,
+        saturation: float | None = None,
+        device: Device = None,
+        read_noise: float = 0.0,
+    ) -> None:
         data = to_tensor(counts)
         if tuple(data.shape) != tuple(op.out_shape):
             raise ValueError(
@@ -240,11 +249,11 @@ class Counts:
         # no count can be explained by no light at all
         self.floor = 1e-6 * float(self.y.mean()) + 1e-30
 
-    def mean(self, op, x):
+    def mean(self, op: Operator, x: torch.Tensor) -> torch.Tensor:
         """Expected counts of the object `x`."""
         return (op(x) + self.background).clamp(min=self.floor)
 
-    def half_deviance(self, mean):
+    def half_deviance(self, mean: torch.Tensor) -> float:
         """Negative log-likelihood above its least value, a float."""
         y, m = self.y, mean
         if self.device.type != "mps":
@@ -256,7 +265,7 @@ class Counts:
             raise FloatingPointError("the operator gave NaN or infinity: check its kernel")
         return value
 
-    def start(self, op, sensitivity, start):
+    def start(self, op: Operator, sensitivity: torch.Tensor, start: Array | None) -> torch.Tensor:
         """Initial estimate: `start` with its margin, or a constant with the light of the counts."""
         if start is None:
             light = float(((self.y - self.background) * self.used).sum())
@@ -273,7 +282,7 @@ class Counts:
         return x.clone()
 
 
-def _check_counts(used):
+def _check_counts(used: torch.Tensor) -> None:
     if not bool(used.isfinite().all()):
         raise ValueError("the counts hold NaN or infinity: exclude them, mask=np.isfinite(counts)")
     # what a Fourier transform leaves of zero is not a negative count
@@ -284,7 +293,7 @@ def _check_counts(used):
         )
 
 
-def _check_background(background, level, data):
+def _check_background(background: float | Array, level: torch.Tensor, data: torch.Tensor) -> None:
     if not bool((level >= 0).all()) or not bool(level.isfinite().all()):
         raise ValueError(
             f"the background is {background}: give photo-electrons per pixel, zero or more"

@@ -10,8 +10,11 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -36,11 +39,11 @@ LARGEST_HALF = 65504.0
 class Brightened(nn.Module):
     """A head whose values are multiplied: the photometric scale of a frame."""
 
-    def __init__(self, head, scale):
+    def __init__(self, head: nn.Module, scale: float | torch.Tensor) -> None:
         super().__init__()
         self.head, self.scale = head, float(scale)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Values of the head, scaled."""
         return self.scale * self.head(x)
 
@@ -94,7 +97,15 @@ class SequenceArchive:
     architecture: dict = dataclass_field(repr=False)
 
     @classmethod
-    def from_fields(cls, frames, shape, *, scales=None, precision="float16", card=None):
+    def from_fields(
+        cls,
+        frames: Iterable[Any],
+        shape: Sequence[int],
+        *,
+        scales: Sequence[float] | None = None,
+        precision: str = "float16",
+        card: dict[str, Any] | None = None,
+    ) -> SequenceArchive:
         """Code the fields of a film.
 
         Parameters
@@ -156,10 +167,10 @@ class SequenceArchive:
         shape = tuple(int(n) for n in shape)
         return cls(shape, scales, base, deltas, steps, card or {}, architecture)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.scales)
 
-    def __getitem__(self, t):
+    def __getitem__(self, t: int) -> nn.Module:
         """Give the field of frame `t`, counted from 0, or from -1 at the end."""
         if not -len(self) <= t < len(self):
             raise IndexError(f"frame {t}: the archive has {len(self)} frames")
@@ -175,17 +186,17 @@ class SequenceArchive:
             frame.head = Brightened(frame.head, self.scales[t])
         return frame
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[nn.Module]:
         return (self[t] for t in range(len(self)))
 
     @property
-    def n_bytes(self):
+    def n_bytes(self) -> int:
         """Bytes of the weights; the file has about 2 kB more, for its card and its index."""
         tensors = [*self.base.values(), *self.deltas.values(), *self.steps.values()]
         return sum(t.numel() * t.element_size() for t in tensors) + 8 * len(self)
 
 
-def save(path, archive):
+def save(path: str | Path, archive: SequenceArchive) -> None:
     """Write an archive to one safetensors file, at once or not at all.
 
     Raises
@@ -200,7 +211,7 @@ def save(path, archive):
     checkpoints.save(path, {"film": state}, archive.card)
 
 
-def load(path):
+def load(path: str | Path) -> SequenceArchive:
     """Read an archive; nothing in the file is executed.
 
     Raises

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 
-from .._arrays import like, to_numpy, to_tensor
+from .._arrays import Array, Device, like, to_numpy, to_tensor
 from .._deprecated import renamed
 from ..devices import pick_device
 from ..lucy import Counts, Deconvolution, richardson_lucy
 from ..noise import Poisson, thin
+from ..operators import Operator
 from ._checks import moved
 
 __all__ = ["StoppingChoice", "choose_iterations", "line_psf", "view_enhanced"]
@@ -40,16 +41,16 @@ class StoppingChoice:
 
 @renamed(y="counts")
 def choose_iterations(
-    op: Any,
-    counts: np.ndarray | torch.Tensor,
+    op: Operator,
+    counts: Array,
     *,
-    background: float | np.ndarray | torch.Tensor = 0.0,
+    background: float | Array = 0.0,
     read_noise: float = 0.0,
     n_max: int = 200,
     n_folds: int = 4,
     seed: int = 0,
     progress: bool = False,
-    device: str | torch.device | None = None,
+    device: Device = None,
 ) -> StoppingChoice:
     r"""Choose when Richardson-Lucy should stop, from the views alone.
 
@@ -103,9 +104,11 @@ def choose_iterations(
     offset = torch.as_tensor(background + shift, dtype=torch.float32, device=device)
     noise, rest, score = Poisson(), photons, np.zeros(n_max + 1)
     for fold in range(n_folds):
-        held, rest = thin(rest, 1 / (n_folds - fold), rng) if fold < n_folds - 1 else (rest, None)
+        held = rest
+        if fold < n_folds - 1:
+            held, rest = thin(rest, 1 / (n_folds - fold), rng)
         judge_by = torch.as_tensor(held, dtype=torch.float32, device=device)
-        row = []
+        row: list[float] = []
 
         def judge(_, volume, judge_by=judge_by, row=row):
             model = (op(volume) / (1 - share) + offset).clamp(min=1e-6) * share
@@ -124,17 +127,17 @@ def choose_iterations(
 
 @renamed(y="counts")
 def view_enhanced(
-    op: Any,
-    counts: np.ndarray | torch.Tensor,
+    op: Operator,
+    counts: Array,
     n_iter: int = 30,
-    background: float | np.ndarray | torch.Tensor = 0.0,
+    background: float | Array = 0.0,
     callback: Callable[[int, torch.Tensor], Any] | None = None,
     *,
     n_iter_views: int = 8,
     read_noise: float = 0.0,
     snapshots: Iterable[int] = (),
     progress: bool = False,
-    device: str | torch.device | None = None,
+    device: Device = None,
 ) -> Deconvolution:
     r"""Deblur each view by itself, then fuse the views along the lines that parallax draws.
 
@@ -178,20 +181,20 @@ def view_enhanced(
         raise ValueError(f"{type(op).__name__} has no psf: give a LightField")
     Counts(op, counts, background, read_noise=read_noise)
     background = to_tensor(background, dtype=torch.float32)
-    h = to_numpy(op.psf)
+    h, make = to_numpy(op.psf), cast(Any, type(op))
     sharpest = int((h**2).sum((0, 2, 3)).argmax())
     views = op.out_shape[1:]
     deblurred = []
     for v in range(len(h)):
-        blur = type(op)(h[v : v + 1, sharpest : sharpest + 1] / h[v, sharpest].sum(), views)
+        blur = make(h[v : v + 1, sharpest : sharpest + 1] / h[v, sharpest].sum(), views)
         b = background[v : v + 1] if background.ndim == 3 and len(background) > 1 else background
         fit = richardson_lucy(
             blur, to_tensor(counts)[v : v + 1], n_iter_views, b, read_noise=read_noise,
             progress=progress, device=device,
         )  # fmt: skip
         deblurred.append(fit.volume)
-    enhanced = like(torch.cat(deblurred), counts)
-    lines = type(op)(line_psf(h), op.in_shape[1:], views)
+    enhanced = like(torch.cat([to_tensor(v) for v in deblurred]), counts)
+    lines = make(line_psf(h), op.in_shape[1:], views)
     # What the deblurring leaves of the noise is not counts: a floor keeps it from ruling the ratio.
     floor = 0.005 * float(to_tensor(enhanced).max())
     return richardson_lucy(

@@ -6,9 +6,14 @@ A field is a function, so only the voxels that are asked for are computed. Deriv
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, cast
+
 import numpy as np
 import torch
+from torch import nn
 
+from .archive import SequenceArchive
 from .fields.encodings import box
 
 __all__ = ["render", "render_sequence"]
@@ -16,7 +21,13 @@ __all__ = ["render", "render_sequence"]
 CHUNK = 2**21  # voxels on the device at once
 
 
-def render(field, size, roi=None, one_based=False, chunk=CHUNK):
+def render(
+    field: nn.Module,
+    size: Sequence[int],
+    roi: Sequence[int] | None = None,
+    one_based: bool = False,
+    chunk: int = CHUNK,
+) -> np.ndarray:
     """Evaluate a field on a grid of any size, or in a box of that grid.
 
     Parameters
@@ -57,12 +68,20 @@ def render(field, size, roi=None, one_based=False, chunk=CHUNK):
     for part in _slabs(shape, chunk):
         first = [c + p for c, p in zip(corner, part[:3], strict=True)]
         with torch.no_grad():
-            values = field.volume(size, (*first, *part[3:]))
+            values = cast(Any, field).volume(size, (*first, *part[3:]))
         out[box(shape, part)] = values.detach().cpu().numpy()
     return out
 
 
-def render_sequence(archive, t_range=None, roi=None, *, size=None, one_based=False, chunk=CHUNK):
+def render_sequence(
+    archive: SequenceArchive,
+    t_range: Sequence[int] | None = None,
+    roi: Sequence[int] | None = None,
+    *,
+    size: Sequence[int] | None = None,
+    one_based: bool = False,
+    chunk: int = CHUNK,
+) -> np.ndarray:
     """Evaluate a span of frames of an archive, in a box if one is given.
 
     Parameters

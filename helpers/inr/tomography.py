@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from scipy.sparse import csr_matrix
 from tqdm.auto import tqdm
 
-from .._arrays import like, to_tensor
+from .._arrays import Array, ArrayT, Device, like, to_tensor
 from ..devices import pick_device
+from ..operators import Operator
 
 __all__ = ["ParallelBeam", "Sirt", "missing_wedge", "sirt"]
 
@@ -69,7 +72,9 @@ class ParallelBeam:
     True
     """
 
-    def __init__(self, angles_deg, shape, width=None):
+    def __init__(
+        self, angles_deg: ArrayLike, shape: Sequence[int], width: int | None = None
+    ) -> None:
         self.angles_deg = _checked_angles(angles_deg)
         self.in_shape = _checked_shape(shape)
         depth, height, breadth = self.in_shape
@@ -78,22 +83,22 @@ class ParallelBeam:
             raise ValueError(f"width is {width}: give a whole number of detector pixels")
         self.out_shape = (len(self.angles_deg), height, int(width))
         # on the instance, so that the matrices go when the operator goes
-        self._matrix = cache(self._make_matrix)
+        self._matrix = functools.cache(self._make_matrix)
 
-    def __call__(self, x):
+    def __call__(self, x: ArrayT) -> ArrayT:
         """Projections (..., N, Y, S) of the volume `x` (..., Z, Y, X)."""
         return self._apply(x, self.in_shape, self.out_shape, transposed=False)
 
-    def adjoint(self, y):
+    def adjoint(self, y: ArrayT) -> ArrayT:
         """Volume (..., Z, Y, X) into which the projections `y` (..., N, Y, S) are smeared back."""
         return self._apply(y, self.out_shape, self.in_shape, transposed=True)
 
     @property
-    def sensitivity(self):
+    def sensitivity(self) -> torch.Tensor:
         """How many of the projections catch each voxel, a float32 tensor (Z, Y, X)."""
         return self.adjoint(torch.ones(self.out_shape))
 
-    def select(self, views):
+    def select(self, views: Sequence[int]) -> ParallelBeam:
         """The operator of some of the projections, such as ``[0, 1, 3]``."""
         angles = [self.angles_deg[view] for view in views]
         return ParallelBeam(angles, self.in_shape, self.out_shape[2])
@@ -109,7 +114,7 @@ class ParallelBeam:
         # the tilt axis and the batch become the columns of one matrix
         batch = t.shape[:-3]
         columns = t.movedim(-2, 0).reshape(-1, shape[0] * shape[2]).T
-        columns = _product().apply(columns, self, transposed)
+        columns = _Product.apply(columns, self, transposed)
         result = columns.T.reshape(shape[1], *batch, result_shape[0], result_shape[2])
         return like(result.movedim(0, -2), array)
 
@@ -158,29 +163,25 @@ def _trapezoid(u, sides):
     return sum(sign * np.maximum(v, 0) ** 2 for v, sign in corners) / (2 * wide * narrow)
 
 
-@cache
-def _product():
-    """The sparse product as an autograd function; made late, so that importing needs no torch."""
+class _Product(torch.autograd.Function):
+    """The sparse product, and its transpose as derivative."""
 
-    class Product(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, columns, op, transposed):
-            ctx.op, ctx.transposed = op, transposed
-            # Apple's MPS has no sparse products
-            device = "cpu" if columns.device.type == "mps" else columns.device
-            matrix = op._matrix(transposed, columns.dtype, torch.device(device))
-            return (matrix @ columns.to(device)).to(columns.device)
+    @staticmethod
+    def forward(ctx, columns, op, transposed):
+        ctx.op, ctx.transposed = op, transposed
+        # Apple's MPS has no sparse products
+        device = "cpu" if columns.device.type == "mps" else columns.device
+        matrix = op._matrix(transposed, columns.dtype, torch.device(device))
+        return (matrix @ columns.to(device)).to(columns.device)
 
-        @staticmethod
-        def backward(ctx, gradient):
-            return Product.apply(gradient, ctx.op, not ctx.transposed), None, None
-
-    return Product
+    @staticmethod
+    def backward(ctx, gradient):
+        return _Product.apply(gradient, ctx.op, not ctx.transposed), None, None
 
 
 @dataclass(frozen=True)
 class Sirt:
-    """What `sirt` returns.
+    """Estimate of `sirt`, with its history.
 
     Attributes
     ----------
@@ -198,7 +199,7 @@ class Sirt:
         The settings of the run.
     """
 
-    volume: Any
+    volume: Array
     history: np.ndarray
     n_iter: int
     converged: bool
@@ -206,8 +207,16 @@ class Sirt:
 
 
 def sirt(
-    op, y, n_iter, *, nonnegative=True, relaxation=1.0, callback=None, progress=False, device=None
-):
+    op: Operator,
+    y: Array,
+    n_iter: int,
+    *,
+    nonnegative: bool = True,
+    relaxation: float = 1.0,
+    callback: Callable[[int, torch.Tensor], Any] | None = None,
+    progress: bool = False,
+    device: Device = None,
+) -> Sirt:
     r"""Simultaneous iterative reconstruction of a volume from its projections.
 
     Parameters
@@ -289,7 +298,7 @@ def sirt(
     return Sirt(like(volume, y), np.array(history), int(n_iter), bool(converged), settings)
 
 
-def check_projections(op, y):
+def check_projections(op: Any, y: Array) -> None:
     """Raise a ValueError unless the tensor `y` can be data of the operator `op`."""
     if y.ndim < 3 or tuple(y.shape[-3:]) != tuple(op.out_shape):
         views = y.shape[-3] if y.ndim >= 3 else "no"
@@ -298,11 +307,13 @@ def check_projections(op, y):
             f"makes {tuple(op.out_shape)}, with {op.out_shape[0]}: give one angle for each view "
             "and crop both to the same field"
         )
-    if not bool(y.isfinite().all()):
+    if not bool(to_tensor(y).isfinite().all()):
         raise ValueError("the projections hold NaN or infinite values: mask or replace them first")
 
 
-def missing_wedge(shape, angles_deg=None, *, max_tilt=None):
+def missing_wedge(
+    shape: Sequence[int], angles_deg: ArrayLike | None = None, *, max_tilt: float | None = None
+) -> np.ndarray:
     r"""Where in Fourier space a tilt series has measured nothing.
 
     Parameters

@@ -12,13 +12,13 @@ from helpers.inr.fields import (
     FeatureGrid,
     Field,
     HashGrid,
-    PlaneGrid,
     PositionalEncoding,
     Softplus,
     Voxels,
     pyramid,
 )
 from helpers.inr.fields.encodings import coordinates
+from helpers.inr.fields.grids import PlaneGrid
 
 from .harness import Table, interleaved, threads
 

@@ -1,7 +1,7 @@
 """Diffraction tomography: first-order and multi-slice models, LED arrays, linear inverses."""
 
 from .born import Born, grounded, linear_inverse
-from .contrast import contrast_field, fit_contrast, linear_start
+from .contrast import contrast_field, fit_contrast
 from .led_array import Microscope, ring, rings, spiral
 from .multislice import MultiSlice
 
@@ -13,7 +13,6 @@ __all__ = [
     "fit_contrast",
     "grounded",
     "linear_inverse",
-    "linear_start",
     "ring",
     "rings",
     "spiral",

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 
 import torch
+from numpy.typing import ArrayLike
 
-from ..._arrays import like, to_tensor
+from ..._arrays import Array, ArrayT, like, to_tensor
+from ..diffraction.led_array import Microscope
 from .led_array import Illumination
 
 
@@ -63,7 +66,7 @@ class Born:
     True
     """
 
-    def __init__(self, optics, leds, shape):
+    def __init__(self, optics: Microscope, leds: ArrayLike, shape: Sequence[int]) -> None:
         light = Illumination(optics, leds, shape)
         if not bool(light.bright.all()):
             steepest = float(light.leds.norm(dim=1).max())
@@ -76,9 +79,9 @@ class Born:
         self.transfer = torch.stack(
             [_transfer(light, number).to(torch.complex64) for number in range(len(light.leds))]
         )
-        self._on = {}
+        self._on: dict = {}
 
-    def select(self, leds):
+    def select(self, leds: Sequence[int]) -> Born:
         """Give the operator of some LEDs: an index array, a mask or a slice."""
         part = copy.copy(self)
         part.leds, part.bright = self.leds[leds], self.bright[leds]
@@ -86,13 +89,13 @@ class Born:
         part.out_shape = (len(part.leds), *self.in_shape[1:])
         return part
 
-    def __call__(self, contrast):
+    def __call__(self, contrast: ArrayT) -> ArrayT:
         """Change of the intensities (L, Y, X) by the contrast (Z, Y, X)."""
         t, transfer = self._prepared(contrast, self.in_shape, "contrast")
         spectrum = (transfer * torch.fft.rfft2(t)).sum(1)
         return like(torch.fft.irfft2(spectrum, s=self.in_shape[1:]), contrast)
 
-    def adjoint(self, change):
+    def adjoint(self, change: ArrayT) -> ArrayT:
         """Transposed operator, from (L, Y, X) to (Z, Y, X)."""
         t, transfer = self._prepared(change, self.out_shape, "change")
         spectrum = (transfer.conj() * torch.fft.rfft2(t)[:, None]).sum(0)
@@ -122,7 +125,9 @@ def _transfer(light, number):
     return both[..., : light.shape[2] // 2 + 1]
 
 
-def linear_inverse(op, intensity, regularisation, *, logarithm=False):
+def linear_inverse(
+    op: Born, intensity: Array, regularisation: float, *, logarithm: bool = False
+) -> Array:
     r"""Contrast by Tikhonov's regularised inverse of the first-order model.
 
     Parameters
@@ -191,7 +196,7 @@ def linear_inverse(op, intensity, regularisation, *, logarithm=False):
     return like(torch.fft.irfft2(spectrum, s=op.in_shape[1:]), intensity)
 
 
-def grounded(contrast, border=3):
+def grounded(contrast: Array, border: int = 3) -> Array:
     """Give each slice the mean that makes its border zero on average, and cut what is negative.
 
     The linear inverse knows no mean. Around an object that is denser than its medium there is the

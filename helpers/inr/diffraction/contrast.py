@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
+from torch import nn
 
+from ..._arrays import Array, Device
+from ..diffraction.multislice import MultiSlice
 from ..fields.encodings import extent_of
 from ..fields.field import Field, Softplus
 from ..fields.grids import FeatureGrid, pyramid
-from ..fit.loop import fit
+from ..fit.loop import FieldFit, fit
 from ..fit.losses import amplitude, gaussian, l1, step_weights, total_variation
 from ..fit.sampling import Stage
 from .born import Born, grounded, linear_inverse
@@ -19,19 +23,19 @@ TYPICAL = 0.01  # contrast of cells in water: the scale of the head and of the s
 
 
 def fit_contrast(
-    model,
-    intensity,
+    model: MultiSlice | Born,
+    intensity: Array,
     *,
-    photons,
-    field=None,
-    background=0.0,
-    tv_weight=400.0,
-    sparsity=100.0,
-    schedule=SCHEDULE,
-    seed=0,
-    device=None,
-    progress=False,
-):
+    photons: float,
+    field: nn.Module | None = None,
+    background: float = 0.0,
+    tv_weight: float = 400.0,
+    sparsity: float = 100.0,
+    schedule: Stage | Sequence[Stage] = SCHEDULE,
+    seed: int = 0,
+    device: Device = None,
+    progress: bool = False,
+) -> FieldFit:
     r"""Fit the index contrast of an object that is denser than its medium.
 
     Parameters
@@ -112,7 +116,7 @@ def fit_contrast(
     )  # fmt: skip
 
 
-def linear_start(model, intensity, regularisation=1e-3):
+def linear_start(model: MultiSlice | Born, intensity: Array, regularisation: float = 1e-3) -> Array:
     """Give the linear inverse of the bright-field images, with zero around the object."""
     if len(intensity) != len(model.leds):
         raise ValueError(f"{len(intensity)} images for {len(model.leds)} LEDs: give one for each")
@@ -123,7 +127,9 @@ def linear_start(model, intensity, regularisation=1e-3):
     return grounded(linear_inverse(op, intensity[bright], regularisation, logarithm=True))
 
 
-def contrast_field(shape, voxel_size, seed=0, n_levels=4):
+def contrast_field(
+    shape: Sequence[int], voxel_size: Sequence[float], seed: int = 0, n_levels: int = 4
+) -> Field:
     """Build a field of learned features on `n_levels` grids, added up: coarse parts move at once.
 
     Parameters

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from ..._arrays import to_tensor
 from ...optics.waves import axial, directions
@@ -45,7 +48,7 @@ class Microscope:
     index: float = 1.33
     voxel_size: tuple[float, float, float] = (0.5, 0.2, 0.2)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if len(self.voxel_size) != 3:
             raise ValueError(f"voxel_size is {self.voxel_size}: give (z, y, x) in um")
         if not all(math.isfinite(v) and v > 0 for v in (self.wavelength, *self.voxel_size)):
@@ -65,12 +68,12 @@ class Microscope:
             )
 
     @property
-    def focal_depth(self):
+    def focal_depth(self) -> float:
         """Smallest period along the axis that vertical light alone could show, in um."""
         return self.wavelength / (self.index - math.sqrt(self.index**2 - self.na**2))
 
 
-def spiral(n_leds, na):
+def spiral(n_leds: int, na: float) -> np.ndarray:
     """Directions that fill the disc of radius `na` evenly, from the centre to the rim.
 
     Parameters
@@ -98,7 +101,7 @@ def spiral(n_leds, na):
     return radius[:, None] * np.stack([np.sin(angle), np.cos(angle)], axis=1)
 
 
-def ring(n_leds, na):
+def ring(n_leds: int, na: float) -> np.ndarray:
     """Directions on the circle of radius `na`, evenly spaced.
 
     Parameters and result are those of `spiral`. A ring just inside the objective's aperture shows
@@ -114,7 +117,7 @@ def ring(n_leds, na):
     return na * np.stack([np.sin(angle), np.cos(angle)], axis=1)
 
 
-def rings(n_leds, na, share=0.7):
+def rings(n_leds: int, na: float, share: float = 0.7) -> np.ndarray:
     """Directions on two circles: a `share` on that of radius `na`, the others at 0.55 of it.
 
     Parameters and result are otherwise those of `spiral`. The outer circle shows coarse phase, the
@@ -168,7 +171,7 @@ class Illumination:
         Directions that the medium or the grid does not carry, a shape that is not (Z, Y, X).
     """
 
-    def __init__(self, optics, leds, shape):
+    def __init__(self, optics: Any, leds: ArrayLike, shape: Sequence[int]) -> None:
         leds = to_tensor(leds, device="cpu", dtype=torch.float64)
         shape = tuple(int(n) for n in shape)
         if len(shape) != 3 or min(shape) < 1:
@@ -179,8 +182,8 @@ class Illumination:
             raise ValueError("leds hold NaN or infinity: give directions n sin(theta)")
         self.optics, self.shape = optics, shape
         wavelength, (dz, *pixel) = optics.wavelength, optics.voxel_size
-        steps = [wavelength / (n * d) for n, d in zip(shape[1:], pixel, strict=True)]
-        steps = torch.tensor(steps, dtype=torch.float64)
+        each = [wavelength / (n * d) for n, d in zip(shape[1:], pixel, strict=True)]
+        steps = torch.tensor(each, dtype=torch.float64)
         # to the nearest frequency; but what is inside the aperture must not leave it
         bins = torch.round(leds / steps)
         leaves = (leds.norm(dim=1) <= optics.na) & ((bins * steps).norm(dim=1) > optics.na)

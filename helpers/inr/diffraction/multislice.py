@@ -8,11 +8,14 @@ intensities of any object in transmission; `Born` is its linear part, for faint 
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import torch
+from numpy.typing import ArrayLike
 from torch.utils.checkpoint import checkpoint
 
-from ..._arrays import like, to_tensor
+from ..._arrays import ArrayT, like, to_tensor
+from ..diffraction.led_array import Microscope
 from .led_array import Illumination
 
 LARGEST_CONTRAST = 0.5  # solids in water stay below; an absolute index, given by mistake, does not
@@ -72,7 +75,9 @@ class MultiSlice:
     True
     """
 
-    def __init__(self, optics, leds, shape, *, chunk=None):
+    def __init__(
+        self, optics: Microscope, leds: ArrayLike, shape: Sequence[int], *, chunk: int | None = None
+    ) -> None:
         if chunk is not None and chunk < 1:
             raise ValueError(f"chunk is {chunk}: give the number of LEDs at a time, or None")
         self._light = Illumination(optics, leds, shape)
@@ -81,9 +86,9 @@ class MultiSlice:
         self.out_shape = (len(self.leds), *self.in_shape[1:])
         self.bright = self._light.bright
         self._bins, self._delay = self._light.bins, self._light.delay
-        self._transfers = {}
+        self._transfers: dict = {}
 
-    def select(self, leds):
+    def select(self, leds: Sequence[int]) -> MultiSlice:
         """Give the model of some LEDs: an index array, a mask or a slice."""
         part = copy.copy(self)
         part.leds, part.bright = self.leds[leds], self.bright[leds]
@@ -91,7 +96,7 @@ class MultiSlice:
         part.out_shape = (len(part.leds), *self.in_shape[1:])
         return part
 
-    def __call__(self, contrast):
+    def __call__(self, contrast: ArrayT) -> ArrayT:
         """Intensities (L, Y, X) of the contrast (Z, Y, X); differentiable."""
         t = to_tensor(contrast)
         self._check(t)

@@ -8,12 +8,18 @@ are in `grids`. Derived in :doc:`/book/inr/03_neural_field`.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
+from ..._arrays import Device
 
-def extent_of(shape, voxel_size):
+
+def extent_of(
+    shape: Sequence[int], voxel_size: float | Sequence[float]
+) -> tuple[float, float, float]:
     """Half the size of a volume along each axis, in units of half its longest lateral side.
 
     Parameters
@@ -32,17 +38,18 @@ def extent_of(shape, voxel_size):
     >>> extent_of((16, 56, 56), (0.5, 0.25, 0.25))
     (0.5714285714285714, 1.0, 1.0)
     """
-    size = [float(voxel_size)] * 3 if not hasattr(voxel_size, "__len__") else list(voxel_size)
+    size = list(voxel_size) if isinstance(voxel_size, Sequence) else [float(voxel_size)] * 3
     if len(shape) != 3 or len(size) != 3 or min(*shape, *size) <= 0:
         raise ValueError(
             f"shape is {tuple(shape)} and voxel_size {voxel_size}: "
             "expected (Z, Y, X) and (dz, dy, dx), all above zero"
         )
     sides = [n * float(step) for n, step in zip(shape, size, strict=True)]
-    return tuple(side / max(sides[1:]) for side in sides)
+    z, y, x = (side / max(sides[1:]) for side in sides)
+    return z, y, x
 
 
-def axis_coordinates(n, half=1.0, *, device=None):
+def axis_coordinates(n: int, half: float = 1.0, *, device: Device = None) -> torch.Tensor:
     """Where the centres of `n` voxels lie that fill -half to half.
 
     Examples
@@ -54,7 +61,12 @@ def axis_coordinates(n, half=1.0, *, device=None):
     return (half * steps).to(device, torch.float32)
 
 
-def coordinates(shape, extent=(1.0, 1.0, 1.0), roi=None, device=None):
+def coordinates(
+    shape: Sequence[int],
+    extent: Sequence[float] = (1.0, 1.0, 1.0),
+    roi: Sequence[int] | None = None,
+    device: Device = None,
+) -> torch.Tensor:
     """Coordinates (z, y, x) of the voxel centres of a volume, or of a box in it.
 
     Parameters
@@ -85,7 +97,7 @@ def coordinates(shape, extent=(1.0, 1.0, 1.0), roi=None, device=None):
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
 
 
-def box(shape, roi=None):
+def box(shape: Sequence[int], roi: Sequence[int] | None = None) -> tuple[slice, ...]:
     """Slices of a (z, y, x, depth, height, width) box, which must lie inside the volume.
 
     Raises
@@ -121,7 +133,7 @@ class _Waves(nn.Module):
 
     n_lateral: int
 
-    def __init__(self, octaves, octaves_z=None, *, pi=True):
+    def __init__(self, octaves: int, octaves_z: int | None = None, *, pi: bool = True) -> None:
         super().__init__()
         self.octaves, self.pi = octaves, pi
         self.octaves_z = octaves if octaves_z is None else octaves_z
@@ -158,11 +170,19 @@ class PositionalEncoding(_Waves):
 
     n_lateral = 2
 
-    def forward(self, points, extent=(1.0, 1.0, 1.0)):
+    def forward(
+        self, points: torch.Tensor, extent: Sequence[float] = (1.0, 1.0, 1.0)
+    ) -> torch.Tensor:
         """Encode (..., 3) points into (..., out_features)."""
         return torch.cat([self._wave(points[..., axis], axis) for axis in range(3)], dim=-1)
 
-    def grid(self, shape, extent=(1.0, 1.0, 1.0), roi=None, device=None):
+    def grid(
+        self,
+        shape: Sequence[int],
+        extent: Sequence[float] = (1.0, 1.0, 1.0),
+        roi: Sequence[int] | None = None,
+        device: Device = None,
+    ) -> AxisFeatures:
         """Features of a regular grid, a table per axis: `AxisFeatures`."""
         tables = [
             self._wave(axis_coordinates(n, half, device=device), axis)
@@ -195,7 +215,9 @@ class RadialEncoding(_Waves):
 
     n_lateral = 4
 
-    def forward(self, points, extent=(1.0, 1.0, 1.0)):
+    def forward(
+        self, points: torch.Tensor, extent: Sequence[float] = (1.0, 1.0, 1.0)
+    ) -> torch.Tensor:
         """Encode (..., 3) points into (..., out_features)."""
         z, y, x = points.unbind(-1)
         waves = [points, _octaves(z, self.octaves_z, self.pi)[..., 1:]]
@@ -225,7 +247,7 @@ class AxisFeatures:
         The voxels that are meant.
     """
 
-    def __init__(self, tables, box, rows=None):
+    def __init__(self, tables: Any, box: Any, rows: Any = None) -> None:
         self.tables, self.box, self.rows = tables, box, rows
         self.sides = [part.stop - part.start for part in box]
 
@@ -237,11 +259,11 @@ class AxisFeatures:
         """Where the tables live."""
         return self.tables[0].device
 
-    def __getitem__(self, rows):
+    def __getitem__(self, rows: Any):
         """Choose voxels by their number in the box."""
         return AxisFeatures(self.tables, self.box, rows)
 
-    def linear(self, weight, bias=None):
+    def linear(self, weight: torch.Tensor, bias: torch.Tensor | None = None):
         """Act with a layer of (n, C) weights: (N, n), the sum of what it does to each axis."""
         parts = weight.split([table.shape[1] for table in self.tables], dim=1)
         z, y, x = (

@@ -9,6 +9,8 @@ Coordinates are (z, y, x), cell centred: voxel i of n lies at
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -59,9 +61,17 @@ class MLP(nn.Module):
     """
 
     def __init__(
-        self, in_features, width=64, depth=4, *, skips=(), activation="relu", w0=30.0,
-        out_features=1, generator=None,
-    ):  # fmt: skip
+        self,
+        in_features: int,
+        width: int = 64,
+        depth: int = 4,
+        *,
+        skips: Sequence[int] = (),
+        activation: str = "relu",
+        w0: float = 30.0,
+        out_features: int = 1,
+        generator: torch.Generator | None = None,
+    ) -> None:
         super().__init__()
         self.in_features, self.width, self.depth = in_features, width, depth
         self.skips, self.activation, self.w0 = tuple(skips), activation, w0
@@ -92,12 +102,13 @@ class MLP(nn.Module):
             if number == self.depth:
                 layer.bias.zero_()
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (N, in_features) tensor or `AxisFeatures` to (N, out_features)."""
         h = self._active(_linear(x, self.layers[0].weight, self.layers[0].bias))
         for number, layer in enumerate(self.layers[1:]):
             if number in self.skips:  # the layer acts on (x, h) side by side, never built
-                w_x, w_h = layer.weight.split([self.in_features, self.width], dim=1)
+                weight = cast(nn.Linear, layer).weight
+                w_x, w_h = weight.split([self.in_features, self.width], dim=1)
                 h = _linear(h, w_h, layer.bias) + _linear(x, w_x)
             else:
                 h = _linear(h, layer.weight, layer.bias)
@@ -127,7 +138,7 @@ class Sum(nn.Module):
     tensor([[3.]])
     """
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Features (N, C) to (N, 1)."""
         return x.sum(dim=-1, keepdim=True)
 
@@ -154,7 +165,7 @@ class Softplus(nn.Module):
     0.25
     """
 
-    def __init__(self, mean=1.0, scale=None):
+    def __init__(self, mean: float = 1.0, scale: float | None = None) -> None:
         super().__init__()
         self.mean, self.scale = float(mean), float(30 * mean if scale is None else scale)
         if not (self.mean > 0 and self.scale > 0 and math.isfinite(self.scale)):
@@ -162,7 +173,7 @@ class Softplus(nn.Module):
         ratio = self.mean / self.scale
         self.bias = ratio + math.log(-math.expm1(-ratio))
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Positive values for any `x`."""
         return self.scale * F.softplus(x + self.bias)
 
@@ -177,11 +188,11 @@ class ReLU(nn.Module):
         was fitted and what is shown differ.
     """
 
-    def __init__(self, slope=0.0):
+    def __init__(self, slope: float = 0.0) -> None:
         super().__init__()
         self.slope = float(slope)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Cut `x` at zero, or flatten what lies below."""
         return F.leaky_relu(x, self.slope)
 
@@ -202,11 +213,11 @@ class Index(nn.Module):
     1.3300000429153442
     """
 
-    def __init__(self, limit=0.1, background=0.0):
+    def __init__(self, limit: float = 0.1, background: float = 0.0) -> None:
         super().__init__()
         self.limit, self.background = float(limit), float(background)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Squeeze `x` between the bounds."""
         return self.background + self.limit * torch.tanh(x)
 
@@ -233,24 +244,31 @@ class Field(nn.Module):
     torch.Size([4, 6, 6])
     """
 
-    def __init__(self, encoding, network, head, extent=(1.0, 1.0, 1.0)):
+    def __init__(
+        self,
+        encoding: nn.Module,
+        network: nn.Module,
+        head: nn.Module,
+        extent: Sequence[float] = (1.0, 1.0, 1.0),
+    ) -> None:
         super().__init__()
-        self.encoding, self.network, self.head = encoding, network, head
+        self.encoding: Any = encoding  # it may have `grid`, which a module has not
+        self.network, self.head = network, head
         self.extent = tuple(float(half) for half in extent)
         if len(self.extent) != 3 or not min(self.extent) > 0:
             raise ValueError(f"extent is {extent}: expected three numbers above zero, (z, y, x)")
 
     @property
-    def device(self):
+    def device(self) -> torch.device:
         """Where the weights live."""
         return next(self.parameters()).device
 
-    def forward(self, points):
+    def forward(self, points: torch.Tensor) -> torch.Tensor:
         """Values (...) at (..., 3) points (z, y, x), in the units of `extent`."""
         features = self.encoding(points.reshape(-1, 3), self.extent)
         return self._decode(features).reshape(points.shape[:-1])
 
-    def volume(self, shape, roi=None):
+    def volume(self, shape: Sequence[int], roi: Sequence[int] | None = None) -> torch.Tensor:
         """Values at the voxel centres of a volume that fills the extent, or of a box in it.
 
         Parameters
@@ -308,18 +326,20 @@ class Voxels(nn.Module):
     3.0
     """
 
-    def __init__(self, shape, head):
+    def __init__(self, shape: Sequence[int], head: nn.Module) -> None:
         super().__init__()
         box(shape)
         self.shape, self.head = tuple(shape), head
         self.values = nn.Parameter(torch.zeros(self.shape))
 
     @property
-    def device(self):
+    def device(self) -> torch.device:
         """Where the values live."""
         return self.values.device
 
-    def volume(self, shape=None, roi=None):
+    def volume(
+        self, shape: Sequence[int] | None = None, roi: Sequence[int] | None = None
+    ) -> torch.Tensor:
         """Values of the voxels, interpolated linearly where another shape is asked for."""
         return self.head(upsample(self.values[None], self.shape if shape is None else shape, roi))[
             0
@@ -327,7 +347,7 @@ class Voxels(nn.Module):
 
 
 # encoding, network, published size (Z, Y, X)
-PAPER = {
+PAPER: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[int, ...]]] = {
     "mito": (dict(octaves=8), dict(width=128, depth=4, skips=(2,)), (51, 499, 499)),
     "tubulin": (dict(octaves=8), dict(width=128, depth=8, skips=(4,)), (41, 499, 499)),
     "opt": (dict(octaves=8, octaves_z=6), dict(width=128, depth=6), (175, 175, 175)),
@@ -335,7 +355,9 @@ PAPER = {
 }
 
 
-def paper_field(name, *, sequence=False, generator=None):
+def paper_field(
+    name: str, *, sequence: bool = False, generator: torch.Generator | None = None
+) -> Field:
     """Build a field with the sizes that were published :cite:p:`yi2023`.
 
     Parameters
@@ -380,7 +402,7 @@ def paper_field(name, *, sequence=False, generator=None):
     waves, layers, shape = PAPER[name]
     if sequence and name != "mito":
         raise ValueError(f"{name!r} was not published as a sequence: only 'mito' was")
-    encoding = PositionalEncoding(**waves, pi=False)
+    waved = PositionalEncoding(**waves, pi=False)
     layers = layers | {"skips": ()} if sequence else layers
-    network = MLP(encoding.out_features, **layers, generator=generator)
-    return Field(encoding, network, ReLU(0.01), extent_of(shape, 1))
+    network = MLP(waved.out_features, **layers, generator=generator)
+    return Field(waved, network, ReLU(0.01), extent_of(shape, 1))

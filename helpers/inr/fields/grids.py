@@ -8,17 +8,20 @@ matrix per axis. Derived in :doc:`/book/inr/03_neural_field`.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..._arrays import Device
 from .encodings import box
 
 PRIMES = (805459861, 2654435761, 1)  # z, y, x: neighbours along x stay neighbours in memory
 
 
-def pyramid(shape, n_levels):
+def pyramid(shape: Sequence[int], n_levels: int) -> tuple[tuple[int, ...], ...]:
     """Shapes of a multi-resolution grid, coarse to fine, the last one `shape` itself.
 
     Each coarser level halves the lateral sides; depth, sampled in longer steps to begin with, is
@@ -39,7 +42,7 @@ def pyramid(shape, n_levels):
     )
 
 
-def interpolation(n_in, n_out, *, device=None):
+def interpolation(n_in: int, n_out: int, *, device: Device = None) -> torch.Tensor:
     """Matrix (n_out, n_in) of linear interpolation between cell-centred grids of the same extent.
 
     Examples
@@ -51,7 +54,9 @@ def interpolation(n_in, n_out, *, device=None):
     return F.interpolate(eye, size=n_out, mode="linear", align_corners=False)[0].T.contiguous()
 
 
-def upsample(values, shape, roi=None):
+def upsample(
+    values: torch.Tensor, shape: Sequence[int], roi: Sequence[int] | None = None
+) -> torch.Tensor:
     """Interpolate (C, z, y, x) values to a box of a volume of `shape`, one axis at a time.
 
     The same values as `torch.nn.functional.interpolate` gives (trilinear, corners not aligned),
@@ -95,7 +100,14 @@ class FeatureGrid(nn.Module):
     (16, 257936)
     """
 
-    def __init__(self, levels, n_features=4, *, std=0.1, generator=None):
+    def __init__(
+        self,
+        levels: Sequence[Sequence[int]],
+        n_features: int = 4,
+        *,
+        std: float = 0.1,
+        generator: torch.Generator | None = None,
+    ) -> None:
         super().__init__()
         self.levels, self.n_features = tuple(tuple(level) for level in levels), n_features
         if not self.levels:
@@ -107,13 +119,21 @@ class FeatureGrid(nn.Module):
             std * torch.randn((n_features, *level), generator=generator) for level in self.levels
         )
 
-    def forward(self, points, extent=(1.0, 1.0, 1.0)):
+    def forward(
+        self, points: torch.Tensor, extent: Sequence[float] = (1.0, 1.0, 1.0)
+    ) -> torch.Tensor:
         """Encode (..., 3) points into (..., out_features)."""
         place = _normalised(points, extent)[None, None]
         features = [_sample(table[None], place)[0, :, 0, 0] for table in self.tables]
         return torch.cat(features).T.reshape(*points.shape[:-1], self.out_features)
 
-    def grid(self, shape, extent=(1.0, 1.0, 1.0), roi=None, device=None):
+    def grid(
+        self,
+        shape: Sequence[int],
+        extent: Sequence[float] = (1.0, 1.0, 1.0),
+        roi: Sequence[int] | None = None,
+        device: Device = None,
+    ) -> torch.Tensor:
         """Features (N, out_features) of a regular grid, in the order of its voxels."""
         return torch.cat([upsample(table, shape, roi) for table in self.tables]).flatten(1).T
 
@@ -146,7 +166,15 @@ class PlaneGrid(nn.Module):
     (8, 39424)
     """
 
-    def __init__(self, levels, n_features=8, *, combine="product", std=0.1, generator=None):
+    def __init__(
+        self,
+        levels: Sequence[Any],
+        n_features: int = 8,
+        *,
+        combine: str = "product",
+        std: float = 0.1,
+        generator: torch.Generator | None = None,
+    ) -> None:
         super().__init__()
         if combine not in ("product", "sum"):
             raise ValueError(f"combine is {combine!r}: use 'product' or 'sum'")
@@ -163,13 +191,21 @@ class PlaneGrid(nn.Module):
                 start = std * torch.randn((n_features, *flat), generator=generator)
                 self.planes.append(start + (combine == "product"))
 
-    def forward(self, points, extent=(1.0, 1.0, 1.0)):
+    def forward(
+        self, points: torch.Tensor, extent: Sequence[float] = (1.0, 1.0, 1.0)
+    ) -> torch.Tensor:
         """Encode (..., 3) points into (..., out_features)."""
         place = _normalised(points, extent)[None, None]
         planes = [_sample(plane[None], place)[0, :, 0, 0] for plane in self.planes]
         return self._combined(planes).T.reshape(*points.shape[:-1], self.out_features)
 
-    def grid(self, shape, extent=(1.0, 1.0, 1.0), roi=None, device=None):
+    def grid(
+        self,
+        shape: Sequence[int],
+        extent: Sequence[float] = (1.0, 1.0, 1.0),
+        roi: Sequence[int] | None = None,
+        device: Device = None,
+    ) -> torch.Tensor:
         """Features (N, out_features) of a regular grid, in the order of its voxels."""
         parts = box(shape, roi)
         planes = []
@@ -218,8 +254,15 @@ class HashGrid(nn.Module):
     """
 
     def __init__(
-        self, n_levels=8, n_features=2, *, log2_size=14, coarsest=4, finest=64, generator=None
-    ):
+        self,
+        n_levels: int = 8,
+        n_features: int = 2,
+        *,
+        log2_size: int = 14,
+        coarsest: int = 4,
+        finest: int = 64,
+        generator: torch.Generator | None = None,
+    ) -> None:
         super().__init__()
         if n_levels < 1 or not 1 <= coarsest <= finest:
             raise ValueError(
@@ -236,7 +279,9 @@ class HashGrid(nn.Module):
             1e-4 * (2 * torch.rand((size, n_features), generator=generator) - 1) for size in sizes
         )
 
-    def forward(self, points, extent=(1.0, 1.0, 1.0)):
+    def forward(
+        self, points: torch.Tensor, extent: Sequence[float] = (1.0, 1.0, 1.0)
+    ) -> torch.Tensor:
         """Encode (..., 3) points into (..., out_features)."""
         features = []
         for n, table in zip(self.cells, self.tables, strict=True):

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from ..._arrays import like, to_tensor
+from ..._arrays import Array, Device, like, to_tensor
 from ...devices import pick_device
+from ...operators import Operator
 from .._checks import check_data, checked_background, moved
 from ..fields.encodings import extent_of
 from ..fields.field import Field, Softplus, Sum, Voxels
 from ..fields.grids import FeatureGrid, pyramid
+from ..fit.loop import FieldFit
+from ..fit.losses import Loss, Prior
 from . import losses
 from .loop import fit
 from .sampling import Stage
@@ -45,25 +51,25 @@ class PriorChoice:
     best: int
 
     @property
-    def weight(self):
+    def weight(self) -> float:
         """The chosen weight."""
         return float(self.weights[self.best])
 
 
 def reconstruct(
-    operator,
-    data,
+    operator: Operator,
+    data: Array,
     *,
-    background=0.0,
-    read_noise=0.0,
-    loss=None,
-    strengths=STRENGTHS,
-    n_steps=150,
-    seed=0,
-    device=None,
-    checkpoint=None,
-    progress=False,
-):
+    background: float | Array = 0.0,
+    read_noise: float = 0.0,
+    loss: Loss | None = None,
+    strengths: Sequence[float] = STRENGTHS,
+    n_steps: int = 150,
+    seed: int = 0,
+    device: Device = None,
+    checkpoint: str | Path | None = None,
+    progress: bool = False,
+) -> FieldFit:
     r"""Reconstruct a volume from its views; every setting is chosen without a truth.
 
     Parameters
@@ -158,9 +164,18 @@ def reconstruct(
 
 
 def choose_prior(
-    operator, data, background, loss, prior, weights, mean, generator, *, held_out=1 / 6,
-    progress=False,
-):  # fmt: skip
+    operator: Operator,
+    data: torch.Tensor,
+    background: float | Array,
+    loss: Loss,
+    prior: Prior | None,
+    weights: Sequence[float],
+    mean: float,
+    generator: torch.Generator | None,
+    *,
+    held_out: float = 1 / 6,
+    progress: bool = False,
+) -> PriorChoice:
     """Choose the weight of a prior by the pixels that were held out of the fit.
 
     Parameters
@@ -206,7 +221,7 @@ def choose_prior(
     return PriorChoice(np.asarray(weights, dtype=float), total, standard_error, best)
 
 
-def steps(operator):
+def steps(operator: Any) -> tuple[float, ...]:
     """Weights of second differences along (z, y, x): the finest step counts one."""
     return losses.step_weights(getattr(operator, "voxel_size", None) or (1.0, 1.0, 1.0))
 

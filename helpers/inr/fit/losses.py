@@ -8,8 +8,17 @@ the size of the scene, and a part of the scene gives its part of the sum. Bind s
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
 import torch
 import torch.nn.functional as F
+
+Loss: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""Of prediction and data."""
+
+Prior: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+"""Of a volume."""
 
 __all__ = [
     "amplitude",
@@ -24,7 +33,9 @@ __all__ = [
 ]
 
 
-def poisson(prediction, data, *, read_noise=0.0):
+def poisson(
+    prediction: torch.Tensor, data: torch.Tensor, *, read_noise: float = 0.0
+) -> torch.Tensor:
     r"""Negative log-likelihood of counts with shot noise and read noise.
 
     Parameters
@@ -62,7 +73,7 @@ def poisson(prediction, data, *, read_noise=0.0):
     return (p.abs() - y + torch.xlogy(y, y.clamp(min=1e-12) / p.clamp(min=1e-12))).sum()
 
 
-def gaussian(prediction, data, *, sigma=1.0):
+def gaussian(prediction: torch.Tensor, data: torch.Tensor, *, sigma: float = 1.0) -> torch.Tensor:
     r"""Negative log-likelihood under Gaussian noise: :math:`\sum (p - y)^2 / 2 \sigma^2`.
 
     `sigma` is a number, or a tensor that broadcasts against the data.
@@ -70,7 +81,7 @@ def gaussian(prediction, data, *, sigma=1.0):
     return 0.5 * (((prediction - data) / sigma) ** 2).sum()
 
 
-def amplitude(prediction, data, *, sigma=0.5):
+def amplitude(prediction: torch.Tensor, data: torch.Tensor, *, sigma: float = 0.5) -> torch.Tensor:
     r"""Misfit of amplitudes, :math:`\sum (\sqrt p - \sqrt y)^2 / 2 \sigma^2`.
 
     The root of Poisson counts has nearly the same noise everywhere, 1/2, hence the default.
@@ -79,7 +90,14 @@ def amplitude(prediction, data, *, sigma=0.5):
     return 0.5 * (((p - y) / sigma) ** 2).sum()
 
 
-def mse_ssim(prediction, data, *, ssim_weight=0.1, window=7, peak=None):
+def mse_ssim(
+    prediction: torch.Tensor,
+    data: torch.Tensor,
+    *,
+    ssim_weight: float = 0.1,
+    window: int = 7,
+    peak: float | torch.Tensor | None = None,
+) -> torch.Tensor:
     """Mean squared error and structural dissimilarity, the published loss :cite:p:`yi2023`.
 
     It is multiplied by the number of pixels, to be a sum like the other losses.
@@ -119,12 +137,12 @@ def mse_ssim(prediction, data, *, ssim_weight=0.1, window=7, peak=None):
     return data.numel() * (((p - y) ** 2).mean() + ssim_weight * (1 - ssim.mean()))
 
 
-def l1(volume):
+def l1(volume: torch.Tensor) -> torch.Tensor:
     """Sum of magnitudes: a belief in a dark background."""
     return volume.abs().sum()
 
 
-def step_weights(voxel_size):
+def step_weights(voxel_size: Sequence[float]) -> tuple[float, ...]:
     """Weights of differences along (z, y, x) for a prior in units of length.
 
     Parameters
@@ -145,7 +163,9 @@ def step_weights(voxel_size):
     return tuple(min(voxel_size) / length for length in voxel_size)
 
 
-def total_variation(volume, *, weights=(1.0, 1.0, 1.0), smooth=1e-3):
+def total_variation(
+    volume: torch.Tensor, *, weights: Sequence[float] = (1.0, 1.0, 1.0), smooth: float = 1e-3
+) -> torch.Tensor:
     r"""Sum over voxels of the length of the gradient, from forward differences.
 
     Parameters
@@ -177,7 +197,9 @@ def total_variation(volume, *, weights=(1.0, 1.0, 1.0), smooth=1e-3):
     return (squared + smooth**2).sqrt().sum() - smooth * volume.numel()
 
 
-def hessian(volume, *, weights=(1.0, 1.0, 1.0), smooth=1e-3):
+def hessian(
+    volume: torch.Tensor, *, weights: Sequence[float] = (1.0, 1.0, 1.0), smooth: float = 1e-3
+) -> torch.Tensor:
     r"""Sum over voxels of the Frobenius norm of the matrix of second differences.
 
     Parameters
@@ -209,7 +231,9 @@ def hessian(volume, *, weights=(1.0, 1.0, 1.0), smooth=1e-3):
     return (hessian_energy(volume, weights) + smooth**2).sqrt().sum() - smooth * volume.numel()
 
 
-def hessian_separate(volume, *, weights=(1.0, 1.0, 1.0)):
+def hessian_separate(
+    volume: torch.Tensor, *, weights: Sequence[float] = (1.0, 1.0, 1.0)
+) -> torch.Tensor:
     """Sum of the magnitudes of all second differences, the published prior :cite:p:`yi2023`.
 
     Parameters as for `hessian`. It depends on the direction of a structure, `hessian` hardly does.
@@ -218,7 +242,9 @@ def hessian_separate(volume, *, weights=(1.0, 1.0, 1.0)):
     return sum(part.abs().sum() * times for part, times in parts)
 
 
-def hessian_energy(volume, weights=(1.0, 1.0, 1.0)):
+def hessian_energy(
+    volume: torch.Tensor, weights: Sequence[float] = (1.0, 1.0, 1.0)
+) -> torch.Tensor:
     """Squared Frobenius norm of the matrix of second differences at every voxel."""
     return sum(times * part**2 for part, times in _second_differences(volume, weights))
 

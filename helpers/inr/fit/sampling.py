@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Stage:
     refresh: int = 50
     views: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not (_whole(self.n_steps) and 0 < self.learning_rate < np.inf):
             raise ValueError(
                 f"n_steps is {self.n_steps} and learning_rate {self.learning_rate}: "
@@ -72,7 +74,7 @@ class Stage:
         if self.sampling == "error" and self.block is None:
             raise ValueError("sampling is 'error', but there are no blocks to draw: set block")
 
-    def rate(self, step):
+    def rate(self, step: int) -> float:
         """Learning rate of step 0, 1, ... of this stage."""
         rise = max(1, self.n_steps // 10)
         if step < rise:
@@ -92,14 +94,16 @@ class MiniBatch(NamedTuple):
     The volume is None where no voxel belongs to what is looked at.
     """
 
-    volume: object
-    prediction: object
-    data: object
+    volume: torch.Tensor | None
+    prediction: torch.Tensor
+    data: torch.Tensor
     share_of_data: float = 1.0
     share_of_volume: float = 1.0
 
 
-def sampler(stage, operator, data, background):
+def sampler(
+    stage: Stage, operator: Any, data: torch.Tensor, background: torch.Tensor
+) -> Callable[[nn.Module, torch.Generator], MiniBatch]:
     """Sampler of a stage: called with the field and a generator, it gives a `MiniBatch`.
 
     Data and background are tensors of the same shape.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from scipy.fft import next_fast_len
 
-from ..._arrays import is_tensor, like, to_tensor
+from ..._arrays import Array, ArrayT, Device, is_tensor, like, to_tensor
 
 
 class LightField:
@@ -58,7 +59,13 @@ class LightField:
     True
     """
 
-    def __init__(self, psf, shape=None, view_shape=None, voxel_size=None):
+    def __init__(
+        self,
+        psf: Array,
+        shape: Sequence[int] | None = None,
+        view_shape: Sequence[int] | None = None,
+        voxel_size: Sequence[float] | None = None,
+    ) -> None:
         h = to_tensor(psf)
         if h.ndim != 4:
             raise ValueError(f"the PSF has shape {tuple(h.shape)}: give (views, depths, Y, X)")
@@ -79,16 +86,16 @@ class LightField:
             kernels, length = _wrap(kernels, axis, n, m)
             self._grid.append(length)
         self._otf = torch.fft.rfft2(kernels)
-        self._sensitivity = None
+        self._sensitivity: torch.Tensor | None = None
 
     @property
-    def sensitivity(self):
+    def sensitivity(self) -> torch.Tensor:
         """Share of each voxel's light that the views catch, a tensor (Z, Y, X)."""
         if self._sensitivity is None:
             self._sensitivity = self.adjoint(self.psf.new_ones(self.out_shape))
         return self._sensitivity
 
-    def __call__(self, x):
+    def __call__(self, x: ArrayT) -> ArrayT:
         """Views (..., V, Y', X') of the volume `x` (..., Z, Y, X)."""
         t = self._checked(x, self.in_shape, "volume")
         spectra = self._fft(t)
@@ -96,7 +103,7 @@ class LightField:
         views = self._ifft(torch.stack([(spectra * otf).sum(-3) for otf in self._otf], -3))
         return like(views[..., : self.out_shape[1], : self.out_shape[2]], x)
 
-    def adjoint(self, y):
+    def adjoint(self, y: ArrayT) -> ArrayT:
         """Volume (..., Z, Y, X) into which the views `y` (..., V, Y', X') are smeared back."""
         t = self._checked(y, self.out_shape, "views")
         spectra = self._fft(t)
@@ -104,14 +111,14 @@ class LightField:
         volume = self._ifft(sum(view[..., None, :, :] * otf for view, otf in pairs))
         return like(volume[..., : self.in_shape[1], : self.in_shape[2]], y)
 
-    def to(self, device=None, dtype=None):
+    def to(self, device: Device = None, dtype: torch.dtype | None = None) -> LightField:
         """The same operator with its PSF on another device, or in another precision."""
         psf = self.psf.to(device=device, dtype=dtype)
         if psf is self.psf:
             return self
         return LightField(psf, self.in_shape[1:], self.out_shape[1:], self.voxel_size)
 
-    def select(self, views):
+    def select(self, views: Sequence[int]) -> LightField:
         """The operator of some of the views, such as ``[0, 1, 3]``."""
         part, views = copy.copy(self), list(views)
         part.psf, part._otf = self.psf[views], self._otf[views]
@@ -119,7 +126,7 @@ class LightField:
         part._sensitivity = None
         return part
 
-    def block(self, size, energy=0.99):
+    def block(self, size: Sequence[int], energy: float = 0.99) -> LightField:
         """The operator of a part of `size` pixels of the views, and of the voxels that it sees.
 
         Parameters
@@ -133,7 +140,7 @@ class LightField:
         halo = reach(self.psf, energy)
         return LightField(self.psf, [n + 2 * halo for n in size], size, self.voxel_size)
 
-    def coarsened(self, factor):
+    def coarsened(self, factor: int) -> LightField:
         """The same fields of view on voxels and pixels `factor` times as wide.
 
         The volume keeps its unit, photons in a voxel of the original size, and so do the views:
@@ -208,7 +215,7 @@ def _merged(h, factor):
     return small.reshape(*h.shape[:2], *small.shape[-2:])
 
 
-def reach(psf, energy=0.99):
+def reach(psf: torch.Tensor, energy: float = 0.99) -> int:
     """Pixels from the centre of the PSF within which each view and depth has this share of it."""
     size = psf.shape[-2:]
     y, x = ((torch.arange(n, device=psf.device) - n // 2).abs() for n in size)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from scipy.fft import next_fast_len
 
 from ...optics.waves import axial, directions, propagate
@@ -56,7 +58,7 @@ class Optics:
     lens_pixels: int = 499
     apodized: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 < self.numerical_aperture < self.index:
             raise ValueError(
                 f"numerical aperture {self.numerical_aperture} with index {self.index}: "
@@ -64,37 +66,37 @@ class Optics:
             )
 
     @property
-    def objective_focal_mm(self):
+    def objective_focal_mm(self) -> float:
         """Focal length of the objective."""
         return self.tube_focal_mm / self.magnification
 
     @property
-    def pupil_magnification(self):
+    def pupil_magnification(self) -> float:
         """Size of the pupil at the microlenses over its size in the objective."""
         return self.relay_focal_mm / self.tube_focal_mm
 
     @property
-    def lens_offset(self):
+    def lens_offset(self) -> float:
         """Pitch of the microlenses in the pupil, in units of numerical aperture."""
         return self.pitch_mm / (self.objective_focal_mm * self.pupil_magnification)
 
     @property
-    def lens_radius(self):
+    def lens_radius(self) -> float:
         """Numerical aperture of one view."""
         return self.lens_offset / 2
 
     @property
-    def total_magnification(self):
+    def total_magnification(self) -> float:
         """From the object to the camera."""
         return self.lens_focal_mm / (self.objective_focal_mm * self.pupil_magnification)
 
     @property
-    def voxel_size(self):
+    def voxel_size(self) -> float:
         """A camera pixel in the object, in micrometres."""
         return 1000 * self.pitch_mm / self.lens_pixels / self.total_magnification
 
 
-def lens_centres(views="hex7"):
+def lens_centres(views: str | ArrayLike = "hex7") -> np.ndarray:
     """Centres of the microlenses in units of their pitch, (V, 2) as (y, x).
 
     Parameters
@@ -124,7 +126,13 @@ def lens_centres(views="hex7"):
     return centres
 
 
-def psf(optics, depths, n_pixels, views="hex7", path="sub_pupil"):
+def psf(
+    optics: Optics,
+    depths: Sequence[float],
+    n_pixels: int,
+    views: str | ArrayLike = "hex7",
+    path: str = "sub_pupil",
+) -> np.ndarray:
     r"""Intensity of a point at each depth, in each view.
 
     Parameters
@@ -169,7 +177,7 @@ def psf(optics, depths, n_pixels, views="hex7", path="sub_pupil"):
     """
     if path not in ("sub_pupil", "full"):
         raise ValueError(f"path is {path!r}: use 'sub_pupil' or 'full'")
-    depths = torch.as_tensor(np.atleast_1d(np.asarray(depths, dtype=float)))
+    z = torch.as_tensor(np.atleast_1d(np.asarray(depths, dtype=float)))
     centres = optics.lens_offset * lens_centres(views)
     reach = np.hypot(*centres.T).max() + optics.lens_radius
     if reach > optics.numerical_aperture:
@@ -183,16 +191,16 @@ def psf(optics, depths, n_pixels, views="hex7", path="sub_pupil"):
             f"{optics.lens_radius:.3f}: use more lens_pixels"
         )
     if path == "full":
-        return _through_array(optics, depths, n_pixels, lens_centres(views))
+        return _through_array(optics, z, n_pixels, lens_centres(views))
     qy, qx = directions(n_pixels, optics.voxel_size, optics.wavelength)
     inside = qy**2 + qx**2 < optics.lens_radius**2
-    h = torch.empty((len(centres), len(depths), n_pixels, n_pixels))
+    h = torch.empty((len(centres), len(z), n_pixels, n_pixels))
     energy = 0.0
     for image, (cy, cx) in zip(h, centres, strict=True):
         pupil, phase = _pupil(optics, (qy + cy) ** 2 + (qx + cx) ** 2)
         amplitude = pupil * inside
         energy += float((amplitude**2).sum())
-        field = amplitude * torch.exp(1j * phase * depths[:, None, None])
+        field = amplitude * torch.exp(1j * phase * z[:, None, None])
         field = torch.fft.fftshift(torch.fft.ifft2(field), (-2, -1))
         image[:] = field.abs() ** 2 * n_pixels**2
     return (h / energy).numpy()

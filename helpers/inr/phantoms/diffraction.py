@@ -6,9 +6,11 @@ come from the full wave equation on a grid that is finer than the one of the rec
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.special import expit
 
 from ..diffraction.led_array import Microscope
@@ -18,7 +20,7 @@ from .voxel_grid import axes_of, binned, field_size
 EDGE = 0.09  # width of a sigmoid edge, in um
 
 
-def worm(shape, voxel_size, *, seed):
+def worm(shape: Sequence[int], voxel_size: Sequence[float], *, seed: int) -> np.ndarray:
     r"""Index contrast of a worm: a bent, tapered body with pharynx, gut, granules and embryos.
 
     Parameters
@@ -58,8 +60,8 @@ def worm(shape, voxel_size, *, seed):
     rng = np.random.default_rng(seed)
     width, length = 0.19 * size.min(), 0.40 * size[1:].min()
     axes = axes_of(shape, voxel_size)
-    grid = np.meshgrid(*axes, indexing="ij", sparse=True)
-    s, v, z = _straightened(*grid, length, width, rng)
+    z, y, x = np.meshgrid(*axes, indexing="ij", sparse=True)
+    s, v, z = _straightened(z, y, x, length, width, rng)
     t = s / length
     # blunt head, pointed tail
     profile = np.where(t < 0, 1 - np.abs(t) ** 3, 1 - np.abs(t) ** 1.7).clip(0)
@@ -151,16 +153,16 @@ class Scan:
 
 
 def simulate(
-    leds,
+    leds: ArrayLike,
     *,
-    phantom=worm,
-    shape=(24, 64, 64),
-    optics=None,
-    photons=1000.0,
-    seed=0,
-    finer=(4, 1, 1),
-    strength=1.0,
-):
+    phantom: Callable[..., np.ndarray] = worm,
+    shape: Sequence[int] = (24, 64, 64),
+    optics: Microscope | None = None,
+    photons: float = 1000.0,
+    seed: int = 0,
+    finer: Sequence[int] = (4, 1, 1),
+    strength: float = 1.0,
+) -> Scan:
     """Record a phantom through the full wave equation, on a grid finer than `shape`.
 
     Parameters
@@ -213,8 +215,8 @@ def simulate(
     )
     drawn = np.float32(strength) * drawn
     fine = binned(drawn, (1, 2, 2))
-    small = tuple(d / f for d, f in zip(optics.voxel_size, finer, strict=True))
-    model = Helmholtz(replace(optics, voxel_size=small), leds, fine.shape, pixels=shape[1:])
+    dz, dy, dx = (d / f for d, f in zip(optics.voxel_size, finer, strict=True))
+    model = Helmholtz(replace(optics, voxel_size=(dz, dy, dx)), leds, fine.shape, pixels=shape[1:])
     expected = model(fine)
     rng = np.random.default_rng([seed, 1])
     counts = rng.poisson(photons * expected.astype(float))

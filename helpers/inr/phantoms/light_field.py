@@ -8,10 +8,13 @@ reconstructed: a solver that only inverts its own assumptions shows it on these 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.interpolate import PchipInterpolator
 from scipy.ndimage import uniform_filter
 from scipy.special import erf, expit
@@ -19,24 +22,22 @@ from scipy.special import erf, expit
 from ..._arrays import to_numpy
 from ..lightfield.operator import LightField
 from ..lightfield.optics import Optics, psf
-from .diffraction import worm  # noqa: F401, the object of the page on diffraction
-from .tomography import apoferritin, cells  # noqa: F401, the objects of the other pages
 from .tubes import Tube, draw, moving_tubes, shifted, turn_back, walk
 from .voxel_grid import axes_of, binned, field_size
 
 
 def mitochondria(
-    shape,
-    voxel_size,
+    shape: Sequence[int],
+    voxel_size: Sequence[float],
     *,
-    seed,
-    t=0.0,
-    n_tubes=14,
-    fission_time=None,
-    bleaching=0.0,
-    cytoplasm=0.0,
-    speed=0.3,
-):
+    seed: int,
+    t: float = 0.0,
+    n_tubes: int = 14,
+    fission_time: float | None = None,
+    bleaching: float = 0.0,
+    cytoplasm: float = 0.0,
+    speed: float = 0.3,
+) -> np.ndarray:
     r"""A network of moving tubes, brightness 0.5 to 1, in a field of any shape.
 
     Parameters
@@ -102,7 +103,16 @@ def mitochondria(
     return volume * np.float32(np.exp(-bleaching * t))
 
 
-def microtubules(shape, voxel_size, *, seed, t=0.0, n_tubes=22, bleaching=0.0, speed=0.1):
+def microtubules(
+    shape: Sequence[int],
+    voxel_size: Sequence[float],
+    *,
+    seed: int,
+    t: float = 0.0,
+    n_tubes: int = 22,
+    bleaching: float = 0.0,
+    speed: float = 0.1,
+) -> np.ndarray:
     """Long, thin, nearly straight filaments that cross the field. Parameters as `mitochondria`.
 
     Their radius is 0.1 um, wider than the real 0.0125 um, so that a grid can hold them.
@@ -125,7 +135,17 @@ def microtubules(shape, voxel_size, *, seed, t=0.0, n_tubes=22, bleaching=0.0, s
     return draw(tubes, shape, voxel_size) * np.float32(np.exp(-bleaching * t))
 
 
-def beads(shape, voxel_size, *, positions=None, gaps=None, seed=0, t=0.0, n_beads=12, sigma=0.12):
+def beads(
+    shape: Sequence[int],
+    voxel_size: Sequence[float],
+    *,
+    positions: ArrayLike | None = None,
+    gaps: Sequence[float] | None = None,
+    seed: int = 0,
+    t: float = 0.0,
+    n_beads: int = 12,
+    sigma: float = 0.12,
+) -> np.ndarray:
     """Gaussian beads of equal light, integrated over each voxel.
 
     Parameters
@@ -175,7 +195,7 @@ def beads(shape, voxel_size, *, positions=None, gaps=None, seed=0, t=0.0, n_bead
     return np.einsum("nz,ny,nx->zyx", *along, optimize=True).astype(np.float32)
 
 
-def bead_pairs(gaps, width):
+def bead_pairs(gaps: Sequence[float], width: int) -> np.ndarray:
     """Places (2 N, 3) in um of N pairs of beads, each a gap apart along z, in a row along x.
 
     Examples
@@ -193,7 +213,9 @@ def bead_pairs(gaps, width):
     )
 
 
-def valley_to_peak(volume, voxel_size, gaps):
+def valley_to_peak(
+    volume: np.ndarray, voxel_size: Sequence[float], gaps: Sequence[float]
+) -> list[float]:
     """How deep the valley between the two beads of each pair is: 0 apart, 1 not separated.
 
     Parameters
@@ -269,24 +291,24 @@ class Simulation:
 
 
 def simulate(
-    kind="mitochondria",
+    kind: str | Callable[..., np.ndarray] = "mitochondria",
     *,
-    shape=(16, 56, 56),
-    voxel_size=(0.34, 0.2171, 0.2171),
-    photons=100.0,
-    background=4.0,
-    read_noise=1.5,
-    seed=0,
-    views="hex7",
-    view_pad=20,
-    t=0.0,
-    photons_at=0.0,
-    fine_planes=2,
-    fine_pixels=1,
-    noise_seed=None,
-    optics=None,
-    **options,
-):
+    shape: Sequence[int] = (16, 56, 56),
+    voxel_size: Sequence[float] = (0.34, 0.2171, 0.2171),
+    photons: float = 100.0,
+    background: float = 4.0,
+    read_noise: float = 1.5,
+    seed: int = 0,
+    views: str | ArrayLike = "hex7",
+    view_pad: int = 20,
+    t: float = 0.0,
+    photons_at: float = 0.0,
+    fine_planes: int = 2,
+    fine_pixels: int = 1,
+    noise_seed: int | None = None,
+    optics: Optics | None = None,
+    **options: Any,
+) -> Simulation:
     """Record a phantom with a Fourier light-field microscope, simulated on a finer grid.
 
     Parameters

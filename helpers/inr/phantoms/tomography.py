@@ -7,10 +7,13 @@ reconstructs: a solver that only inverts its own assumptions shows it on these d
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations, product
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.spatial.transform import Rotation
 
 from ..tomography import ParallelBeam
@@ -41,7 +44,14 @@ class Blob:
     solid: bool = True
 
 
-def cells(shape, voxel_size, *, seed, n_cells=18, granules=14):
+def cells(
+    shape: Sequence[int],
+    voxel_size: Sequence[float],
+    *,
+    seed: int,
+    n_cells: int = 18,
+    granules: int = 14,
+) -> np.ndarray:
     """A cluster of fluorescent cells: ellipsoids with a nucleus, a vacuole and bright granules.
 
     Parameters
@@ -77,7 +87,9 @@ def cells(shape, voxel_size, *, seed, n_cells=18, granules=14):
     )
 
 
-def apoferritin(shape, voxel_size, *, seed, n_shells=5):
+def apoferritin(
+    shape: Sequence[int], voxel_size: Sequence[float], *, seed: int, n_shells: int = 5
+) -> np.ndarray:
     """Hollow protein shells, 12 nm across, each of 24 subunits with the symmetry 432.
 
     Parameters
@@ -107,7 +119,7 @@ def apoferritin(shape, voxel_size, *, seed, n_shells=5):
     return sample(shell_blobs(field_size(shape, voxel_size), seed, n_shells), shape, voxel_size)
 
 
-def cell_blobs(size, seed, n_cells=18, granules=14):
+def cell_blobs(size: Sequence[int], seed: int, n_cells: int = 18, granules: int = 14):
     """The blobs of `cells` in a field of `size` (z, y, x) um."""
     if min(n_cells, granules) < 0:
         raise ValueError(f"{n_cells} cells with {granules} granules: give zero or more")
@@ -138,7 +150,7 @@ def cell_blobs(size, seed, n_cells=18, granules=14):
     return blobs
 
 
-def shell_blobs(size, seed, n_shells=5):
+def shell_blobs(size: Sequence[int], seed: int, n_shells: int = 5):
     """The blobs of `apoferritin` in a field of `size` (z, y, x) nm."""
     if n_shells < 0:
         raise ValueError(f"n_shells is {n_shells}: give zero or more")
@@ -176,7 +188,7 @@ def octahedral_rotations():
     return np.array([matrix for matrix in signed if np.linalg.det(matrix) > 0])
 
 
-def sample(blobs, shape, voxel_size, finer=FINER):
+def sample(blobs: Any, shape: Sequence[int], voxel_size: Sequence[float], finer: int = FINER):
     """Mean density of the blobs in each voxel, (Z, Y, X) float32, from `finer` points per axis."""
     axes = axes_of([n * finer for n in shape], [d / finer for d in voxel_size])
     volume = np.zeros([len(axis) for axis in axes], np.float32)
@@ -192,7 +204,9 @@ def sample(blobs, shape, voxel_size, finer=FINER):
     return binned(volume, [finer] * 3)
 
 
-def shadows(blobs, angles_deg, shape, pixel_size, finer=FINER):
+def shadows(
+    blobs: Any, angles_deg: ArrayLike, shape: Sequence[int], pixel_size: float, finer: int = FINER
+):
     r"""Line integrals of the blobs in each detector pixel, (N, Y, S) float32.
 
     Parameters
@@ -222,7 +236,7 @@ def shadows(blobs, angles_deg, shape, pixel_size, finer=FINER):
         \sqrt{2\pi \tfrac{\det M}{\det m}}\; e^{-q^\top m^{-1} q / 2} \quad\text{(Gaussian)}.
     """
     axes = axes_of([n * finer for n in shape], [pixel_size / finer] * 2)
-    images = np.zeros((len(angles_deg), *(len(axis) for axis in axes)), np.float32)
+    images = np.zeros((np.size(angles_deg), *(len(axis) for axis in axes)), np.float32)
     for image, angle in zip(images, np.deg2rad(angles_deg), strict=True):
         onto = np.array([[0.0, 1.0, 0.0], [np.sin(angle), 0.0, np.cos(angle)]])
         for blob in blobs:
@@ -273,7 +287,14 @@ class TiltSeries:
     unit: str
 
 
-def simulate_opt(n_views=7, *, shape=(48, 48, 48), photons=500.0, background=4.0, seed=0):
+def simulate_opt(
+    n_views: int = 7,
+    *,
+    shape: Sequence[int] = (48, 48, 48),
+    photons: float = 500.0,
+    background: float = 4.0,
+    seed: int = 0,
+) -> TiltSeries:
     """Optical projection tomography of `cells`: views over half a turn, with photon noise.
 
     Parameters
@@ -321,7 +342,14 @@ def simulate_opt(n_views=7, *, shape=(48, 48, 48), photons=500.0, background=4.0
     return TiltSeries(truth, noisy, expected, op, background, voxel_size, "um")
 
 
-def simulate_cryo(n_tilts=13, *, shape=(48, 48, 48), snr=0.3, max_tilt=60.0, seed=0):
+def simulate_cryo(
+    n_tilts: int = 13,
+    *,
+    shape: Sequence[int] = (48, 48, 48),
+    snr: float = 0.3,
+    max_tilt: float = 60.0,
+    seed: int = 0,
+) -> TiltSeries:
     """Cryo-electron tomography of `apoferritin`: a tilt series in strong Gaussian noise.
 
     Parameters

@@ -14,7 +14,6 @@ from helpers.inr.fields import (
     Field,
     HashGrid,
     Identity,
-    PlaneGrid,
     PositionalEncoding,
     RadialEncoding,
     ReLU,
@@ -24,6 +23,7 @@ from helpers.inr.fields import (
     paper_field,
 )
 from helpers.inr.fields.field import Index
+from helpers.inr.fields.grids import PlaneGrid
 from helpers.inr.phantoms import mitochondria
 from helpers.inr.render import render, render_sequence
 

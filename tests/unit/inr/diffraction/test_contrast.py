@@ -14,10 +14,10 @@ from helpers.inr.diffraction import (
     fit_contrast,
     grounded,
     linear_inverse,
-    linear_start,
     ring,
     rings,
 )
+from helpers.inr.diffraction.contrast import linear_start
 from helpers.inr.fields import Softplus, Voxels
 from helpers.inr.fit import Stage
 from helpers.inr.fit.losses import total_variation

@@ -7,14 +7,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from helpers.inr import fields
 from helpers.inr.fields import (
     MLP,
     FeatureGrid,
     Field,
     HashGrid,
     Identity,
-    PlaneGrid,
     PositionalEncoding,
     RadialEncoding,
     ReLU,
@@ -24,9 +22,10 @@ from helpers.inr.fields import (
     paper_field,
     pyramid,
 )
+from helpers.inr.fields import field as field_module
 from helpers.inr.fields.encodings import AxisFeatures, box, coordinates
 from helpers.inr.fields.field import Index
-from helpers.inr.fields.grids import upsample
+from helpers.inr.fields.grids import PlaneGrid, upsample
 
 SHAPE, EXTENT = (6, 20, 18), (0.5, 1.0, 0.9)
 ENCODINGS = {
@@ -323,7 +322,7 @@ def test_blocks_change_nothing(name, monkeypatch):
     with torch.no_grad():
         whole = field.volume(SHAPE)
         for block in (1, 17, 64):
-            monkeypatch.setattr(fields, "BLOCK", {"cpu": block, "gpu": block})
+            monkeypatch.setattr(field_module, "BLOCK", {"cpu": block, "gpu": block})
             assert relative(field.volume(SHAPE, (1, 2, 3, 5, 9, 7)), whole[1:, 2:11, 3:10]) < 1e-5
 
 
