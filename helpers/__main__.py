@@ -6,19 +6,20 @@ import argparse
 import os
 import platform
 import sys
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+import psutil
+import torch
 
 from . import __version__, datasets, devices
 
 LIBRARIES = "numpy scipy torch numba matplotlib ipywidgets scikit-image jupyter-book".split()
 
 
-def doctor():
+def doctor() -> int:
     """Print what this machine gives the book: versions, device, threads, memory, data."""
-    import psutil
-    import torch
-
     memory = psutil.virtual_memory()
     print(f"helpers {__version__} in {Path(__file__).parent}")
     print(f"python {platform.python_version()} on {platform.platform()}")
@@ -32,7 +33,7 @@ def doctor():
     return data_verify(datasets.names(), must_be_here=False)
 
 
-def data_list(names, asked=True):
+def data_list(names: Sequence[str], asked: bool = True) -> int:
     """Print what each data set is."""
     for name in names:
         card = datasets.describe(name)
@@ -40,7 +41,7 @@ def data_list(names, asked=True):
     return 0
 
 
-def data_fetch(names, asked=True):
+def data_fetch(names: Sequence[str], asked: bool = True) -> int:
     """Download what is not here yet; 1 if a set that was asked for is not here afterwards."""
     missing = False
     for name in names:
@@ -58,7 +59,7 @@ def data_fetch(names, asked=True):
     return int(missing)
 
 
-def data_verify(names, asked=True, must_be_here=True):
+def data_verify(names: Sequence[str], asked: bool = True, must_be_here: bool = True) -> int:
     """Check the files on this machine: published checksums, or shapes of what came by hand.
 
     1 if a file is damaged, or if one is absent that was asked for or could be downloaded.
@@ -80,7 +81,7 @@ def data_verify(names, asked=True, must_be_here=True):
     return int(failed)
 
 
-def export_notebooks(out, book):
+def export_notebooks(out: Path, book: Path) -> int:
     """Write every page of the book with code as a Jupyter notebook."""
     try:
         import jupytext
@@ -97,9 +98,11 @@ def export_notebooks(out, book):
     return 0
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; gives its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m helpers", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m helpers", description=str(__doc__).splitlines()[0]
+    )
     parser.add_argument("--version", action="version", version=f"helpers {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("doctor", help=doctor.__doc__)
@@ -123,7 +126,7 @@ def main(arguments=None):
         return 1
 
 
-def _version(library):
+def _version(library: str) -> str:
     try:
         return version(library)
     except PackageNotFoundError:

@@ -16,13 +16,19 @@ import pkgutil
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
+import pooch
+import requests
 
 from .io.files import load_h5, load_tif
 from .io.stacks import Stack
 
 __all__ = ["Dataset", "data_folder", "describe", "fetch", "load", "names"]
+
+Card: TypeAlias = dict[str, Any]
+Origin: TypeAlias = Literal["local", "cache", "download", "twin"]
 
 TIMEOUT = (5, 30)  # seconds to connect, and between two pieces of a file
 
@@ -57,33 +63,33 @@ class Dataset:
     """
 
     name: str
-    arrays: dict = field(repr=False)
-    card: dict = field(repr=False)
-    origin: str
+    arrays: dict[str, np.ndarray] | dict[str, Stack] = field(repr=False)
+    card: Card = field(repr=False)
+    origin: Origin
 
-    def __getitem__(self, key):
+    def __getitem__(self, key: str) -> np.ndarray | Stack:
         if key not in self.arrays:
             raise KeyError(f"{key!r} is not in {self.name!r}, which has {', '.join(self.arrays)}")
         return self.arrays[key]
 
     @property
-    def is_twin(self):
+    def is_twin(self) -> bool:
         """True for a simulation that stands in for the measurement."""
         return self.origin == "twin"
 
     @property
-    def note(self):
-        """What a page must say about these data."""
+    def note(self) -> str:
+        """Sentence that a page must say about these data."""
         if self.is_twin:
             how = self.card.get("by_hand", "set HELPERS_DATA_DIR or allow the download")
             return f"simulated twin, not the measurement: {how}"
         return f"measured data ({self.origin}); {self.card['source']}; {self.card['licence']}"
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         shapes = ", ".join(f"{key} {value.shape}" for key, value in self.arrays.items())
         return f"{self.name}: {shapes}\n{self.note}"
 
-    def _repr_html_(self):
+    def _repr_html_(self) -> str:
         title, note = html.escape(self.card.get("title", self.name)), html.escape(self.note)
         if not self.is_twin:
             return f"<p><b>{title}</b>: {note}</p>"
@@ -94,7 +100,7 @@ class Dataset:
         )
 
 
-def names():
+def names() -> list[str]:
     """List the names that `load` knows.
 
     Examples
@@ -105,7 +111,7 @@ def names():
     return sorted(registry())
 
 
-def describe(name):
+def describe(name: str) -> Card:
     """Give the card of a data set: what it is, its licence and how to cite it.
 
     Examples
@@ -118,7 +124,7 @@ def describe(name):
     return dict(registry()[name])
 
 
-def load(name):
+def load(name: str) -> Dataset:
     """Load a data set: from ``HELPERS_DATA_DIR``, the cache or a download, else its twin.
 
     Parameters
@@ -152,7 +158,7 @@ def load(name):
     return Dataset(name, arrays, card, origin)
 
 
-def fetch(name):
+def fetch(name: str) -> tuple[Path, Origin]:
     """Give the checked file of a data set, downloaded to the cache if it must be.
 
     Parameters
@@ -185,7 +191,7 @@ def fetch(name):
     return _download(card), "download"
 
 
-def find(name):
+def find(name: str) -> tuple[Path, Origin] | None:
     """Look for the file of a data set on this machine.
 
     Returns
@@ -200,32 +206,29 @@ def find(name):
         The file is not the published one, or ``HELPERS_DATA_DIR`` is not a folder.
     """
     card = describe(name)
-    folders = {"local": os.environ.get("HELPERS_DATA_DIR"), "cache": cache_folder()}
-    if folders["local"] and not Path(folders["local"]).is_dir():
+    own = os.environ.get("HELPERS_DATA_DIR")
+    if own and not Path(own).is_dir():
         raise FileNotFoundError(
-            f"HELPERS_DATA_DIR is {folders['local']!r}, which is not a folder: correct or unset it"
+            f"HELPERS_DATA_DIR is {own!r}, which is not a folder: correct or unset it"
         )
-    for origin, folder in folders.items():
-        if folder and "files" in card:
-            if _stacks(Path(folder), card):
-                return Path(folder), origin
-            continue
-        path = Path(folder) / card["file"] if folder else None
-        if path and path.exists():
+    folders: list[tuple[Path, Origin]] = [(Path(own), "local")] if own else []
+    for folder, origin in [*folders, (cache_folder(), "cache")]:
+        if "files" in card:
+            if _stacks(folder, card):
+                return folder, origin
+        elif (path := folder / card["file"]).exists():
             _verify(path, card)
             return path, origin
     return None
 
 
-def cache_folder():
+def cache_folder() -> Path:
     """Give the folder that keeps downloads: ``HELPERS_CACHE_DIR`` or the system's place for it."""
-    import pooch
-
     chosen = os.environ.get("HELPERS_CACHE_DIR")
     return Path(chosen or pooch.os_cache("computational-microscopy-book"))
 
 
-def data_folder():
+def data_folder() -> Path:
     """Give the folder `data` of the source tree, else the copy that was installed."""
     source = Path(__file__).parents[1]
     if (source / "pyproject.toml").exists() and (source / "data" / "registry.json").exists():
@@ -234,7 +237,7 @@ def data_folder():
 
 
 @cache
-def registry():
+def registry() -> dict[str, Card]:
     """Read ``data/registry.json``: the card of every data set by name."""
     path = data_folder() / "registry.json"
     if not path.is_file():
@@ -242,14 +245,11 @@ def registry():
     return json.loads(path.read_text("utf-8"))
 
 
-def _is_set(flag):
+def _is_set(flag: str) -> bool:
     return os.environ.get(flag, "0") not in ("", "0")
 
 
-def _download(card):
-    import pooch
-    import requests
-
+def _download(card: Card) -> Path:
     book = pooch.create(
         cache_folder(),
         base_url="",
@@ -276,9 +276,7 @@ def _download(card):
         ) from error
 
 
-def _verify(path, card):
-    import pooch
-
+def _verify(path: Path, card: Card) -> None:
     got = pooch.file_hash(str(path))
     if got != card["sha256"]:
         size = path.stat().st_size
@@ -288,7 +286,7 @@ def _verify(path, card):
         )
 
 
-def _stacks(folder, card):
+def _stacks(folder: Path, card: Card) -> dict[str, Stack]:
     """Open the files of a card that a reader has put in a folder; an empty dict if there is none.
 
     They have no published checksum: their number of pages and pixels must be as on the card.
@@ -314,7 +312,7 @@ def _stacks(folder, card):
     return stacks
 
 
-def _read(path):
+def _read(path: Path) -> dict[str, np.ndarray]:
     """Read every array of a file by its kind."""
     if path.suffix == ".npz":
         with np.load(path, allow_pickle=False) as file:

@@ -1,4 +1,4 @@
-"""Sliders that never die: live widgets beside a kernel, pre-rendered frames on a built page.
+"""Interactive figures: live widgets beside a kernel, pre-rendered frames on a built page.
 
 A page writes one call. With a kernel, ipywidgets controls call `render` again at every move.
 On a built page (``HELPERS_STATIC=1``) the same call is rendered over the grid of values into
