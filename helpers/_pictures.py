@@ -20,26 +20,10 @@ LIGHT = 60_000  # bytes of a PNG at single density; maps full of noise exceed it
 
 
 def to_image(picture: Figure | np.ndarray, density: float) -> tuple[Image.Image, float]:
-    """Turn a matplotlib Figure or an image array into a PIL image.
+    """Turn a figure, or an array (H, W) or (H, W, 3) of uint8 or within [0, 1], into an RGB image.
 
-    Parameters
-    ----------
-    picture : matplotlib.figure.Figure or array
-        A figure, which is closed; or (H, W) or (H, W, 3), uint8 or within [0, 1].
-    density : float
-        Device pixels per CSS pixel for a figure; an array is drawn pixel by pixel.
-
-    Returns
-    -------
-    image : PIL.Image.Image
-        RGB, on white.
-    density : float
-        Device pixels per CSS pixel of `image`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        Something that is not a picture, or values outside [0, 1].
+    `density` is the device pixels per CSS pixel that a figure gets; an array is drawn pixel by
+    pixel. The density of the image is given back with it. A figure is closed.
 
     Examples
     --------

@@ -150,17 +150,9 @@ def spline_sample(
 
 
 def bspline(t: Number) -> tuple[tuple[Number, ...], tuple[Number, ...]]:
-    r"""The four weights of a cubic B-spline at the fraction `t` past a sample, and their slopes.
+    """Four weights of a cubic B-spline at the fraction `t` past a sample, and their slopes.
 
-    Parameters
-    ----------
-    t : array or tensor
-        From 0 to 1.
-
-    Returns
-    -------
-    weights, slopes : tuples of 4
-        For the sample before, the one passed, and the two to come; `slopes` per sample.
+    They belong to the sample before, the one passed, and the two to come.
 
     Examples
     --------

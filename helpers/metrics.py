@@ -137,12 +137,7 @@ def ssim(estimate: Array, truth: Array, *, data_range: float | None = None) -> f
 def ssim_map(a: ArrayT, b: ArrayT, mean: Callable[[ArrayT], ArrayT]) -> ArrayT:
     """Structural similarity in each window, for images within [0, 1]; also a part of a loss.
 
-    Parameters
-    ----------
-    a, b : array or tensor
-        The same shape.
-    mean : callable
-        Mean over the windows.
+    `mean` takes the mean over the windows.
     """
     ma, mb = mean(a), mean(b)
     covariance = mean(a * b) - ma * mb

@@ -61,19 +61,7 @@ def nice_length(
 ) -> tuple[float, str]:
     """Choose a round length (1, 2 or 5 times a power of ten) of about a quarter of a field.
 
-    Parameters
-    ----------
-    pixels : int
-        Width of the field in pixels.
-    pixel_size : float, optional
-        Size of a pixel in `unit`; without it the length is in pixels.
-
-    Returns
-    -------
-    length_px : float
-        Length of the bar in pixels.
-    label : str
-        Its length as text, in a larger unit from 1000 on.
+    Gives it in pixels, and as text in a larger unit from 1000 on.
 
     Examples
     --------

@@ -26,7 +26,6 @@ TODO_FILES = {
     "inr.fields.field",
     "inr.fit._reconstruct",
     "inr.fit.loop",
-    "inr.fit.losses",
     "inr.fit.sequences",
     "inr.fit.spacetime",
     "inr.meta",

@@ -1,4 +1,4 @@
-"""What a fit minimises: how badly a prediction explains the data, and how implausible a volume is.
+"""Losses of a field fit: likelihoods of the data, and priors of a volume.
 
 A likelihood is called as ``loss(prediction, data)`` and a prior as ``prior(volume)``; both give a
 scalar tensor and are sums over pixels or voxels, not means, so that their weights do not depend on
@@ -13,6 +13,8 @@ from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
+
+from ...metrics import ssim_map
 
 Loss: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Of prediction and data."""
@@ -126,14 +128,7 @@ def mse_ssim(
         raise ValueError(f"peak is {float(peak)}: SSIM needs data with a positive value")
     p, y = prediction / peak, data / peak
 
-    def mean(a):
-        return F.avg_pool2d(a[None], window, stride=1)[0]
-
-    mp, my = mean(p), mean(y)
-    covariance = mean(p * y) - mp * my
-    variances = mean(p * p) - mp**2 + mean(y * y) - my**2
-    c1, c2 = 0.01**2, 0.03**2
-    ssim = (2 * mp * my + c1) * (2 * covariance + c2) / ((mp**2 + my**2 + c1) * (variances + c2))
+    ssim = ssim_map(p, y, lambda a: F.avg_pool2d(a[None], window, stride=1)[0])
     return data.numel() * (((p - y) ** 2).mean() + ssim_weight * (1 - ssim.mean()))
 
 
