@@ -1,4 +1,4 @@
-"""What every fit asks of its data before it begins, and of its objective at every step."""
+"""Input checks of the fits: data before they begin, the objective at every step."""
 
 from __future__ import annotations
 

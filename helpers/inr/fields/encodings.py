@@ -50,7 +50,7 @@ def extent_of(
 
 
 def axis_coordinates(n: int, half: float = 1.0, *, device: Device = None) -> torch.Tensor:
-    """Where the centres of `n` voxels lie that fill -half to half.
+    """Centres of `n` voxels that fill -half to half.
 
     Examples
     --------
@@ -256,7 +256,7 @@ class AxisFeatures:
 
     @property
     def device(self):
-        """Where the tables live."""
+        """Device of the tables."""
         return self.tables[0].device
 
     def __getitem__(self, rows: Any):

@@ -260,7 +260,7 @@ class Field(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights live."""
+        """Device of the weights."""
         return next(self.parameters()).device
 
     def forward(self, points: torch.Tensor) -> torch.Tensor:
@@ -334,7 +334,7 @@ class Voxels(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the values live."""
+        """Device of the values."""
         return self.values.device
 
     def volume(

@@ -31,7 +31,7 @@ N_GROUPS = 64  # of held-out pixels, from which the standard error is estimated
 
 @dataclass(frozen=True)
 class PriorChoice:
-    """What the held-out pixels said about each strength of the prior.
+    """Score of each strength of the prior on the held-out pixels.
 
     Attributes
     ----------

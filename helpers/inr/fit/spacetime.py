@@ -63,7 +63,7 @@ class LowRank(nn.Module):
 
     @property
     def device(self):
-        """Where the parameters live."""
+        """Device of the parameters."""
         return self.waves.device
 
     @property
@@ -94,7 +94,7 @@ class Frame(nn.Module):
 
     @property
     def device(self):
-        """Where the weights live."""
+        """Device of the weights."""
         return self.sequence.device
 
     @property

@@ -216,7 +216,7 @@ def bead_pairs(gaps: Sequence[float], width: int) -> np.ndarray:
 def valley_to_peak(
     volume: np.ndarray, voxel_size: Sequence[float], gaps: Sequence[float]
 ) -> list[float]:
-    """How deep the valley between the two beads of each pair is: 0 apart, 1 not separated.
+    """Depth of the valley between the two beads of each pair: 0 apart, 1 not separated.
 
     Parameters
     ----------
