@@ -19,7 +19,7 @@ def main():
     if data.is_twin:
         raise SystemExit("the measured data are not here: the README shows them, not a twin")
     plots.use_style()
-    maps, haadf = fusion.normalize({e: data[e] for e in ELEMENTS}, data["HAADF"])
+    haadf, maps = fusion.normalize(data["HAADF"], {e: data[e] for e in ELEMENTS})
     result = fusion.fuse(haadf, maps, ELEMENTS, solver="tutorial")
     raw = {"HAADF, measured": haadf, **{f"{e}, measured": m for e, m in maps.items()}}
     fused = {"HAADF, model": result.haadf, **{f"{e}, fused": m for e, m in result.maps.items()}}

@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from .._arrays import to_numpy
+import numpy as np
+from matplotlib.figure import Figure
+
+from .._arrays import Array, to_numpy
 from ..plots import MARKERS, WIDTH, add_scale_bar
 from ..sliders import FrameGrid, Parameter
+from ._checks import Elements, Maps
+from .result import Cost, Fusion
 from .solver import fuse
 
 TERMS = {"haadf": "HAADF", "chem": "Poisson", "tv": "TV", "total": "total"}
 
 
 def explore(
-    haadf,
-    maps,
-    atomic_numbers,
+    haadf: Array,
+    maps: Maps,
+    atomic_numbers: Elements = None,
     *,
-    lambda_chem=(0.01, 0.03, 0.08, 0.2, 0.6),
-    lambda_tv=(0.003, 0.015, 0.05, 0.15, 0.5),
-    n_iter=30,
-    n_iter_tv=3,
-    crop=None,
-    pixel_size=None,
-    unit="nm",
-    static=None,
-    **settings,
-):
+    lambda_chem: Sequence[float] = (0.01, 0.03, 0.08, 0.2, 0.6),
+    lambda_tv: Sequence[float] = (0.001, 0.005, 0.015, 0.05, 0.15),
+    n_iter: int = 30,
+    n_iter_tv: int = 3,
+    crop: tuple[slice, ...] | None = None,
+    pixel_size: float | None = None,
+    unit: str = "nm",
+    static: bool | None = None,
+    **settings: Any,
+) -> FrameGrid:
     """Give sliders for `lambda_chem`, `lambda_tv` and the two iteration numbers.
 
     With a kernel all four sliders are live, and every move is a new fusion. On a built page there
@@ -37,8 +43,8 @@ def explore(
     haadf, maps, atomic_numbers
         As in `helpers.fusion.fuse`.
     lambda_chem, lambda_tv : sequence of float
-        Weights of the built page's grid, rising; live, the sliders run from a tenth of the first
-        to ten times the last. The third of each is where they start.
+        Weights of the built page's grid; live, the sliders run from a tenth of the smallest to ten
+        times the largest. The third of each is where they start.
     n_iter, n_iter_tv : int
         Where the two iteration sliders start.
     crop : tuple of slices, optional
@@ -59,17 +65,17 @@ def explore(
     -----
     Used in :doc:`/book/fusion/05_tune`.
     """
-    names = list(maps) if isinstance(maps, dict) else [f"map {e}" for e in range(len(maps))]
+    names = list(maps) if isinstance(maps, Mapping) else [f"map {e}" for e in range(len(maps))]
 
-    def render(chem, tv, iterations, sweeps):
+    def render(chem: float, tv: float, iterations: float, sweeps: float) -> Figure:
         result = fuse(
             haadf, maps, atomic_numbers, lambda_chem=chem, lambda_tv=tv,
             n_iter=int(iterations), n_iter_tv=int(sweeps), **settings,
         )  # fmt: skip
         return _draw(result, names, crop, pixel_size, unit)
 
-    def parameter(values, label):
-        values = tuple(float(v) for v in values)
+    def parameter(values: Sequence[float], label: str) -> Parameter:
+        values = tuple(sorted(float(v) for v in values))
         live = (values[0] / 10, 10 * values[-1])
         return Parameter(values, label, default=values[len(values) // 2], live=live)
 
@@ -93,7 +99,7 @@ def explore(
     )
 
 
-def plot_convergence(result):
+def plot_convergence(result: Fusion) -> Figure:
     """Draw the three terms of the cost and their total against the iteration.
 
     The start is left out: it is so much higher that nothing else would be seen.
@@ -116,38 +122,39 @@ def plot_convergence(result):
     -----
     Used in :doc:`/book/fusion/03_dysco3`, which says how to read it.
     """
-    from matplotlib.figure import Figure
-
     if result.cost.total.ndim != 1:
         raise ValueError(
-            f"the result is a batch of {len(result.cost.total)}: give Cost curves of one field"
+            f"the result is a batch of {len(result.cost.total)}: give that of one field"
         )
     fig = Figure(figsize=(WIDTH, 2.2), layout="constrained")
-    _draw_terms(fig.subplots(1, len(TERMS)), result.cost, TERMS, first=1)
+    _draw_terms(np.ravel(fig.subplots(1, len(TERMS))), result.cost, TERMS, first=1)
     return fig
 
 
-def _draw(result, names, crop, pixel_size, unit):
-    from matplotlib.figure import Figure
-
+def _draw(result: Fusion, names: list[str], crop: Any, pixel_size: Any, unit: str) -> Figure:
     maps = result.maps.values() if isinstance(result.maps, dict) else result.maps
     images = dict(zip(["HAADF, model", *names], [result.haadf, *maps], strict=True))
     # Places by hand: an automatic layout would take half the time of a live move.
-    fig = Figure(figsize=(WIDTH, 4.2), layout="none")
+    fig = Figure(figsize=(WIDTH, 4.2))
+    fig.set_layout_engine("none")
     top = fig.add_gridspec(1, len(images), left=0, right=1, bottom=0.46, top=0.93, wspace=0.04)
     bottom = fig.add_gridspec(1, 3, left=0.075, right=0.99, bottom=0.11, top=0.36, wspace=0.35)
-    for ax, (title, image) in zip(top.subplots().flat, images.items(), strict=True):
+    for ax, (title, image) in zip(_axes(top), images.items(), strict=True):
         image = to_numpy(image)
         ax.imshow(image if crop is None else image[crop], cmap="gray")
         ax.set_title(title)
         ax.set(xticks=[], yticks=[])
         ax.grid(False)
         add_scale_bar(ax, pixel_size, unit)
-    _draw_terms(bottom.subplots(), result.cost, ("haadf", "chem", "tv"), first=0)
+    _draw_terms(_axes(bottom), result.cost, ("haadf", "chem", "tv"), first=0)
     return fig
 
 
-def _draw_terms(axes, cost, names, first):
+def _axes(grid: Any) -> list:
+    return list(np.ravel(grid.subplots()))
+
+
+def _draw_terms(axes: Iterable, cost: Cost, names: Iterable[str], first: int) -> None:
     """One term of the cost in each of the axes, from iteration `first` on."""
     for k, (ax, name) in enumerate(zip(axes, names, strict=True)):
         values = cost[name][first:]

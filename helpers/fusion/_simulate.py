@@ -8,11 +8,12 @@ assumptions shows it on these data.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from .model import atomic_number
+from ._checks import atomic_number, number, whole
 
 HAADF_EXPONENT = 1.7
 KINDS = ("dysco3", "core_shell")
@@ -36,22 +37,30 @@ class Simulation:
         In nm.
     """
 
-    counts: dict
+    counts: dict[str, np.ndarray]
     haadf: np.ndarray
-    truth: dict
-    atomic_numbers: dict
+    truth: dict[str, np.ndarray]
+    atomic_numbers: dict[str, int]
     pixel_size: float
 
     @property
-    def maps(self):
+    def maps(self) -> dict[str, np.ndarray]:
         """The counts as float arrays."""
         return {element: c.astype(float) for element, c in self.counts.items()}
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator:
         return iter((self.counts, self.haadf, self.truth))
 
 
-def simulate(kind="dysco3", *, counts=2.0, seed=0, size=192, pixel_size=None, peak=2000.0):
+def simulate(
+    kind: str = "dysco3",
+    *,
+    counts: float = 2.0,
+    seed: int = 0,
+    size: int = 192,
+    pixel_size: float | None = None,
+    peak: float = 2000.0,
+) -> Simulation:
     """Simulate elemental maps with shot noise and a cleaner HAADF image.
 
     Parameters
@@ -93,8 +102,9 @@ def simulate(kind="dysco3", *, counts=2.0, seed=0, size=192, pixel_size=None, pe
     """
     if kind not in KINDS:
         raise ValueError(f"kind is {kind!r}: use 'dysco3' or 'core_shell'")
-    for name, value in {"counts": counts, "size": size, "peak": peak}.items():
-        if not 0 < value < np.inf:
+    size = whole("size", size)
+    for name, value in {"counts": counts, "peak": peak}.items():
+        if not 0 < number(name, value) < np.inf:
             raise ValueError(f"{name} is {value}: it must be above 0")
     rng = np.random.default_rng(seed)
     if kind == "dysco3":
@@ -106,7 +116,7 @@ def simulate(kind="dysco3", *, counts=2.0, seed=0, size=192, pixel_size=None, pe
         pixel_size = pixel_size or 0.25
         amounts, matter = _particles(size, pixel_size, rng)
         # What a power law leaves under an edge: a floor everywhere, more where there is matter.
-        where = sum(amounts.values()) > 0
+        where = np.sum(list(amounts.values()), axis=0) > 0
         inside = np.mean(list(amounts.values()), axis=0)
         background = 0.1 * inside / inside[where].mean() + 0.02
     truth, measured = {}, {}
@@ -120,7 +130,7 @@ def simulate(kind="dysco3", *, counts=2.0, seed=0, size=192, pixel_size=None, pe
     return Simulation(measured, haadf, truth, numbers, pixel_size)
 
 
-def twin_dysco3(seed=2024):
+def twin_dysco3(seed: int = 2024) -> dict[str, np.ndarray]:
     """Arrays with the names, sizes and units of the measured DyScO3 file: HAADF, Sc, Dy, O.
 
     The maps are atomic fractions: they add up to one in every pixel, as in the file.
@@ -140,7 +150,7 @@ def twin_dysco3(seed=2024):
     }
 
 
-def twin_core_shell(seed=2024):
+def twin_core_shell(seed: int = 2024) -> dict[str, np.ndarray]:
     """Arrays with the names, sizes and units of the measured Co3O4-Mn3O4 file: HAADF, Co, Mn, O.
 
     As in the file, a background was subtracted from the maps and what fell below zero was cut off.
@@ -152,7 +162,9 @@ def twin_core_shell(seed=2024):
     return arrays
 
 
-def _perovskite(size, pixel_size, pedestal=0.04):
+def _perovskite(
+    size: int, pixel_size: float, pedestal: float = 0.04
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Expected signal of each element and of the HAADF, for DyScO3 along pseudo-cubic [001].
 
     One cell is 0.395 nm wide. Dy columns are split by 0.084 nm, alternately along one diagonal and
@@ -163,7 +175,7 @@ def _perovskite(size, pixel_size, pedestal=0.04):
     cell = 0.395 / pixel_size
     n = int(np.ceil(size / cell)) + 1
     grid = np.arange(-1, n + 1)
-    columns = {"Sc": [], "Dy": [], "O": []}
+    columns: dict[str, list] = {"Sc": [], "Dy": [], "O": []}
     split, tilt = 0.042 / pixel_size / np.sqrt(2), 0.03 / pixel_size
     for r in grid:
         for c in grid:
@@ -178,7 +190,7 @@ def _perovskite(size, pixel_size, pedestal=0.04):
                 (y, x + cell / 2 - sign * tilt, 1.0),
             ]
     ramp = 1 + 0.15 * np.linspace(-0.5, 0.5, size)
-    amounts, matter = {}, 0.0
+    amounts, matter = {}, np.zeros((size, size))
     for element, sigma_nm in {"Sc": 0.045, "Dy": 0.045, "O": 0.05}.items():
         places = np.array(columns[element])
         # X-rays come from a probe that spreads; the HAADF is sharper.
@@ -189,7 +201,7 @@ def _perovskite(size, pixel_size, pedestal=0.04):
     return amounts, matter + 0.04 * matter.mean()
 
 
-def _blobs(places, sigma, size):
+def _blobs(places: np.ndarray, sigma: float, size: int) -> np.ndarray:
     """Sum of Gaussians of unit volume at (row, column, amount), integrated along each axis."""
     at = np.arange(size)
     rows = np.exp(-0.5 * ((at - places[:, :1]) / sigma) ** 2)
@@ -197,13 +209,15 @@ def _blobs(places, sigma, size):
     return (places[:, 2:] * rows).T @ columns / (2 * np.pi * sigma**2)
 
 
-def _bremsstrahlung(amounts, share):
+def _bremsstrahlung(amounts: dict[str, np.ndarray], share: float) -> np.ndarray:
     """Continuous x-rays, as a fraction of a map's mean signal: they follow all matter."""
-    matter = sum(atomic_number(e) * a for e, a in amounts.items())
+    matter = np.sum([atomic_number(e) * a for e, a in amounts.items()], axis=0)
     return share * matter / matter.mean()
 
 
-def _particles(size, pixel_size, rng):
+def _particles(
+    size: int, pixel_size: float, rng: np.random.Generator
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Projected amounts for a heap of rounded cubes with a cobalt core and a manganese shell."""
     edge = size * pixel_size
     at = (np.arange(size) + 0.5) * pixel_size
@@ -227,7 +241,7 @@ def _particles(size, pixel_size, rng):
     return numbers, matter + 0.04 * matter.max()
 
 
-def _rounded_cube(y, x, half, turn):
+def _rounded_cube(y: np.ndarray, x: np.ndarray, half: float, turn: float) -> np.ndarray:
     """Thickness of a turned cube with rounded edges: a superellipsoid of power 4."""
     v = (np.cos(turn) * y - np.sin(turn) * x) / half
     u = (np.sin(turn) * y + np.cos(turn) * x) / half

@@ -5,21 +5,29 @@ Both are shown in :doc:`/book/fusion/04_core_shell`.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._arrays import to_numpy
+from .._arrays import Array, is_tensor, to_numpy
 
 
 class Edge(NamedTuple):
-    """What `subtract_power_law` gives: signal and background, in the counts of the spectra."""
+    """Counts of an edge, and of the background under it."""
 
     signal: np.ndarray
     background: np.ndarray
 
 
-def subtract_power_law(spectra, energies, fit_window, signal_window, *, shared_slope=False):
+def subtract_power_law(
+    spectra: Array,
+    energies: Array,
+    fit_window: tuple[float, float],
+    signal_window: tuple[float, float],
+    *,
+    shared_slope: bool = False,
+) -> Edge:
     r"""Counts of an energy-loss edge above a power law fitted in front of it.
 
     Parameters
@@ -63,11 +71,17 @@ def subtract_power_law(spectra, energies, fit_window, signal_window, *, shared_s
     >>> bool(abs(edge.signal) < 0.002 * edge.background)
     True
     """
-    spectra, energies = to_numpy(spectra).astype(float), to_numpy(energies).astype(float)
-    if energies.ndim != 1 or spectra.shape[-1:] != energies.shape:
+    if np.ma.is_masked(spectra):
+        raise ValueError("spectra are masked: fill them, or leave the masked spectra out")
+    counts: np.ndarray = to_numpy(spectra).astype(float)
+    energies = to_numpy(energies).astype(float)
+    if energies.ndim != 1 or counts.shape[-1:] != energies.shape:
+        axes = [k for k, n in enumerate(counts.shape) if (n,) == energies.shape]
+        cure = [f": move axis {k} to the end, np.moveaxis(spectra, {k}, -1)" for k in axes]
         raise ValueError(
-            f"spectra have {spectra.shape[-1:]} channels and energies {energies.shape}: expected "
-            "the same number, energies one-dimensional"
+            f"spectra are {' x '.join(map(str, counts.shape))} and energies {energies.shape}: "
+            "expected the same number along the last axis, energies one-dimensional"
+            + "".join(cure[:1])
         )
     if (np.diff(energies) <= 0).any() or energies[0] <= 0:
         raise ValueError("energies must rise and be above 0 eV")
@@ -84,7 +98,7 @@ def subtract_power_law(spectra, energies, fit_window, signal_window, *, shared_s
             f"the windows {fit_window} and {signal_window} eV hold too few channels: energies run "
             f"from {energies[0]:g} to {energies[-1]:g} eV"
         )
-    first, second = (spectra[..., half].sum(axis=-1) for half in halves)
+    first, second = (counts[..., half].sum(axis=-1) for half in halves)
     total = 2 * np.log(max(first.sum(), 1) / max(second.sum(), 1)) / np.log(high / low)
     with np.errstate(divide="ignore", invalid="ignore"):
         r = 2 * np.log(first / second) / np.log(high / low)
@@ -92,22 +106,25 @@ def subtract_power_law(spectra, energies, fit_window, signal_window, *, shared_s
     r = np.where(np.isfinite(r) & (not shared_slope), r, total)
     fit = halves[0] | halves[1]
 
-    def area(mask):
+    def area(mask: Any) -> np.ndarray:
         return (energies[mask] ** -r[..., None]).sum(axis=-1)
 
     background = (first + second) * area(signal) / area(fit)
-    return Edge(spectra[..., signal].sum(axis=-1) - background, background)
+    return Edge(counts[..., signal].sum(axis=-1) - background, background)
 
 
-def subtract_vacuum(image, region, *, clip=True):
+def subtract_vacuum(
+    image: Array, region: np.ndarray | Sequence[Any] | slice, *, clip: bool = True
+) -> np.ndarray:
     """Take the mean of an empty region off an image.
 
     Parameters
     ----------
     image : (H, W) array
         A map or a HAADF image.
-    region : (H, W) bool array or tuple of slices
-        Where there is no specimen.
+    region : (H, W) bool array, slices as from `numpy.s_`, or four numbers
+        Where there is no specimen; the numbers are first and last row, first and last column, the
+        last ones not included.
     clip : bool
         Set what falls below zero to zero: `fuse` takes no negative maps. It biases the vacuum by
         about 0.4 standard deviations of its noise, upwards.
@@ -115,11 +132,12 @@ def subtract_vacuum(image, region, *, clip=True):
     Returns
     -------
     (H, W) float array
+        Masked where the image was (`numpy.ma`); masked pixels do not count.
 
     Raises
     ------
     ValueError
-        The region is empty.
+        The region is empty, or is none of these.
 
     Examples
     --------
@@ -127,11 +145,31 @@ def subtract_vacuum(image, region, *, clip=True):
     array([[0., 0.],
            [3., 0.]])
     """
-    image = to_numpy(image).astype(float)
-    empty = image[region]
-    if empty.size == 0:
+    values: np.ndarray = to_numpy(image) if is_tensor(image) else np.asanyarray(image)
+    if values.ndim != 2:
+        raise ValueError(f"image has shape {values.shape}: expected (H, W)")
+    values = values.astype(float)
+    empty = values[_region(region, values.shape)]
+    if empty.size == 0 or (np.ma.isMaskedArray(empty) and not empty.count()):
         raise ValueError(
             "the vacuum region holds no pixel: give a part of the image with no specimen"
         )
-    image = image - empty.mean()
-    return np.maximum(image, 0) if clip else image
+    values = values - empty.mean()
+    return np.maximum(values, 0) if clip else values
+
+
+def _region(region: Any, shape: tuple[int, ...]) -> Any:
+    """Give an index of a part of an image, and refuse what would pick single pixels."""
+    parts = region if isinstance(region, tuple) else (region,)
+    if all(isinstance(part, slice) for part in parts) and len(parts) <= 2:
+        return region
+    found = to_numpy(region)
+    if found.dtype == bool and found.shape == shape:
+        return found
+    if found.shape == (4,) and found.dtype.kind in "iu":
+        top, bottom, left, right = map(int, found)
+        return np.s_[top:bottom, left:right]
+    raise ValueError(
+        f"region is {region!r}: give slices (np.s_[:50, :50]), a bool array of shape {shape}, or "
+        "four whole numbers (first row, end row, first column, end column)"
+    )

@@ -5,40 +5,26 @@ The page :doc:`/book/fusion/01_model` says every symbol, sign and weight of this
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, cast
 
 import numpy as np
+import torch
+from scipy.ndimage import gaussian_filter
+from scipy.optimize import nnls
 
-from .._arrays import is_tensor, like, to_numpy, to_tensor
+from .._arrays import Array, is_tensor, like, to_numpy, to_tensor
+from ._checks import Maps, atomic_number, check_images, number, warn_of_saturation
 
-SYMBOLS = tuple(
-    "H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As "
-    "Se Br Kr Rb Sr Y Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd "
-    "Tb Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am "
-    "Cm Bk Cf Es Fm Md No Lr Rf Db Sg Bh Hs Mt Ds Rg Cn Nh Fl Mc Lv Ts Og".split()
-)
 SCHEMES = ("equal", "z_over_mean", "zg_over_mean", "z_over_sum", "zg_over_sum")
 
 
-def atomic_number(element):
-    """Atomic number of a chemical symbol; a number is checked and given back.
-
-    Examples
-    --------
-    >>> atomic_number("Dy"), atomic_number(8)
-    (66, 8)
-    """
-    if isinstance(element, str):
-        if element not in SYMBOLS:
-            raise ValueError(f"unknown element {element!r}: use a chemical symbol such as 'Dy'")
-        return SYMBOLS.index(element) + 1
-    number = float(element)
-    if not number.is_integer() or not 1 <= number <= len(SYMBOLS):
-        raise ValueError(f"atomic number {element!r}: use a whole number from 1 to {len(SYMBOLS)}")
-    return int(number)
-
-
-def element_weights(atomic_numbers, gamma=1.6, scheme="z_over_mean"):
+def element_weights(
+    atomic_numbers: Sequence[int | str] | np.ndarray,
+    gamma: float = 1.6,
+    scheme: str | int = "z_over_mean",
+) -> np.ndarray:
     r"""Weight of each element in the HAADF model.
 
     Parameters
@@ -83,9 +69,9 @@ def element_weights(atomic_numbers, gamma=1.6, scheme="z_over_mean"):
     z = np.array([atomic_number(e) for e in atomic_numbers], dtype=float)
     if z.size == 0:
         raise ValueError("atomic_numbers is empty: give one atomic number for each map")
-    if scheme in range(len(SCHEMES)):
-        scheme = SCHEMES[scheme]
-    if scheme not in SCHEMES:
+    if not isinstance(scheme, (str, bool)) and scheme in range(len(SCHEMES)):
+        scheme = SCHEMES[int(scheme)]
+    if not isinstance(scheme, str) or scheme not in SCHEMES:
         raise ValueError(f"scheme is {scheme!r}: use one of {', '.join(SCHEMES)}, or 0 to 4")
     if scheme == "equal":
         return np.ones_like(z)
@@ -93,12 +79,12 @@ def element_weights(atomic_numbers, gamma=1.6, scheme="z_over_mean"):
     return z / (z.mean() if scheme.endswith("mean") else z.sum())
 
 
-def haadf_from_maps(maps, weights, gamma=1.6):
+def haadf_from_maps(maps: Maps, weights: Sequence[float] | Array, gamma: float = 1.6) -> Array:
     r"""HAADF image that the model expects from elemental maps.
 
     Parameters
     ----------
-    maps : (..., E, H, W) array or tensor
+    maps : (..., E, H, W) array or tensor, or dict of (..., H, W)
         Elemental maps, not negative, in the unit the weights belong to.
     weights : (E,) array
         Weight of each element, from `element_weights` or `calibrate_weights`.
@@ -120,17 +106,21 @@ def haadf_from_maps(maps, weights, gamma=1.6):
     >>> haadf_from_maps(np.ones((2, 1, 1)), [1.0, 3.0])
     array([[4.]])
     """
-    x = to_tensor(maps)
+    example = next(iter(maps.values())) if isinstance(maps, Mapping) else maps
+    if isinstance(maps, Mapping):
+        x = torch.stack([to_tensor(m) for m in maps.values()], dim=-3)
+    else:
+        x = to_tensor(maps)
     w = to_tensor(weights).to(x)
     if x.ndim < 3 or w.shape != x.shape[-3:-2]:
         raise ValueError(
             f"maps have shape {tuple(x.shape)} and weights {tuple(w.shape)}: expected "
             "(..., E, H, W) and (E,)"
         )
-    return like((w[:, None, None] * x**gamma).sum(dim=-3), maps)
+    return like((w[:, None, None] * x**gamma).sum(dim=-3), example)
 
 
-def normalize(maps, haadf):
+def normalize(haadf: Array, maps: Maps) -> tuple[Array, Maps]:
     """Bring every image to the range 0 to 1, by its own smallest and largest pixel.
 
     This is what the guide does :cite:p:`manassa2024`. It loses the scale between the elements; see
@@ -138,41 +128,59 @@ def normalize(maps, haadf):
 
     Parameters
     ----------
-    maps : (E, H, W) array or tensor, or dict of (H, W)
-        Elemental maps in any unit.
     haadf : (H, W) array or tensor
         HAADF image in any unit.
+    maps : (E, H, W) array or tensor, or dict of (H, W)
+        Elemental maps in any unit.
 
     Returns
     -------
-    maps, haadf
-        New arrays of the kinds given, float64 (a tensor keeps a floating type).
+    haadf, maps
+        New arrays of the kinds given, float64 (a tensor keeps a floating type). Masked pixels stay
+        masked.
 
     Raises
     ------
     ValueError
-        NaN or infinite values.
+        NaN or infinite values that are not masked.
+
+    Notes
+    -----
+    The arguments were the other way round before version 0.2; that order is recognised for one
+    release, with a warning, and gives its results in that order.
 
     Examples
     --------
-    >>> normalize({"O": np.array([[2, 4]])}, np.array([[0.0, 10.0]]))
-    ({'O': array([[0., 1.]])}, array([[0., 1.]]))
+    >>> normalize(np.array([[0.0, 10.0]]), {"O": np.array([[2, 4]])})
+    (array([[0., 1.]]), {'O': array([[0., 1.]])})
     """
-    if isinstance(maps, dict):
-        return {key: _unit_range(m, f"map {key}") for key, m in maps.items()}, _unit_range(
-            haadf, "haadf"
+    if isinstance(haadf, Mapping) or _ndim(haadf) > _ndim(maps):
+        warnings.warn(
+            "normalize takes haadf first, then maps, and gives them back in that order; the old "
+            "order goes with the next release",
+            DeprecationWarning,
+            stacklevel=2,
         )
-    kind = maps if is_tensor(maps) else np.asarray(maps)
-    stack = [_unit_range(m, f"map {e}") for e, m in enumerate(kind)]
-    if is_tensor(maps):
-        import torch
+        image, scaled = normalize(cast(Array, maps), haadf)
+        return cast(Array, scaled), image
+    if isinstance(maps, Mapping):
+        out: Any = {key: _unit_range(m, f"map {key}") for key, m in maps.items()}
+    else:
+        out = [_unit_range(m, f"map {e}") for e, m in enumerate(maps)]
+        masked = any(np.ma.isMaskedArray(m) for m in out)
+        out = torch.stack(out) if is_tensor(maps) else (np.ma if masked else np).stack(out)
+    return _unit_range(haadf, "haadf"), out
 
-        return torch.stack(stack), _unit_range(haadf, "haadf")
-    return np.stack(stack), _unit_range(haadf, "haadf")
+
+def _ndim(images: Any) -> int:
+    """Axes of an array, a tensor or a list of them; a dict of maps has one more than a map."""
+    if isinstance(images, Mapping):
+        return 1 + max((_ndim(m) for m in images.values()), default=2)
+    return images.ndim if hasattr(images, "ndim") else np.ndim(images)
 
 
-def _unit_range(image, name):
-    image = to_tensor(image) if is_tensor(image) else np.asarray(image, dtype=float)
+def _unit_range(image: Any, name: str) -> Any:
+    image = to_tensor(image) if is_tensor(image) else np.asanyarray(image, dtype=float)
     low, high = image.min(), image.max()
     if not np.isfinite(float(high - low)):
         raise ValueError(f"{name} has NaN or infinite values: mask or fill them first")
@@ -187,7 +195,9 @@ class Calibration(NamedTuple):
     misfit: float
 
 
-def calibrate_weights(haadf, maps, *, gamma=1.6, smooth=2.0):
+def calibrate_weights(
+    haadf: Array, maps: Maps, *, gamma: float = 1.6, smooth: float = 2.0
+) -> Calibration:
     r"""Fit the weights and a constant background to the data, by non-negative least squares.
 
     Parameters
@@ -195,7 +205,8 @@ def calibrate_weights(haadf, maps, *, gamma=1.6, smooth=2.0):
     haadf : (H, W) array or tensor
         HAADF image, any unit.
     maps : (E, H, W) array or tensor, or dict of (H, W)
-        Elemental maps, not negative.
+        Elemental maps, not negative. Masked pixels (`numpy.ma`), of these or of the HAADF, take
+        no part.
     gamma : float
         Exponent of the model.
     smooth : float
@@ -228,63 +239,34 @@ def calibrate_weights(haadf, maps, *, gamma=1.6, smooth=2.0):
     >>> calibrate_weights(h, x, smooth=0).weights.round(6)
     array([2. , 0.5])
     """
-    from scipy.ndimage import gaussian_filter
-    from scipy.optimize import nnls
-
-    x, h, _ = check_images(maps, haadf)
-    if x.ndim != 3:
-        raise ValueError(f"maps have shape {tuple(x.shape)}: expected (E, H, W), not a batch")
-    x, h = to_numpy(x).astype(float), to_numpy(h).astype(float)
-    if smooth > 0:
-        x = np.stack([gaussian_filter(m, smooth) for m in x])
-        h = gaussian_filter(h, smooth)
-    columns = [m.ravel() ** gamma for m in x]
-    solution, misfit = nnls(np.stack([*columns, np.ones(h.size)], axis=1), h.ravel())
+    images = check_images(haadf, maps)
+    if images.maps.ndim != 3:
+        raise ValueError(
+            f"maps have shape {tuple(images.maps.shape)}: expected (E, H, W), not a batch"
+        )
+    warn_of_saturation(images)
+    if not 0 <= number("smooth", smooth) < np.inf:
+        raise ValueError(f"smooth is {smooth}: give a width in pixels, at least 0")
+    seen, seen_maps = np.ones(images.haadf.shape), images.seen_maps
+    if images.seen_haadf is not None:
+        seen = to_numpy(images.seen_haadf).astype(float)
+    if seen_maps is not None:
+        seen = seen * to_numpy(seen_maps).min(axis=0)
+    if not seen.any():
+        raise ValueError("no pixel is seen in the HAADF and in all maps: nothing can be fitted")
+    h, *x = (
+        _smoothed(image, seen, smooth) for image in (to_numpy(images.haadf), *to_numpy(images.maps))
+    )
+    columns = [m**gamma for m in x]
+    solution, misfit = nnls(np.stack([*columns, np.ones(h.size)], axis=1), h)
     return Calibration(solution[:-1], float(solution[-1]), float(misfit / np.sqrt(h.size)))
 
 
-def check_images(maps, haadf):
-    """Check a set of maps against its HAADF; give both as tensors, and the keys of a dict or None.
-
-    Raises
-    ------
-    ValueError
-        Shapes that do not fit, no pixels, NaN or infinite values, negative maps.
-    """
-    import torch
-
-    keys = None
-    if isinstance(maps, dict):
-        keys = tuple(maps)
-        if not keys:
-            raise ValueError("maps is empty: give at least one elemental map")
-        shapes = {key: tuple(np.shape(m)) for key, m in maps.items()}
-        if len(set(shapes.values())) > 1:
-            raise ValueError(f"the maps differ in shape: {shapes}")
-        x = torch.stack([to_tensor(m) for m in maps.values()], dim=-3)
-    else:
-        x = to_tensor(maps)
-    h = to_tensor(haadf)
-    if x.ndim not in (3, 4):
-        raise ValueError(f"maps have shape {tuple(x.shape)}: expected (E, H, W) or (B, E, H, W)")
-    if h.ndim not in (2, x.ndim - 1) or h.shape[-2:] != x.shape[-2:]:
-        raise ValueError(
-            f"haadf is {_size(h)} but maps are {_size(x)}: crop both to the same field of view"
-        )
-    if h.ndim == 3 and h.shape[0] != x.shape[0]:
-        raise ValueError(f"{h.shape[0]} HAADF images for {x.shape[0]} map sets: give one or all")
-    if x.numel() == 0:
-        raise ValueError(f"maps are {_size(x)}: there are no pixels in them")
-    if not h.isfinite().all():
-        raise ValueError("haadf has NaN or infinite values: mask or fill them first")
-    for e in range(x.shape[-3]):
-        name = f"map {keys[e] if keys else e}"
-        if not x[..., e, :, :].isfinite().all():
-            raise ValueError(f"{name} has NaN or infinite values: mask or fill them first")
-        if x[..., e, :, :].min() < 0:
-            raise ValueError(f"{name} has negative values: counts are not negative; clip it at 0")
-    return x, h, keys
-
-
-def _size(x):
-    return " x ".join(map(str, x.shape))
+def _smoothed(image: np.ndarray, seen: np.ndarray, width: float) -> np.ndarray:
+    """Pixels that are seen, each the Gaussian mean of those around it that are seen, too."""
+    image = image.astype(float)
+    if width > 0:
+        image = gaussian_filter(image * seen, width)
+        if not seen.all():
+            image = image / np.maximum(gaussian_filter(seen, width), 1e-12)
+    return image[seen > 0]

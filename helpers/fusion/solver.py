@@ -8,43 +8,63 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias, get_args
 
 import numpy as np
+import torch
+from tqdm.auto import tqdm
 
-from .._arrays import is_tensor, like, to_tensor
+from .._arrays import Array, is_tensor, like
 from ..devices import pick_device
-from ..tv import _check_kind
-from .backends.steps import TorchSteps, WavefrontSteps
-from .model import atomic_number, check_images, element_weights, haadf_from_maps
+from ..tv import Kind
+from ._checks import (
+    Elements,
+    Images,
+    Maps,
+    PerElement,
+    check_elements,
+    check_images,
+    number,
+    per_element,
+    warn_of_saturation,
+    whole,
+)
+from .backends.steps import Steps, TorchSteps, WavefrontSteps
+from .model import element_weights, haadf_from_maps
 from .result import Cost, Fusion
 
 SOLVERS = ("accelerated", "tutorial")
 BACKENDS = ("wavefront", "torch")
+GUIDE_TV = 0.15
+MOST = 500  # iterations, where the caller gives no number
 
 
 def fuse(
-    haadf,
-    maps,
-    atomic_numbers,
+    haadf: Array,
+    maps: Maps,
+    atomic_numbers: Elements = None,
     *,
-    gamma=1.6,
-    lambda_haadf=None,
-    lambda_chem=0.08,
-    lambda_tv=0.15,
-    background=0.24,
-    n_iter=30,
-    n_iter_tv=3,
-    kind="isotropic",
-    solver="accelerated",
-    weights=None,
-    start=None,
-    tol=None,
-    dtype="float32",
-    device=None,
-    backend=None,
-    callback=None,
-    progress=False,
-):
+    gamma: float = 1.6,
+    lambda_haadf: float | None = None,
+    lambda_chem: float = 0.08,
+    lambda_tv: PerElement | None = None,
+    background: PerElement = 0.24,
+    n_iter: int | None = None,
+    n_iter_tv: int = 3,
+    kind: Kind = "isotropic",
+    solver: str = "accelerated",
+    weights: PerElement | None = None,
+    start: Maps | None = None,
+    tol: float | None = None,
+    dtype: str = "float32",
+    device: str | torch.device | None = None,
+    backend: str | None = None,
+    callback: Callable[[int, torch.Tensor, Cost], Any] | None = None,
+    progress: bool = False,
+) -> Fusion:
     r"""Find the elemental maps that explain both the spectra and the HAADF image.
 
     Parameters
@@ -53,16 +73,23 @@ def fuse(
         HAADF image, any unit. Used as given; `normalize` does the guide's scaling.
     maps : (E, H, W) or (B, E, H, W) array or tensor, or dict of (H, W) or (B, H, W)
         Measured elemental maps, not negative. A dict fixes the order of the elements by its keys.
+        Masked pixels (`numpy.ma`) of a map or of the HAADF take no part in their data term; the
+        maps are filled in there from the rest.
     atomic_numbers : sequence of E int or str, or dict
         Atomic numbers or chemical symbols: in the order of the maps, or by the keys of `maps`.
+        Not needed where those keys are symbols.
     gamma : float
         Exponent of the HAADF model, at least 1.
-    lambda_haadf, lambda_chem, lambda_tv : float
-        Weights of the three terms; `lambda_haadf` is 1/E if not given.
-    background : float
+    lambda_haadf, lambda_chem : float
+        Weights of the two data terms; `lambda_haadf` is 1/E if not given.
+    lambda_tv : float, or one for each element
+        Weight of the total variation. Default: 0.15, the guide's, for "tutorial"; a tenth of it
+        for "accelerated", which smooths far more with the same number.
+    background : float, or one for each element
         The :math:`\varepsilon` of the Poisson term, above 0, in the unit of the maps.
-    n_iter : int
-        Most iterations to make.
+    n_iter : int, optional
+        Most iterations to make. Default: 30 for "tutorial"; for "accelerated" as many as it needs
+        to converge, with a warning after 500.
     n_iter_tv : int
         Sweeps of the TV projection in each iteration. The accelerated solver makes more of them,
         up to eight times as many, when the cost stops falling.
@@ -72,19 +99,21 @@ def fuse(
         "tutorial" is the published iteration: step 1, projection started anew each time; its result
         depends on `n_iter_tv`. "accelerated" is monotone, with momentum and backtracking, and goes
         to a minimiser of the cost below.
-    weights : (E,) array, optional
+    weights : (E,) array or dict, optional
         Weights of the HAADF model. Default: ``element_weights(atomic_numbers, gamma)``.
     start : like `maps`, optional
         Where to start. Default: `maps`.
     tol : float, optional
-        Stop when the total cost changes by less than this fraction over ten iterations.
+        Stop when the total cost changes by less than this fraction over ten iterations. Default:
+        1e-4 where `n_iter` is left out, else all `n_iter` iterations are made.
     dtype : {"float32", "float64"}
         Precision of the work and of the result.
     device : str or torch.device, optional
         Where the work is done. Default: where a tensor is, else `helpers.devices.pick_device`.
     backend : {"wavefront", "torch"}, optional
-        How a step is computed. Default: the compiled wavefront on a CPU in float32, else torch.
-        Both give the same maps to rounding.
+        How a step is computed. Default: the compiled wavefront on a CPU in float32 without masks,
+        else torch. Both give the same maps to rounding. The wavefront is compiled by the first
+        call on a machine, which takes some seconds.
     callback : callable, optional
         Called as ``callback(iteration, maps, cost)`` with a copy of the maps, a tensor (E, H, W),
         and the cost so far.
@@ -99,10 +128,16 @@ def fuse(
     Raises
     ------
     ValueError
-        Shapes that do not fit, NaN, negative maps, an unknown element, a missing key, or a setting
-        out of range: all before any work.
+        Shapes that do not fit, NaN, negative maps, an unknown element, keys that contradict the
+        atomic numbers, or a setting out of range: all before any work.
     FloatingPointError
         The cost stopped being finite: the fixed step of the "tutorial" solver is too long.
+
+    Warns
+    -----
+    UserWarning
+        The HAADF is saturated, or its unit does not fit that of the maps; or the default number of
+        iterations was not enough.
 
     Notes
     -----
@@ -111,8 +146,8 @@ def fuse(
     .. math::
 
         \frac{\lambda_h}{2} \Big\| h - \sum_e w_e x_e^\gamma \Big\|^2
-        + \lambda_c \sum_{e,ij} \big( x_e - b_e \log(x_e + \varepsilon) \big)
-        + \lambda_{tv} \sum_e \mathrm{TV}(x_e)
+        + \lambda_c \sum_{e,ij} \big( x_e - b_e \log(x_e + \varepsilon_e) \big)
+        + \sum_e \lambda_{tv,e} \mathrm{TV}(x_e)
 
     :cite:p:`schwartz2022,manassa2024`. "accelerated" is the monotone accelerated proximal gradient
     method :cite:p:`beck2009tv` with the backtracking test of :cite:t:`becker2011`, which needs no
@@ -122,95 +157,125 @@ def fuse(
     --------
     >>> from helpers.fusion import simulate
     >>> data = simulate("dysco3", counts=2, seed=0, size=32)
-    >>> result = fuse(data.haadf, data.maps, data.atomic_numbers, n_iter=10)
+    >>> result = fuse(data.haadf / data.haadf.max(), data.maps, n_iter=10)
     >>> list(result.maps), bool(result.cost.total[-1] < result.cost.total[0])
     (['Sc', 'Dy', 'O'], True)
     """
-    b, h, keys = check_images(maps, haadf)
-    numbers = _atomic_numbers(atomic_numbers, keys, b.shape[-3])
-    _check_settings(gamma, background, n_iter, n_iter_tv, solver, backend, dtype)
-    _check_kind(kind)
-    n_elements = len(numbers)
-    if lambda_haadf is None:
-        lambda_haadf = 1 / n_elements
-    lambdas = {"haadf": lambda_haadf, "chem": lambda_chem, "tv": lambda_tv}
-    for name, value in lambdas.items():
-        if not 0 <= value < math.inf:
-            raise ValueError(f"lambda_{name} is {value}: it must be finite and at least 0")
+    images = check_images(haadf, maps)
+    n_elements = images.maps.shape[-3]
+    numbers = check_elements(atomic_numbers, images.keys, n_elements)
+    run = _check_settings(
+        gamma, lambda_haadf, lambda_chem, lambda_tv, background, n_iter, n_iter_tv, kind, solver,
+        tol, images.keys, n_elements,
+    )  # fmt: skip
     if weights is None:
-        weights = element_weights(numbers, gamma)
-    w = to_tensor(weights)
-    if tuple(w.shape) != (n_elements,) or not bool((w >= 0).all() and w.isfinite().all()):
+        weights = element_weights(numbers, run.gamma)
+    w = per_element("weights", weights, images.keys, n_elements)
+    if not ((w >= 0) & (w < math.inf)).all():
         raise ValueError(f"weights are {weights}: give {n_elements} finite numbers, none negative")
-    x0 = b if start is None else _start(start, keys, b)
+    x0 = _start(start, images)
+    example = next(iter(maps.values())) if isinstance(maps, Mapping) else maps
+    device = images.maps.device if device is None and is_tensor(example) else pick_device(device)
+    precision, backend = _machine(dtype, device, backend, images)
+    warn_of_saturation(images)
+    _warn_of_units(images, w, run.gamma)
 
-    import torch
+    def ready(t: torch.Tensor | None) -> Any:
+        return None if t is None else t.detach().to(device, precision).contiguous()
 
-    device = b.device if device is None and is_tensor(_any(maps)) else pick_device(device)
-    dtype = getattr(torch, dtype)
-    if backend is None:
-        backend = "wavefront" if _wavefront_serves(device, dtype) else "torch"
-    elif backend == "wavefront" and not _wavefront_serves(device, dtype):
-        raise ValueError("backend 'wavefront' needs numba, a CPU and float32: use 'torch'")
     steps_class = WavefrontSteps if backend == "wavefront" else TorchSteps
-
-    def work(t):
-        return t.detach().to(device=device, dtype=dtype).contiguous()
-
-    runs = []
-    batched = b.ndim == 4
-    allowed = n_iter
-    for i in range(len(b)) if batched else [...]:
+    solved: list[_Solved] = []
+    stopped = False
+    batched = images.maps.ndim == 4
+    for i in range(len(images.maps)) if batched else [...]:
+        h = images.haadf[i] if images.haadf.ndim == 3 else images.haadf
+        seen_h, seen = images.seen_haadf, images.seen_maps
+        seen_h = seen_h[i] if seen_h is not None and seen_h.ndim == 3 else seen_h
         steps = steps_class(
-            work(b[i]), work(h[i] if h.ndim == 3 else h), work(w), gamma, lambda_haadf,
-            lambda_chem, lambda_tv, background, kind,
+            ready(images.maps[i]), ready(h), ready(torch.from_numpy(w)), run.gamma,
+            run.lambda_haadf, run.lambda_chem, ready(torch.from_numpy(run.lambda_tv)),
+            ready(torch.from_numpy(run.background)), kind, ready(seen_h),
+            ready(None if seen is None else seen[i]),
         )  # fmt: skip
-        # The caller's array must not change, and `work` may have given it back as it is.
+        # The caller's array must not change, and `ready` may have given it back as it is.
         iterations = {"accelerated": _accelerated, "tutorial": _tutorial}[solver](
-            steps, work(x0[i]).clone(), n_iter_tv
+            steps, ready(x0[i]).clone(), run.n_iter_tv
         )
-        runs.append(_run(iterations, allowed, tol, callback, progress))
-        if runs[-1][3] < n_iter and not runs[-1][2]:
-            allowed = 0  # interrupted: the other images of the batch stay as they started
+        # After an interrupt the other images of a batch stay as they started.
+        allowed = 0 if stopped else run.n_iter
+        solved.append(_run(iterations, allowed, run.tol, callback, progress))
+        stopped = stopped or solved[-1].interrupted
 
-    x = torch.stack([r[0] for r in runs]) if batched else runs[0][0]
-    fused_haadf = haadf_from_maps(x, w.to(x), gamma)
-    cost, converged, count = _together(runs) if batched else runs[0][1:]
+    x = torch.stack([one.x for one in solved]) if batched else solved[0].x
+    one = solved[0]
+    cost, converged, count = _together(solved) if batched else (one.cost, one.converged, one.n_iter)
+    if n_iter is None and solver == "accelerated" and not np.all(converged) and not stopped:
+        warnings.warn(
+            f"not converged after {run.n_iter} iterations: give a larger n_iter, and look at "
+            "plot_convergence",
+            stacklevel=2,
+        )
     settings = {
-        "elements": None if keys is None else [str(k) for k in keys],
+        "elements": None if images.keys is None else list(images.keys),
         "atomic_numbers": numbers,
-        "weights": [float(v) for v in w],
-        "gamma": float(gamma),
-        "lambda_haadf": float(lambda_haadf),
-        "lambda_chem": float(lambda_chem),
-        "lambda_tv": float(lambda_tv),
-        "background": float(background),
-        "n_iter": int(n_iter),
-        "n_iter_tv": int(n_iter_tv),
+        "weights": w.tolist(),
+        "gamma": run.gamma,
+        "lambda_haadf": run.lambda_haadf,
+        "lambda_chem": run.lambda_chem,
+        "lambda_tv": _short(run.lambda_tv),
+        "background": _short(run.background),
+        "n_iter": run.n_iter,
+        "n_iter_tv": run.n_iter_tv,
         "kind": kind,
         "solver": solver,
         "start": "maps" if start is None else "given",
-        "tol": None if tol is None else float(tol),
-        "dtype": str(dtype).removeprefix("torch."),
+        "tol": run.tol,
+        "masked": images.seen_haadf is not None or images.seen_maps is not None,
+        "dtype": dtype,
         "device": str(device),
         "backend": backend,
     }
-    example = _any(maps)
-    if keys is None:
-        out = like(x, example)
-    else:
-        out = {key: like(x[..., e, :, :], example) for e, key in enumerate(keys)}
+    fused_haadf: Any = haadf_from_maps(x, torch.as_tensor(w), run.gamma)
+    out: Any = like(x, example)
+    if images.keys is not None:
+        out = {key: like(x[..., e, :, :], example) for e, key in enumerate(images.keys)}
     return Fusion(out, like(fused_haadf, example), cost, converged, count, settings)
 
 
-def _run(iterations, n_iter, tol, callback, progress):
-    """Draw iterations from a solver until one of the reasons to stop holds."""
-    from tqdm.auto import tqdm
+@dataclass(frozen=True)
+class _Settings:
+    """The numbers of a run, checked; what is one for each element is (E,)."""
 
+    gamma: float
+    lambda_haadf: float
+    lambda_chem: float
+    lambda_tv: np.ndarray
+    background: np.ndarray
+    n_iter: int
+    n_iter_tv: int
+    tol: float | None
+
+
+@dataclass(frozen=True)
+class _Solved:
+    x: torch.Tensor
+    cost: Cost
+    converged: bool
+    n_iter: int
+    interrupted: bool
+
+
+Iterates: TypeAlias = "Iterator[tuple[torch.Tensor, tuple[float, float, float]]]"
+
+
+def _run(
+    iterations: Iterates, n_iter: int, tol: float | None, callback: Any, progress: bool
+) -> _Solved:
+    """Draw iterations from a solver until one of the reasons to stop holds."""
     goal = 1e-4 if tol is None else tol
     x, terms = next(iterations)
     history = [terms]
-    converged = False
+    converged = interrupted = False
     bar = tqdm(range(1, n_iter + 1), desc="fuse", disable=not progress)
     try:
         for k in bar:
@@ -230,11 +295,11 @@ def _run(iterations, n_iter, tol, callback, progress):
             if tol is not None and converged:
                 break
     except KeyboardInterrupt:  # a reader's "stop": the estimate so far is worth having
-        converged = False
-    return x, _cost(history), converged, len(history) - 1
+        converged, interrupted = False, True
+    return _Solved(x, _cost(history), converged, len(history) - 1, interrupted)
 
 
-def _tutorial(steps, x, n_sweeps):
+def _tutorial(steps: Steps, x: torch.Tensor, n_sweeps: int) -> Iterates:
     """The published iteration: a unit step, and a TV projection that starts anew each time."""
     yield x, steps.evaluate(x, x)[0]
     while True:
@@ -242,7 +307,7 @@ def _tutorial(steps, x, n_sweeps):
         yield x, steps.evaluate(x, x)[0]
 
 
-def _accelerated(steps, x, n_sweeps):
+def _accelerated(steps: Steps, x: torch.Tensor, n_sweeps: int) -> Iterates:
     """Monotone accelerated proximal gradient with backtracking, restart and a warm projection."""
     terms = steps.evaluate(x, x)[0]
     total = sum(terms)
@@ -275,69 +340,106 @@ def _accelerated(steps, x, n_sweeps):
         yield x, terms
 
 
-def _cost(history):
+def _cost(history: list[tuple[float, float, float]]) -> Cost:
     return Cost(*np.array(history, dtype=float).T)
 
 
-def _together(runs):
+def _together(runs: list[_Solved]) -> tuple[Cost, np.ndarray, np.ndarray]:
     """Costs, flags and counts of a batch, shorter runs continued by their last value."""
-    length = max(run[3] for run in runs) + 1
+    length = max(run.n_iter for run in runs) + 1
 
-    def padded(values):
+    def padded(values: np.ndarray) -> np.ndarray:
         return np.pad(values, (0, length - len(values)), mode="edge")
 
     names = ("haadf", "chem", "tv")
-    cost = Cost(*(np.stack([padded(run[1][name]) for run in runs]) for name in names))
-    return cost, np.array([run[2] for run in runs]), np.array([run[3] for run in runs])
+    cost = Cost(*(np.stack([padded(run.cost[name]) for run in runs]) for name in names))
+    return cost, np.array([r.converged for r in runs]), np.array([r.n_iter for r in runs])
 
 
-def _atomic_numbers(atomic_numbers, keys, n_elements):
-    if isinstance(atomic_numbers, dict):
-        if keys is None:
-            raise ValueError("atomic_numbers is a dict but maps is not: give both by element")
-        missing = [key for key in keys if key not in atomic_numbers]
-        if missing:
-            raise ValueError(f"atomic_numbers lacks {missing}: it has {list(atomic_numbers)}")
-        atomic_numbers = [atomic_numbers[key] for key in keys]
-    numbers = [atomic_number(z) for z in atomic_numbers]
-    if len(numbers) != n_elements:
-        raise ValueError(f"{len(numbers)} atomic numbers for {n_elements} maps: give one for each")
-    return numbers
-
-
-def _start(start, keys, b):
+def _start(start: Any, images: Images) -> torch.Tensor:
+    b, keys, seen = images.maps, images.keys, images.seen_maps
+    if start is None:
+        if seen is None:
+            return b
+        # Zero is where the HAADF term has no slope: a masked pixel starts at its map's mean.
+        mean = b.sum(dim=(-2, -1), keepdim=True) / seen.sum(dim=(-2, -1), keepdim=True)
+        return b + (1 - seen).to(b) * mean
     if keys is not None:
-        if not isinstance(start, dict) or set(start) != set(keys):
+        if not isinstance(start, Mapping) or set(start) != set(keys):
             raise ValueError(f"start must be a dict with the keys of maps: {list(keys)}")
         start = {key: start[key] for key in keys}
-    x0 = check_images(start, b[..., 0, :, :])[0]
+    x0 = check_images(torch.ones_like(b[..., 0, :, :]), start).maps
     if x0.shape != b.shape:
         raise ValueError(f"start has shape {tuple(x0.shape)}, but maps have {tuple(b.shape)}")
     return x0
 
 
-def _check_settings(gamma, background, n_iter, n_iter_tv, solver, backend, dtype):
-    if not 1 <= gamma < math.inf:
-        raise ValueError(f"gamma is {gamma}: below 1 the gradient is infinite at 0")
-    if not 0 < background < math.inf:
-        raise ValueError(f"background is {background}: it must be above 0, inside a logarithm")
-    for name, value in {"n_iter": n_iter, "n_iter_tv": n_iter_tv}.items():
-        if not 1 <= value < math.inf or value != int(value):
-            raise ValueError(f"{name} is {value}: it must be a whole number, at least 1")
+def _check_settings(
+    gamma: Any, lambda_haadf: Any, lambda_chem: Any, lambda_tv: Any, background: Any, n_iter: Any,
+    n_iter_tv: Any, kind: str, solver: str, tol: Any, keys: Any, n_elements: int,
+) -> _Settings:  # fmt: skip
     if solver not in SOLVERS:
         raise ValueError(f"solver is {solver!r}: use 'accelerated' or 'tutorial'")
+    if kind not in get_args(Kind):
+        raise ValueError(f"kind is {kind!r}: use 'isotropic' or 'anisotropic'")
+    if not 1 <= number("gamma", gamma) < math.inf:
+        raise ValueError(f"gamma is {gamma}: below 1 the gradient is infinite at 0")
+    if lambda_haadf is None:
+        lambda_haadf = 1 / n_elements
+    for name, value in {"lambda_haadf": lambda_haadf, "lambda_chem": lambda_chem}.items():
+        if not 0 <= number(name, value) < math.inf:
+            raise ValueError(f"{name} is {value}: it must be finite and at least 0")
+    if lambda_tv is None:
+        lambda_tv = GUIDE_TV if solver == "tutorial" else GUIDE_TV / 10
+    smooth = per_element("lambda_tv", lambda_tv, keys, n_elements)
+    if not ((smooth >= 0) & (smooth < math.inf)).all():
+        raise ValueError(f"lambda_tv is {lambda_tv}: it must be finite and at least 0")
+    under = per_element("background", background, keys, n_elements)
+    if not ((under > 0) & (under < math.inf)).all():
+        raise ValueError(f"background is {background}: it must be above 0, inside a logarithm")
+    if tol is not None and not 0 <= number("tol", tol) < 1:
+        raise ValueError(f"tol is {tol}: it must be at least 0, and below 1")
+    if n_iter is None:
+        n_iter = 30 if solver == "tutorial" else MOST
+        tol = 1e-4 if tol is None and solver == "accelerated" else tol
+    return _Settings(
+        float(gamma), float(lambda_haadf), float(lambda_chem), smooth, under,
+        whole("n_iter", n_iter), whole("n_iter_tv", n_iter_tv), None if tol is None else float(tol),
+    )  # fmt: skip
+
+
+def _machine(
+    dtype: str, device: torch.device, backend: str | None, images: Images
+) -> tuple[torch.dtype, str]:
+    """Precision and backend, from what was asked and what there is."""
     if backend not in (None, *BACKENDS):
         raise ValueError(f"backend is {backend!r}: use 'wavefront', 'torch' or leave it out")
     if dtype not in ("float32", "float64"):
         raise ValueError(f"dtype is {dtype!r}: use 'float32' or 'float64'")
-
-
-def _wavefront_serves(device, dtype):
-    import torch
-
     installed = importlib.util.find_spec("numba") is not None
-    return installed and device.type == "cpu" and dtype == torch.float32
+    masked = images.seen_haadf is not None or images.seen_maps is not None
+    serves = installed and device.type == "cpu" and dtype == "float32" and not masked
+    if backend == "wavefront" and not serves:
+        raise ValueError(
+            "backend 'wavefront' needs numba, a CPU and float32, and takes no masks: use 'torch'"
+        )
+    return getattr(torch, dtype), backend or ("wavefront" if serves else "torch")
 
 
-def _any(maps):
-    return next(iter(maps.values())) if isinstance(maps, dict) else maps
+def _warn_of_units(images: Images, weights: np.ndarray, gamma: float) -> None:
+    """Say so where the model of the maps and the HAADF differ by orders of magnitude."""
+    brightest = images.maps.amax(dim=(-2, -1)).double().cpu() ** gamma
+    model = float((torch.from_numpy(weights) * brightest).sum(dim=-1).max())
+    measured = float(images.haadf.max())
+    if model > 0 and measured > 0 and not 0.01 <= model / measured <= 100:
+        warnings.warn(
+            f"the brightest pixels of the maps predict a HAADF of {model:.3g}, and it has "
+            f"{measured:.3g}: scale both (normalize), or fit the weights (calibrate_weights)",
+            stacklevel=3,
+        )
+
+
+def _short(per_element: np.ndarray) -> float | list[float]:
+    """One number where all elements have the same."""
+    values = per_element.tolist()
+    return values[0] if len(set(values)) == 1 else values

@@ -6,22 +6,32 @@ where each of them fails.
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
+from scipy.ndimage import gaussian_filter, gaussian_gradient_magnitude
+from tqdm.auto import tqdm
 
-from .._arrays import to_numpy
+from .._arrays import Array, to_numpy
 from ..metrics import affine_fit
 from ..noise.counting import Poisson, thin
-from .model import check_images
-from .solver import _atomic_numbers, fuse
+from ..tv import tv
+from ._checks import Elements, Maps, PerElement, check_elements, check_images, per_element, whole
+from .result import Fusion
+from .solver import fuse
+
+Path: TypeAlias = "Callable[[np.ndarray], list[Fusion]]"  # of counts, one for each lambda
+Expected: TypeAlias = "Callable[[list[Fusion]], list[np.ndarray]]"
 
 RULES = ("thinning", "pure", "discrepancy", "l_curve")
 
 
 @dataclass(frozen=True)
 class LambdaChoice:
-    """What `choose_lambda` found.
+    """Result of `choose_lambda`.
 
     Attributes
     ----------
@@ -37,6 +47,10 @@ class LambdaChoice:
         The choice is the first or the last of `lambdas`: widen them.
     rule : str
         The rule.
+    dispersion : (E,) array
+        Variance over mean of each element's counts, in places where its map is flat: 1 for
+        Poisson counts, the gain for counts times a gain, below 1 for averages. NaN where there
+        are too few counts to tell.
     """
 
     lambda_tv: float
@@ -44,24 +58,25 @@ class LambdaChoice:
     score: np.ndarray
     at_edge: bool
     rule: str
+    dispersion: np.ndarray
 
 
 def choose_lambda(
-    haadf,
-    counts,
-    atomic_numbers,
+    haadf: Array,
+    counts: Maps,
+    atomic_numbers: Elements = None,
     *,
-    rule="thinning",
-    lambdas=None,
-    scale=1.0,
-    fraction=0.8,
-    n_repeats=2,
-    seed=0,
-    lambda_chem=0.08,
-    n_iter=30,
-    progress=False,
-    **settings,
-):
+    rule: str = "thinning",
+    lambdas: Sequence[float] | np.ndarray | None = None,
+    scale: PerElement = 1.0,
+    fraction: float = 0.8,
+    n_repeats: int = 2,
+    seed: int = 0,
+    lambda_chem: float = 0.08,
+    n_iter: int = 30,
+    progress: bool = False,
+    **settings: Any,
+) -> LambdaChoice:
     r"""Choose `lambda_tv` from the data alone.
 
     Parameters
@@ -69,7 +84,8 @@ def choose_lambda(
     haadf : (H, W) array or tensor
         HAADF image, as given to `fuse`.
     counts : (E, H, W) array or tensor, or dict of (H, W)
-        Counts of each element: whole numbers with Poisson noise, not scaled maps.
+        Counts of each element: whole numbers with Poisson noise, not scaled maps. Masked pixels
+        (`numpy.ma`), of these or of the HAADF, are not fused; those of the counts not predicted.
     atomic_numbers : sequence or dict
         As in `fuse`.
     rule : {"thinning", "pure", "discrepancy", "l_curve"}
@@ -78,7 +94,7 @@ def choose_lambda(
         the counts as noise is. "l_curve" takes the corner of misfit against total variation.
     lambdas : sequence of float, optional
         Weights to try. Default: ten from 0.03 to 10 times `lambda_chem`.
-    scale : float or (E,) array
+    scale : float, or one for each element
         The maps that are fused are ``counts / scale``. Use the same with `fuse` afterwards.
     fraction : float
         Share of the counts that "thinning" fuses; the rest is predicted.
@@ -101,8 +117,13 @@ def choose_lambda(
     Raises
     ------
     ValueError
-        An unknown rule, counts that are not whole numbers, a fraction outside 0 to 1, fewer than
-        three lambdas.
+        An unknown rule, counts that are not whole numbers or have a common divisor, a fraction
+        outside 0 to 1, fewer than three lambdas.
+
+    Warns
+    -----
+    UserWarning
+        The counts of an element scatter much more, or much less, than Poisson counts would.
 
     Notes
     -----
@@ -112,33 +133,46 @@ def choose_lambda(
     :math:`\|\hat\mu - y\|^2 - \sum y + 2\, y^\top \partial\hat\mu`.
     L-curve: :cite:t:`hansen1992`. Derived in :doc:`/book/fusion/05_tune`.
     """
-    from tqdm.auto import tqdm
-
     if rule not in RULES:
         raise ValueError(f"rule is {rule!r}: use one of {', '.join(RULES)}")
     if not 0 < fraction < 1:
         raise ValueError(f"fraction is {fraction}: it must lie between 0 and 1")
-    y, h, keys = check_images(counts, haadf)
-    if y.ndim != 3:
-        raise ValueError(f"counts have shape {tuple(y.shape)}: expected (E, H, W)")
-    y, h = to_numpy(y).astype(float), to_numpy(h)
-    if (y != np.round(y)).any():
-        raise ValueError("counts are not whole numbers: give the counts, and the scale apart")
-    atomic_numbers = _atomic_numbers(atomic_numbers, keys, len(y))
-    lambdas = np.sort(np.geomspace(0.03, 10, 10) * lambda_chem if lambdas is None else lambdas)
-    if lambdas.size < 3:
-        raise ValueError(f"{lambdas.size} lambdas: give at least three to choose from")
-    scale = np.broadcast_to(np.asarray(scale, float), y.shape[:1])[:, None, None]
+    images = check_images(haadf, counts)
+    if images.maps.ndim != 3:
+        raise ValueError(f"counts have shape {tuple(images.maps.shape)}: expected (E, H, W)")
+    y, h, seen = to_numpy(images.maps).astype(float), to_numpy(images.haadf), None
+    if images.seen_haadf is not None:
+        h = np.ma.masked_array(h, to_numpy(images.seen_haadf) == 0)
+    if images.seen_maps is not None:
+        if rule != "thinning":
+            raise ValueError(f"rule {rule!r} takes no masked counts: use 'thinning'")
+        seen = to_numpy(images.seen_maps) > 0
+    names = images.keys or tuple(map(str, range(len(y))))
+    numbers = check_elements(atomic_numbers, images.keys, len(y))
+    _check_counts(y, names)
+    tried = np.sort(np.geomspace(0.03, 10, 10) * lambda_chem if lambdas is None else lambdas)
+    if tried.size < 3:
+        raise ValueError(f"{tried.size} lambdas: give at least three to choose from")
+    unit = per_element("scale", scale, images.keys, len(y))[:, None, None]
+    if not ((unit > 0) & (unit < np.inf)).all():
+        raise ValueError(f"scale is {scale}: it must be finite and above 0")
+    n_repeats = whole("n_repeats", n_repeats)
+    dispersion = _dispersion(y, seen)
+    _warn_of_dispersion(dispersion, names)
+    for name in ("weights", "background"):  # by element, but the fusions below have no keys
+        if isinstance(settings.get(name), dict):
+            settings[name] = per_element(name, settings[name], images.keys, len(y))
     rng = np.random.default_rng(seed)
     n_paths = {"thinning": n_repeats, "pure": 1 + n_repeats}.get(rule, 1)
-    bar = tqdm(total=n_paths * lambdas.size, desc=rule, disable=not progress)
+    bar = tqdm(total=n_paths * tried.size, desc=rule, disable=not progress)
 
-    def path(counts):
+    def path(counts: np.ndarray) -> list[Fusion]:
         """Expected counts for every lambda, each fusion started from the smoother one before."""
         start, fits = None, []
-        for value in lambdas[::-1]:
+        maps = counts / unit if seen is None else np.ma.masked_array(counts / unit, ~seen)
+        for value in tried[::-1]:
             result = fuse(
-                h, counts / scale, atomic_numbers, lambda_tv=value, lambda_chem=lambda_chem,
+                h, maps, numbers, lambda_tv=value, lambda_chem=lambda_chem,
                 n_iter=n_iter, start=start, **settings,
             )  # fmt: skip
             start = result.maps
@@ -146,13 +180,14 @@ def choose_lambda(
             bar.update()
         return fits[::-1]
 
-    def expected(fits):
+    def expected(fits: list[Fusion]) -> list[np.ndarray]:
         # The Poisson term is that of counts with mean x + background.
-        return [(fit.maps.astype(float) + fit.settings["background"]) * scale for fit in fits]
+        under = [np.reshape(fit.settings["background"], (-1, 1, 1)) for fit in fits]
+        return [(fit.maps.astype(float) + b) * unit for fit, b in zip(fits, under, strict=True)]
 
     with bar:
         if rule == "thinning":
-            scores = [_thinning(y, fraction, path, expected, rng) for _ in range(n_repeats)]
+            scores = [_thinning(y, seen, fraction, path, expected, rng) for _ in range(n_repeats)]
             score = np.mean(scores, axis=0)
         elif rule == "pure":
             score = _pure(y, path, expected, n_repeats, rng)
@@ -161,15 +196,70 @@ def choose_lambda(
         else:
             score = _l_curve(y, path(y), expected)
     best = int(np.argmin(score))
-    return LambdaChoice(float(lambdas[best]), lambdas, score, best in (0, lambdas.size - 1), rule)
+    edge = best in (0, tried.size - 1)
+    return LambdaChoice(float(tried[best]), tried, score, edge, rule, dispersion)
 
 
-def _thinning(y, fraction, path, expected, rng):
+def _check_counts(y: np.ndarray, names: Sequence[str]) -> None:
+    if (y != np.round(y)).any():
+        raise ValueError("counts are not whole numbers: give the counts, and the scale apart")
+    for name, counts in zip(names, y, strict=True):
+        divisor = np.gcd.reduce(counts.astype(np.int64).ravel())
+        if divisor > 1 and np.count_nonzero(counts) >= 10:  # fewer may be even by chance
+            raise ValueError(
+                f"every count of map {name} is a multiple of {divisor}: these are counts times a "
+                f"gain; divide them by {divisor}"
+            )
+
+
+def _dispersion(y: np.ndarray, seen: np.ndarray | None) -> np.ndarray:
+    """Variance over mean of neighbouring counts, where the smoothed map is flattest."""
+    found = []
+    for k, counts in enumerate(y):
+        # The mixed difference of four neighbours: slopes of the signal cancel.
+        mixed = np.diff(np.diff(counts, axis=0), axis=1)
+        here = counts[:-1, :-1]
+        mean = gaussian_filter(counts, 3)[:-1, :-1]
+        slope = gaussian_gradient_magnitude(counts, 3)[:-1, :-1]
+        usable = mean > 0
+        if seen is not None:
+            s = seen[k]
+            usable &= s[:-1, :-1] & s[:-1, 1:] & s[1:, :-1] & s[1:, 1:]
+        if not usable.any():
+            found.append(np.nan)
+            continue
+        # Slope over noise: how much of the difference of two neighbours is signal.
+        ratio = slope / np.sqrt(np.maximum(mean, 1e-12))
+        flat = usable & (ratio <= np.quantile(ratio[usable], 0.5))
+        total = float(here[flat].sum())
+        found.append((mixed[flat] ** 2).sum() / 4 / total if total >= 300 else np.nan)
+    return np.array(found)
+
+
+def _warn_of_dispersion(dispersion: np.ndarray, names: Sequence[str]) -> None:
+    for name, value in zip(names, dispersion, strict=True):
+        if value > 1.5 or value < 0.6:
+            warnings.warn(
+                f"the counts of map {name} have {value:.2f} times the variance of Poisson counts "
+                "where the map is flat: a gain, an average or a filter? The choice assumes 1",
+                stacklevel=3,
+            )
+
+
+def _thinning(
+    y: np.ndarray, seen: np.ndarray | None, fraction: float, path: Path, expected: Expected,
+    rng: np.random.Generator,
+) -> list[float]:  # fmt: skip
     kept, rest = thin(y.astype(int), fraction, rng)
-    return [_prediction_error(mu, rest) for mu in expected(path(kept))]
+    seen = np.ones(y.shape, bool) if seen is None else seen
+
+    def inside(stack: np.ndarray) -> list[np.ndarray]:
+        return [image[s] for image, s in zip(stack, seen, strict=True)]
+
+    return [_prediction_error(inside(mu), inside(rest)) for mu in expected(path(kept))]
 
 
-def _prediction_error(mu, rest):
+def _prediction_error(mu: Sequence[np.ndarray], rest: Sequence[np.ndarray]) -> float:
     """Squared error of predicting `rest`, in units of its shot noise, averaged over the elements.
 
     Each element's prediction gets its best scale and offset first: total variation takes contrast
@@ -183,7 +273,9 @@ def _prediction_error(mu, rest):
     return float(np.mean(errors)) if errors else 0.0
 
 
-def _pure(y, path, expected, n_repeats, rng):
+def _pure(
+    y: np.ndarray, path: Path, expected: Expected, n_repeats: int, rng: np.random.Generator
+) -> np.ndarray:
     at = expected(path(y))
     mean = np.maximum(y.mean(axis=(1, 2)), 1 / y[0].size)
     slope = np.zeros((len(at), y.shape[0]))
@@ -199,7 +291,7 @@ def _pure(y, path, expected, n_repeats, rng):
     return ((misfit - y.mean(axis=(1, 2)) + 2 * slope) / mean).mean(axis=1)
 
 
-def _discrepancy(y, fits, rng):
+def _discrepancy(y: np.ndarray, fits: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:
     noise = Poisson()
     score = []
     for mu in fits:
@@ -209,13 +301,11 @@ def _discrepancy(y, fits, rng):
     return np.array(score)
 
 
-def _l_curve(y, fits, expected):
+def _l_curve(y: np.ndarray, fits: list[Fusion], expected: Expected) -> np.ndarray:
     """Minus the curvature of log misfit against log total variation (none at the ends)."""
-    from ..tv import tv
-
     noise = Poisson()
     mus = expected(fits)
-    misfit = np.log([noise.deviance(np.maximum(mu, 1e-6), y) for mu in mus])
+    misfit = np.log([float(noise.deviance(np.maximum(mu, 1e-6), y)) for mu in mus])
     rough = np.log([max(float(np.sum(tv(mu))), 1e-12) for mu in mus])
     dm, dr = np.gradient(misfit), np.gradient(rough)
     ddm, ddr = np.gradient(dm), np.gradient(dr)

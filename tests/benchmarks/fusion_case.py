@@ -43,7 +43,7 @@ class Case:
 def simulated(size):
     """A simulated field of `size` x `size` pixels; beyond 512 a repeated one, which is quick."""
     data = simulate("dysco3", counts=8, seed=0, size=min(size, 512))
-    maps, haadf = normalize(data.maps, data.haadf)
+    haadf, maps = normalize(data.haadf, data.maps)
     maps = np.stack([maps[s] for s in NUMBERS])
     times = -(-size // len(haadf))
     maps, haadf = np.tile(maps, (1, times, times)), np.tile(haadf, (times, times))
@@ -56,5 +56,5 @@ def measured():
     if found is None:
         return None
     with np.load(found[0]) as file:
-        maps, haadf = normalize({s: file[s] for s in NUMBERS}, file["HAADF"])
+        haadf, maps = normalize(file["HAADF"], {s: file[s] for s in NUMBERS})
     return Case(f"measured {len(haadf)}", np.stack([maps[s] for s in NUMBERS]), haadf)

@@ -19,7 +19,7 @@ KINDS = ("isotropic", "anisotropic")
 @pytest.fixture(scope="module")
 def crystal():
     arrays = twin_dysco3()
-    maps, haadf = normalize({e: arrays[e] for e in ("Sc", "Dy", "O")}, arrays["HAADF"])
+    haadf, maps = normalize(arrays["HAADF"], {e: arrays[e] for e in ("Sc", "Dy", "O")})
     return haadf, np.stack(list(maps.values()))
 
 

@@ -162,7 +162,7 @@ from helpers.noise import Poisson
 from helpers.renderer import mle
 from helpers.renderer.renderers import Gaussian2D
 data = fusion.simulate("core_shell", counts=1, seed=3, size=32)
-maps, haadf = fusion.normalize(data.maps, data.haadf)
+haadf, maps = fusion.normalize(data.haadf, data.maps)
 result = fusion.fuse(haadf, maps, ["Co", "Mn", "O"], gamma=1, n_iter=5)
 assert metrics.psnr(result.maps["Mn"], data.truth["Mn"]) > 0
 assert metrics.ssim(result.maps["Mn"], data.truth["Mn"]) < 1

@@ -88,8 +88,8 @@ def test_the_model_scales_with_its_power(scene, gamma, factor):
 @given(scenes(), st.floats(0.5, 50), st.floats(-20, 20))
 def test_normalizing_forgets_scale_and_offset(scene, scale, offset):
     haadf, maps = scene
-    once = normalize(maps, haadf)
-    again = normalize(scale * maps + offset, scale * haadf + offset)
+    once = normalize(haadf, maps)
+    again = normalize(scale * haadf + offset, scale * maps + offset)
     for a, b in zip(once, again, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-9)
         assert a.min() == 0 and a.max() in (0, 1)

@@ -17,118 +17,140 @@ The gradient and the cost are derived in :doc:`/book/fusion/01_model`.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+import torch
 
-from ...tv import Sweeps, tv
+from ...tv import Kind, Sweeps, tv
 
 
 @dataclass
-class Steps:
+class Steps(ABC):
     """The data and the settings of one fusion."""
 
-    maps: object  # (E, H, W) tensor
-    haadf: object  # (H, W) tensor
-    weights: object  # (E,) tensor
+    maps: torch.Tensor  # (E, H, W), zero where masked
+    haadf: torch.Tensor  # (H, W), zero where masked
+    weights: torch.Tensor  # (E,)
     gamma: float
     lambda_haadf: float
     lambda_chem: float
-    lambda_tv: float
-    background: float
-    kind: str
+    lambda_tv: torch.Tensor  # (E,)
+    background: torch.Tensor  # (E,)
+    kind: Kind
+    seen_haadf: torch.Tensor | None = None  # (H, W), 0 where a pixel takes no part, else 1
+    seen_maps: torch.Tensor | None = None  # (E, H, W)
 
-    def curvature_bound(self, x):
+    @abstractmethod
+    def prox_gradient(
+        self, z: torch.Tensor, step: float, n_sweeps: int, warm: bool
+    ) -> tuple[torch.Tensor, float, float]:
+        """One proximal gradient step from `z`."""
+
+    @abstractmethod
+    def evaluate(
+        self, x: torch.Tensor, z: torch.Tensor
+    ) -> tuple[tuple[float, float, float], float]:
+        """Cost of `x`, and its slope from `z`."""
+
+    @abstractmethod
+    def extrapolate(self, x: torch.Tensor, new: torch.Tensor, factor: float) -> torch.Tensor:
+        """Go on from `new`, away from `x`."""
+
+    def curvature_bound(self, x: torch.Tensor) -> float:
         """Bound on the positive curvature of the two data terms at `x`."""
         haadf = self.weights.square().sum() * x.max() ** (2 * self.gamma - 2)
-        chem = (self.maps / (x + self.background).square_()).max()
+        chem = (self.maps / (x + _column(self.background)).square_()).max()
         return float(self.lambda_haadf * self.gamma**2 * haadf + self.lambda_chem * chem)
 
-    def terms(self, haadf, chem, roughness):
-        """The three terms of the cost, from their sums without the lambdas."""
-        return (
-            self.lambda_haadf * float(haadf),
-            self.lambda_chem * float(chem),
-            self.lambda_tv * float(roughness),
-        )
+    def terms(self, haadf: float, chem: float, roughness: float) -> tuple[float, float, float]:
+        """The three terms of the cost, from their sums (the last has its lambdas already)."""
+        return self.lambda_haadf * haadf, self.lambda_chem * chem, roughness
 
 
 class TorchSteps(Steps):
     """The operations in torch, on the device of the maps, in images that are made once."""
 
-    _at = _there = None  # the last maps whose gradient was asked for, and what it was
+    # The last maps whose gradient was asked for, and what it was.
+    _at: Any = None
+    _there: Any = None
 
-    def prox_gradient(self, z, step, n_sweeps, warm):
+    def prox_gradient(
+        self, z: torch.Tensor, step: float, n_sweeps: int, warm: bool
+    ) -> tuple[torch.Tensor, float, float]:
         """One proximal gradient step from `z`."""
-        import torch
-
         gradient = self._gradient(z)[0]
         sweeps = self._sweeps
         torch.sub(z, gradient, alpha=step, out=sweeps.y)
-        radius = sweeps.radius.fill_(step * self.lambda_tv)
+        radius = torch.mul(_column(self.lambda_tv), step, out=sweeps.radius)
         sweeps.dual = sweeps.dual.mul_(radius) if warm else sweeps.dual.zero_()
         sweeps.restart()
         sweeps.run(n_sweeps)
         x = sweeps.primal(sweeps.dual)
-        if radius > 0:
-            sweeps.dual.div_(radius)
+        sweeps.dual.div_(radius.where(radius > 0, radius.new_ones(())))
         moved = torch.sub(x, z, out=sweeps.x)
         square = self._sum(torch.mul(moved, moved, out=sweeps.buffer))
         return x, square, self._sum(moved.mul_(gradient))
 
-    def evaluate(self, x, z):
+    def evaluate(
+        self, x: torch.Tensor, z: torch.Tensor
+    ) -> tuple[tuple[float, float, float], float]:
         """Cost of `x`, and its slope from `z`."""
-        import torch
-
         gradient, residual = self._gradient(x)
         scratch = self._sweeps.buffer
-        logarithm = torch.add(x, self.background, out=scratch).log_()
-        chem = self._sum(x) - self._sum(logarithm.mul_(self.maps))
-        terms = self.terms(self._sum(residual.square()) / 2, chem, self._sum(tv(x, self.kind)))
+        logarithm = torch.add(x, _column(self.background), out=scratch).log_()
+        chem = -self._sum(logarithm.mul_(self.maps))
+        chem += self._sum(x if self.seen_maps is None else self.seen_maps * x)
+        roughness = float((tv(x, self.kind) * self.lambda_tv).sum())
+        terms = self.terms(self._sum(residual.square()) / 2, chem, roughness)
         along = self._sum(torch.sub(x, z, out=scratch).mul_(gradient)) if x is not z else 0.0
         return terms, along
 
-    def extrapolate(self, x, new, factor):
+    def extrapolate(self, x: torch.Tensor, new: torch.Tensor, factor: float) -> torch.Tensor:
         """Go on from `new`, away from `x`."""
-        import torch
-
         return torch.lerp(x, new, factor).clamp_min_(0)
 
     @cached_property
-    def _sweeps(self):
+    def _sweeps(self) -> Sweeps:
         """The projection. From one step to the next, its dual field is in the unit ball."""
         dual = self.maps.new_zeros(2, *self.maps.shape)
-        return Sweeps(self.maps.clone(), self.maps.new_zeros(()), dual, self.kind, 0.0, None)
+        radius = self.maps.new_zeros(len(self.maps), 1, 1)
+        return Sweeps(self.maps.clone(), radius, dual, self.kind, 0.0, None)
 
-    @cached_property
-    def _column(self):
-        return self.weights[:, None, None]
-
-    def _gradient(self, x):
+    def _gradient(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Gradient of the two data terms, and the HAADF residual.
 
         Kept, because a step without momentum starts where the cost was taken last.
         """
-        import torch
-
         if x is not self._at:
             image, scratch = self._there[0] if self._there else x.clone(), self._sweeps.x
             # x^gamma = x x^(gamma-1), so one power does; exp2 and log2 are the fast ones on a CPU.
             power = torch.clamp_min(x, 1e-30, out=image).log2_().mul_(self.gamma - 1).exp2_()
-            model = torch.mul(self._column, x, out=scratch).mul_(power).sum(dim=0)
+            weights = _column(self.weights)
+            model = torch.mul(weights, x, out=scratch).mul_(power).sum(dim=0)
             residual = model.sub_(self.haadf)
-            gradient = power.mul_(residual).mul_(self.lambda_haadf * self.gamma * self._column)
-            chem = torch.add(x, self.background, out=scratch).reciprocal_().mul_(self.maps)
-            gradient.add_(self.lambda_chem).sub_(chem, alpha=self.lambda_chem)
+            if self.seen_haadf is not None:
+                residual.mul_(self.seen_haadf)
+            gradient = power.mul_(residual).mul_(self.lambda_haadf * self.gamma * weights)
+            chem = torch.add(x, _column(self.background), out=scratch).reciprocal_()
+            gradient.sub_(chem.mul_(self.maps), alpha=self.lambda_chem)
+            # A masked pixel of a map has no counts and no cost of its own.
+            gradient.add_(self.lambda_chem if self.seen_maps is None else self._charge)
             self._at, self._there = x, (gradient, residual)
         return self._there
 
-    def _sum(self, values):
-        """Sum of the rows' sums, in double precision where the device has it (Apple's has not)."""
-        import torch
+    @cached_property
+    def _charge(self) -> torch.Tensor:
+        assert self.seen_maps is not None
+        return self.seen_maps * self.lambda_chem
 
+    def _sum(self, values: torch.Tensor) -> float:
+        """Sum of the rows' sums, in double precision where the device has it (Apple's has not)."""
         dtype = torch.float32 if values.device.type == "mps" else torch.float64
         return float(values.sum(dim=-1).sum(dtype=dtype))
 
@@ -136,12 +158,12 @@ class TorchSteps(Steps):
 class WavefrontSteps(Steps):
     """The operations in one pass over the rows, float32 on the CPU, threads taking bands."""
 
-    dual = None  # in the unit ball; kept from one warm step to the next
+    dual: Any = None  # in the unit ball; kept from one warm step to the next
 
-    def prox_gradient(self, z, step, n_sweeps, warm):
+    def prox_gradient(
+        self, z: torch.Tensor, step: float, n_sweeps: int, warm: bool
+    ) -> tuple[torch.Tensor, float, float]:
         """One proximal gradient step from `z`."""
-        import torch
-
         from .wavefront import prox_gradient
 
         if self.dual is None:
@@ -152,7 +174,7 @@ class WavefrontSteps(Steps):
         sums = self._bands(
             n_sweeps,
             lambda first, last: prox_gradient(
-                z.numpy(), *self._data, f(step), f(step * self.lambda_tv), momentum(n_sweeps),
+                z.numpy(), *self._data, f(step), f(step) * self._lambda_tv, momentum(n_sweeps),
                 self.kind == "isotropic", warm, self.dual, self._spare, x, first, last,
             ),
         )  # fmt: skip
@@ -160,25 +182,31 @@ class WavefrontSteps(Steps):
             self.dual, self._spare = self._spare, self.dual
         return torch.from_numpy(x), *sums
 
-    def evaluate(self, x, z):
+    def evaluate(
+        self, x: torch.Tensor, z: torch.Tensor
+    ) -> tuple[tuple[float, float, float], float]:
         """Cost of `x`, and its slope from `z`."""
         from .wavefront import evaluate
 
         *sums, along = self._bands(
             0,
             lambda first, last: evaluate(
-                x.numpy(), z.numpy(), *self._data, self.kind == "isotropic", first, last
+                x.numpy(),
+                z.numpy(),
+                *self._data,
+                self._lambda_tv,
+                self.kind == "isotropic",
+                first,
+                last,
             ),
         )
         return self.terms(*sums), along
 
-    def extrapolate(self, x, new, factor):
+    def extrapolate(self, x: torch.Tensor, new: torch.Tensor, factor: float) -> torch.Tensor:
         """Go on from `new`, away from `x`.
 
         Not by torch: its threads stay awake for milliseconds after such a call, on our cores.
         """
-        import torch
-
         from .wavefront import extrapolate
 
         z = self._image()
@@ -187,21 +215,23 @@ class WavefrontSteps(Steps):
         return torch.from_numpy(z)
 
     @cached_property
-    def _data(self):
+    def _data(self) -> tuple:
         f = np.float32
         return (
             self.maps.numpy(), self.haadf.numpy(), self.weights.numpy(), f(self.gamma),
-            f(self.lambda_haadf), f(self.lambda_chem), f(self.background),
+            f(self.lambda_haadf), f(self.lambda_chem), self.background.numpy(),
         )  # fmt: skip
 
-    def _image(self):
+    @cached_property
+    def _lambda_tv(self) -> np.ndarray:
+        return self.lambda_tv.numpy()
+
+    def _image(self) -> np.ndarray:
         """Room for maps. NumPy asks for it in large pages, torch waits for thousands of small."""
         return np.empty(self.maps.shape, np.float32)
 
-    def _bands(self, n_sweeps, work):
+    def _bands(self, n_sweeps: int, work: Callable[[int, int], tuple]) -> tuple:
         """Run `work` on bands of rows, one a thread, and add up what they return."""
-        import torch
-
         rows = self.haadf.shape[0]
         # Rows beyond a band's edge are computed twice: no band should be mostly edge. And a band
         # of less than half a millisecond's work is not worth waking a thread for.
@@ -214,13 +244,15 @@ class WavefrontSteps(Steps):
         return tuple(map(sum, zip(*results, strict=True)))
 
     @cached_property
-    def _pool(self):
-        import torch
-
+    def _pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(torch.get_num_threads())
 
 
-def momentum(n_sweeps):
+def _column(per_element: torch.Tensor) -> torch.Tensor:
+    return per_element[:, None, None]
+
+
+def momentum(n_sweeps: int) -> np.ndarray:
     """The FISTA factors of `n_sweeps` sweeps, float32."""
     t, factors = 1.0, []
     for _ in range(n_sweeps):

@@ -16,13 +16,15 @@ Same mathematics as `helpers.fusion.backends.steps`, checked against it; float32
 from __future__ import annotations
 
 import math
+from typing import Any, TypeAlias
 
 import numpy as np
 from numba import njit
 
+Scalar: TypeAlias = Any  # a float32: mypy knows nothing of numba's
 _F = np.float32
-_jit = njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
-_inline = njit(cache=True, nogil=True, fastmath=True, error_model="numpy", inline="always")
+_jit: Any = njit(cache=True, nogil=True, fastmath=True, error_model="numpy")
+_inline: Any = njit(cache=True, nogil=True, fastmath=True, error_model="numpy", inline="always")
 
 # Series of 2^r on [-1/2, 1/2] and of log2((1+s)/(1-s)) on |s| < 0.172: 2e-8 relative or better.
 _E1, _E2, _E3, _E4, _E5, _E6, _E7 = (_F(math.log(2) ** k / math.factorial(k)) for k in range(1, 8))
@@ -33,7 +35,7 @@ _ZERO, _ONE, _TINY = _F(0), _F(1), _F(1e-30)
 
 
 @_inline
-def _log2(x):
+def _log2(x: Scalar) -> Scalar:
     """Base-2 logarithm of a float32 above zero. Vectorises, unlike the library's."""
     bits = np.float32(x).view(np.int32)
     exponent = np.int32((bits - _SQRT_HALF) >> np.int32(23))
@@ -44,7 +46,7 @@ def _log2(x):
 
 
 @_inline
-def _exp2(t):
+def _exp2(t: Scalar) -> Scalar:
     """Two to the power of a float32 in -126 .. 126."""
     t = max(t, _F(-126))
     whole = np.int32(np.int32(t + _F(1000.5)) - np.int32(1000))
@@ -55,7 +57,9 @@ def _exp2(t):
 
 
 @_jit
-def _model_row(x, weight, exponent, power, residual):
+def _model_row(
+    x: np.ndarray, weight: Scalar, exponent: Scalar, power: np.ndarray, residual: np.ndarray
+) -> None:
     """Put ``x ** exponent`` in `power` and add the element's share of the HAADF to `residual`."""
     for c in range(x.size):
         p = _exp2(exponent * _log2(max(x[c], _TINY)))
@@ -64,7 +68,17 @@ def _model_row(x, weight, exponent, power, residual):
 
 
 @_jit
-def _step_row(x, b, power, residual, slope, chem, background, step, y):
+def _step_row(
+    x: np.ndarray,
+    b: np.ndarray,
+    power: np.ndarray,
+    residual: np.ndarray,
+    slope: Scalar,
+    chem: Scalar,
+    background: Scalar,
+    step: Scalar,
+    y: np.ndarray,
+) -> None:
     """Gradient step of one element: ``y = x - step * gradient``."""
     for c in range(x.size):
         g = slope * power[c] * residual[c] + chem * (_ONE - b[c] / (x[c] + background))
@@ -72,7 +86,9 @@ def _step_row(x, b, power, residual, slope, chem, background, step, y):
 
 
 @_jit
-def _primal_row(y, v, v_above, h, u):
+def _primal_row(
+    y: np.ndarray, v: np.ndarray, v_above: np.ndarray, h: np.ndarray, u: np.ndarray
+) -> None:
     """``u = max(y - D* q, 0)`` for one row of the scaled dual ``q = (v, h)``.
 
     Rows have a column more at an end, so that no loop ends early: `h` begins with a zero, and `u`
@@ -84,7 +100,17 @@ def _primal_row(y, v, v_above, h, u):
 
 
 @_jit
-def _dual_row(u, u_below, v, h, radius, tau, isotropic, v_new, h_new):
+def _dual_row(
+    u: np.ndarray,
+    u_below: np.ndarray,
+    v: np.ndarray,
+    h: np.ndarray,
+    radius: Scalar,
+    tau: Scalar,
+    isotropic: bool,
+    v_new: np.ndarray,
+    h_new: np.ndarray,
+) -> None:
     """One projected step of a dual row, from ``(v, h)``."""
     if isotropic:
         for c in range(v.size):
@@ -100,13 +126,15 @@ def _dual_row(u, u_below, v, h, radius, tau, isotropic, v_new, h_new):
 
 
 @_jit
-def _momentum_row(new, old, beta, moved):
+def _momentum_row(new: np.ndarray, old: np.ndarray, beta: Scalar, moved: np.ndarray) -> None:
     for c in range(new.size):
         moved[c] = new[c] + beta * (new[c] - old[c])
 
 
 @_jit
-def _finish_row(u, z, y, x):
+def _finish_row(
+    u: np.ndarray, z: np.ndarray, y: np.ndarray, x: np.ndarray
+) -> tuple[Scalar, Scalar]:
     """Copy a finished row to `x`; sums of (x - z)^2 and of (x - z)(z - y)."""
     square, along = _ZERO, _ZERO
     for c in range(x.size):
@@ -119,15 +147,32 @@ def _finish_row(u, z, y, x):
 
 @_jit
 def prox_gradient(
-    z, maps, haadf, weights, gamma, lambda_haadf, lambda_chem, background, step, radius,
-    betas, isotropic, warm, dual, dual_out, x, first, last,
-):  # fmt: skip
+    z: np.ndarray,
+    maps: np.ndarray,
+    haadf: np.ndarray,
+    weights: np.ndarray,
+    gamma: Scalar,
+    lambda_haadf: Scalar,
+    lambda_chem: Scalar,
+    background: np.ndarray,
+    step: Scalar,
+    radii: np.ndarray,
+    betas: np.ndarray,
+    isotropic: bool,
+    warm: bool,
+    dual: np.ndarray,
+    dual_out: np.ndarray,
+    x: np.ndarray,
+    first: int,
+    last: int,
+) -> tuple[Scalar, Scalar]:
     """One proximal gradient step from `z`, rows `first` to `last`, written to `x`.
 
     All images are (E, H, W) float32. When `warm`, the sweeps start from `dual` (E, 2, H, W), in
     the unit ball, and their result goes to `dual_out`: another array, because bands overlap. Else
     they start at zero and neither is touched. `betas` holds the momentum after each sweep; the
-    first is zero. Returns the sums of ``(x - z)^2`` and of ``(x - z) * gradient`` over the band.
+    first is zero. `background` and `radii` are (E,). Returns the sums of ``(x - z)^2`` and of
+    ``(x - z) * gradient`` over the band.
     """
     n_elements, n_rows, n_columns = z.shape
     n = betas.size
@@ -147,7 +192,6 @@ def prox_gradient(
     h_r = np.zeros((n_elements, n + 2, 2, n_columns + 1), np.float32)
     nothing = np.zeros(n_columns, np.float32)
     result = np.empty(n_columns + 1, np.float32)
-    inverse = _ONE / radius if radius > _ZERO else _ZERO
     square, along = 0.0, 0.0
 
     for i in range(start, stop + n):
@@ -157,10 +201,12 @@ def prox_gradient(
             for e in range(n_elements):
                 _model_row(z[e, i], weights[e], exponent, power[e], residual)
         for e in range(n_elements):
+            radius = radii[e]
+            inverse = _ONE / radius if radius > _ZERO else _ZERO
             if i < stop:
                 slope = lambda_haadf * gamma * weights[e]
-                _step_row(z[e, i], maps[e, i], power[e], residual, slope, lambda_chem, background,
-                          step, y[e, i % (n + 2)])  # fmt: skip
+                _step_row(z[e, i], maps[e, i], power[e], residual, slope, lambda_chem,
+                          background[e], step, y[e, i % (n + 2)])  # fmt: skip
                 if warm:
                     for c in range(n_columns):
                         v[e, 1, i % 2, c] = radius * dual[e, 0, i, c]
@@ -198,7 +244,9 @@ def prox_gradient(
 
 
 @_jit
-def extrapolate(x, new, factor, z, first, last):
+def extrapolate(
+    x: np.ndarray, new: np.ndarray, factor: Scalar, z: np.ndarray, first: int, last: int
+) -> tuple[()]:
     """Write ``max(x + factor * (new - x), 0)`` to `z`, rows `first` to `last`."""
     for e in range(x.shape[0]):
         for i in range(first, last):
@@ -208,7 +256,7 @@ def extrapolate(x, new, factor, z, first, last):
 
 
 @_jit
-def _chem_row(x, b, background):
+def _chem_row(x: np.ndarray, b: np.ndarray, background: Scalar) -> Scalar:
     total = _ZERO
     for c in range(x.size):
         total += x[c] - b[c] * _LN2 * _log2(x[c] + background)
@@ -216,7 +264,16 @@ def _chem_row(x, b, background):
 
 
 @_jit
-def _along_row(x, z, b, power, residual, slope, chem, background):
+def _along_row(
+    x: np.ndarray,
+    z: np.ndarray,
+    b: np.ndarray,
+    power: np.ndarray,
+    residual: np.ndarray,
+    slope: Scalar,
+    chem: Scalar,
+    background: Scalar,
+) -> Scalar:
     """Sum of gradient(x) * (x - z) over one row of one element."""
     total = _ZERO
     for c in range(x.size):
@@ -226,7 +283,7 @@ def _along_row(x, z, b, power, residual, slope, chem, background):
 
 
 @_jit
-def _tv_row(x, x_below, isotropic):
+def _tv_row(x: np.ndarray, x_below: np.ndarray, isotropic: bool) -> Scalar:
     last = x.size - 1
     total = abs(x_below[last] - x[last])
     if isotropic:
@@ -241,13 +298,24 @@ def _tv_row(x, x_below, isotropic):
 
 @_jit
 def evaluate(
-    x, z, maps, haadf, weights, gamma, lambda_haadf, lambda_chem, background, isotropic,
-    first, last,
-):  # fmt: skip
+    x: np.ndarray,
+    z: np.ndarray,
+    maps: np.ndarray,
+    haadf: np.ndarray,
+    weights: np.ndarray,
+    gamma: Scalar,
+    lambda_haadf: Scalar,
+    lambda_chem: Scalar,
+    background: np.ndarray,
+    lambda_tv: np.ndarray,
+    isotropic: bool,
+    first: int,
+    last: int,
+) -> tuple[Scalar, ...]:
     """Cost sums of `x` over rows `first` to `last`, and the slope towards `z`.
 
-    Returns half the squared HAADF residual, the Poisson term and the total variation, without
-    their lambdas, and the sum of ``gradient(x) * (x - z)``.
+    Returns half the squared HAADF residual and the Poisson term, without their lambdas, the total
+    variation with them, and the sum of ``gradient(x) * (x - z)``.
     """
     n_elements, n_rows, n_columns = x.shape
     exponent = gamma - _ONE
@@ -260,13 +328,13 @@ def evaluate(
         below = min(i + 1, n_rows - 1)
         for e in range(n_elements):
             _model_row(x[e, i], weights[e], exponent, power[e], residual)
-            chem += _chem_row(x[e, i], maps[e, i], background)
-            roughness += _tv_row(x[e, i], x[e, below], isotropic)
+            chem += _chem_row(x[e, i], maps[e, i], background[e])
+            roughness += lambda_tv[e] * _tv_row(x[e, i], x[e, below], isotropic)
         for e in range(n_elements):
             slope = lambda_haadf * gamma * weights[e]
             along += _along_row(x[e, i], z[e, i], maps[e, i], power[e], residual, slope,
-                                lambda_chem, background)  # fmt: skip
-        row = _ZERO
+                                lambda_chem, background[e])  # fmt: skip
+        row: Scalar = _ZERO
         for c in range(n_columns):
             row += residual[c] * residual[c]
         square += row

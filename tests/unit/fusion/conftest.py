@@ -19,7 +19,7 @@ TWINS = {"dysco3": twin_dysco3, "core_shell": twin_core_shell}
 def _problem(name, arrays, crop=...):
     """Normalised maps and HAADF, the guide's settings, and maps thresholded to start from."""
     numbers = datasets.describe(name)["atomic_numbers"]
-    maps, haadf = normalize({e: arrays[e][crop] for e in numbers}, arrays["HAADF"][crop])
+    haadf, maps = normalize(arrays["HAADF"][crop], {e: arrays[e][crop] for e in numbers})
     start = {e: np.where(m < 0.2, 0, m) for e, m in maps.items()}
     return SimpleNamespace(
         maps=maps, haadf=haadf, numbers=numbers, settings=GUIDE[name], start=start

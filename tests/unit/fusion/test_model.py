@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from helpers.fusion import calibrate_weights, element_weights, haadf_from_maps, normalize
-from helpers.fusion.model import SCHEMES, SYMBOLS, atomic_number
+from helpers.fusion._checks import SYMBOLS, atomic_number
+from helpers.fusion.model import SCHEMES
 
 Z = np.array([21.0, 66.0, 8.0])
 FORMULAS = {
@@ -80,15 +81,15 @@ def test_normalize_brings_every_image_to_the_unit_range(kind):
     before = maps.copy(), haadf.copy()
     expected = (maps[0] - maps[0].min()) / np.ptp(maps[0])
     if kind == "dict":
-        out, h = normalize({"O": maps[0], "Sc": maps[1]}, haadf)
+        h, out = normalize(haadf, {"O": maps[0], "Sc": maps[1]})
         assert list(out) == ["O", "Sc"]
         out = np.stack(list(out.values()))
     elif kind == "tensor":
-        out, h = normalize(torch.tensor(maps), torch.tensor(haadf))
+        h, out = normalize(torch.tensor(haadf), torch.tensor(maps))
         assert out.dtype == torch.float32 and isinstance(h, torch.Tensor)
         out = out.numpy()
     else:
-        out, h = normalize(maps if kind == "integers" else maps.astype(float), haadf)
+        h, out = normalize(haadf, maps if kind == "integers" else maps.astype(float))
         assert out.dtype == h.dtype == float
     np.testing.assert_allclose(out[0], expected, atol=1e-6)
     assert not out[1].any()
@@ -98,7 +99,7 @@ def test_normalize_brings_every_image_to_the_unit_range(kind):
 
 
 def test_a_constant_image_of_integers_still_becomes_floating():
-    out, _ = normalize(torch.ones(1, 2, 2, dtype=torch.int32), torch.ones(2, 2))
+    _, out = normalize(torch.ones(2, 2), torch.ones(1, 2, 2, dtype=torch.int32))
     assert out.dtype == torch.float32 and not out.any()
 
 
@@ -106,11 +107,11 @@ def test_a_constant_image_of_integers_still_becomes_floating():
 def test_normalize_names_the_image_that_is_not_finite(bad):
     good, broken = np.eye(2), np.array([[0, bad], [1, 2]])
     with pytest.raises(ValueError, match="map Dy has NaN or infinite values"):
-        normalize({"O": good, "Dy": broken}, good)
+        normalize(good, {"O": good, "Dy": broken})
     with pytest.raises(ValueError, match="map 1 has NaN"):
-        normalize(np.stack([good, broken]), good)
+        normalize(good, np.stack([good, broken]))
     with pytest.raises(ValueError, match="haadf has NaN"):
-        normalize(good[None], broken)
+        normalize(broken, good[None])
 
 
 def smooth_maps(seed=0, shape=(3, 96, 96)):

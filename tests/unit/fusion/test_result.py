@@ -14,8 +14,8 @@ from tests.unit.fusion.equation import NUMBERS, scene
 
 SETTINGS = {
     "elements", "atomic_numbers", "weights", "gamma", "lambda_haadf", "lambda_chem", "lambda_tv",
-    "background", "n_iter", "n_iter_tv", "kind", "solver", "start", "tol", "dtype", "device",
-    "backend",
+    "background", "n_iter", "n_iter_tv", "kind", "solver", "start", "tol", "masked", "dtype",
+    "device", "backend",
 }  # fmt: skip
 
 
@@ -84,7 +84,7 @@ def test_the_h5_says_what_made_it_to_a_reader_without_helpers(tmp_path):
     with h5py.File(path) as file:
         assert json.loads(file.attrs["elements"]) == ["Sc", "Dy"]
         settings = json.loads(file.attrs["settings"])
-        assert settings["lambda_tv"] == 0.15 and settings["atomic_numbers"] == [21, 66]
+        assert settings["lambda_tv"] == 0.015 and settings["atomic_numbers"] == [21, 66]
         assert file.attrs["pixel_size"] == 0.016 and file.attrs["unit"] == "nm"
         assert {"created", "helpers_version", "numpy"} <= set(file.attrs)
         np.testing.assert_array_equal(file["maps/Dy"], before.maps["Dy"])
@@ -160,7 +160,7 @@ def test_bad_settings_write_nothing(tmp_path, settings, message):
 def test_an_element_cannot_lead_out_of_the_folder(tmp_path):
     haadf, maps = scene(1, (9, 7))
     escaping = fuse(haadf, {"../Sc": maps[0]}, [21], n_iter=1)
-    with pytest.raises(ValueError, match="use strings without a slash"):
+    with pytest.raises(ValueError, match="its key must be a file's name"):
         escaping.save(tmp_path / "folder")
     assert not (tmp_path / "Sc.tif").exists()
 
@@ -202,3 +202,53 @@ def test_the_total_is_the_sum_of_the_terms():
     cost = Cost(np.array([1.0, 2.0]), np.array([10.0, -20.0]), np.array([0.5, 0.25]))
     assert cost.total.tolist() == cost["total"].tolist() == [11.5, -17.75]
     assert cost["chem"] is cost.chem
+
+
+def test_maps_of_an_earlier_fusion_do_not_stay(tmp_path):
+    haadf, maps = scene(3, (9, 7))
+    named = dict(zip(("Sc", "Dy", "O"), maps, strict=True))
+    (tmp_path / "Mn.tif").write_bytes(b"of another program")
+    fuse(haadf, named, n_iter=1).save(tmp_path)
+    fuse(haadf, {e: named[e] for e in ("Sc", "O")}, n_iter=1).save(tmp_path)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"Sc.tif", "O.tif", "haadf.tif", "fusion.h5", "Mn.tif"}
+
+
+@pytest.mark.parametrize("key", ["haadf", "HAADF", "fusion", "Co/a", "..", "", "a:b", "sc"])
+def test_a_key_that_is_no_name_of_a_file_writes_nothing(tmp_path, key):
+    haadf, maps = scene(2, (9, 7))
+    named = fuse(haadf, {"Sc": maps[0], key: maps[1]}, [21, 66], n_iter=1)
+    with pytest.raises(ValueError, match="cannot be saved|would take the place"):
+        named.save(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_picture_is_not_called_a_damaged_fusion(tmp_path):
+    path = result().save(tmp_path)
+    with pytest.raises(ValueError, match="Sc.tif is no HDF5 file: give fusion.h5"):
+        Fusion.load(path.with_name("Sc.tif"))
+
+
+def test_the_guides_files(tmp_path):
+    """Names, shapes and signs of the guide's `save_data`, as its programs read them."""
+    haadf, maps = scene(2, (9, 7))
+    named = {"Sc": maps[0], "Dy": maps[1]}
+    fused = fuse(haadf, named, lambda_tv=0.1, n_iter=4, dtype="float64")
+    path = fused.export_guide(tmp_path / "guide", raw={"haadf": haadf, **named})
+    assert {p.name for p in path.parent.iterdir()} == {
+        "haadf_recon.tif", "Sc_signal.tif", "Dy_signal.tif", "Fused_Reconstruction.h5",
+    }  # fmt: skip
+    with h5py.File(path) as file:
+        np.testing.assert_array_equal(file["raw_haadf"], haadf.ravel())
+        np.testing.assert_array_equal(file["fused_haadf"], fused.haadf.ravel())
+        np.testing.assert_array_equal(file["fused_Dy"], fused.maps["Dy"])
+        np.testing.assert_array_equal(file["raw_Sc"], maps[0])
+        assert file["lambdaHAADF"][()] == 0.5 and file["lambdaTV"][()] == 0.1
+        assert file["lambdaChem"][()] == 0.08 and file["gamma"][()] == 1.6
+        x = np.stack(list(fused.maps.values()))
+        likelihood = (maps * np.log(x + 0.24) - x).sum()
+        assert file["costChem"][-1] == pytest.approx(likelihood, rel=1e-6)
+        assert file["costHAADF"][-1] == pytest.approx(((fused.haadf - haadf) ** 2).sum() / 2)
+        assert file["costTV"].dtype == np.float32
+    with pytest.raises(ValueError, match="raw lacks Dy"):
+        fused.export_guide(tmp_path, raw={"haadf": haadf, "Sc": maps[0]})

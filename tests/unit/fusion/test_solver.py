@@ -10,6 +10,11 @@ from helpers.tv import prox_tv, tv
 from tests.unit.fusion.equation import KINDS, NUMBERS, SOLVERS, array, cost, gradient, scene
 
 
+def each(value, n_elements, dtype=torch.float32):
+    """A setting of `Steps`: one number for each element."""
+    return torch.full((n_elements,), value, dtype=dtype)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -39,7 +44,8 @@ def test_the_reported_terms_are_those_of_the_equation(kind, solver, dtype):
 def test_the_gradient_against_finite_differences(gamma):
     haadf, maps = (torch.tensor(a) for a in scene(2, (5, 4)))
     weights = torch.tensor([0.7, 1.3], dtype=torch.float64)
-    steps = TorchSteps(maps, haadf, weights, gamma, 0.5, 0.08, 0.0, 0.24, "isotropic")
+    flat = each(0.0, 2, torch.float64), each(0.24, 2, torch.float64)
+    steps = TorchSteps(maps, haadf, weights, gamma, 0.5, 0.08, *flat, "isotropic")
     x = torch.rand(2, 5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 0.1
     found, h = steps._gradient(x)[0].clone(), 1e-6
     for i in np.ndindex(*x.shape):
@@ -56,7 +62,7 @@ def test_the_sums_that_measure_the_curvature(steps_class):
     w = element_weights(NUMBERS[:3])
     steps = steps_class(
         *(torch.tensor(a, dtype=torch.float32) for a in (maps, haadf, w)),
-        1.6, 1 / 3, 0.08, 0.15, 0.24, "isotropic",
+        1.6, 1 / 3, 0.08, each(0.15, 3), each(0.24, 3), "isotropic",
     )  # fmt: skip
     z = torch.tensor(maps)
     x, square, along = steps.prox_gradient(z, 0.3, 4, warm=False)
@@ -76,7 +82,8 @@ def test_the_first_curvature_bounds_the_true_one(x):
     haadf, maps = scene(2, (6, 5))
     w, start = element_weights(NUMBERS[:2]), np.full((2, 6, 5), x)
     tensors = (torch.tensor(a) for a in (maps, haadf, w))
-    steps = TorchSteps(*tensors, 1.6, 0.5, 0.08, 0.1, 0.24, "isotropic")
+    same = each(0.1, 2, torch.float64), each(0.24, 2, torch.float64)
+    steps = TorchSteps(*tensors, 1.6, 0.5, 0.08, *same, "isotropic")
     bound = steps.curvature_bound(torch.tensor(start))
     h, rng = 1e-5, np.random.default_rng(0)
     for _ in range(20):

@@ -217,7 +217,7 @@ NAN[1, 2, 3] = np.nan
         ),
         ({"dtype": "float16"}, "dtype is 'float16': use 'float32' or 'float64'"),
         ({"device": "abacus"}, "device 'abacus' is not one torch knows"),
-        ({"weights": [1.0]}, r"weights are \[1.0\]: give 2 finite numbers"),
+        ({"weights": [1.0]}, r"weights are \[1.0\]: give one number, or 2 finite numbers"),
         ({"weights": [1.0, -1.0]}, "give 2 finite numbers, none negative"),
         ({"weights": [1.0, np.inf]}, "give 2 finite numbers"),
         ({"start": MAPS[:1]}, r"start has shape \(1, 6, 5\), but maps have \(2, 6, 5\)"),

@@ -76,7 +76,7 @@ def test_the_seed_decides_and_nothing_else(small, rule):
 def test_what_is_predicted_was_never_fused(small, monkeypatch):
     """Thinning fuses a share of the counts; the other share is independent of it."""
     haadf, counts, settings = small
-    counts, seen = counts * 50, []
+    counts, seen = counts * 50 + 1, []
     original = tune.fuse
 
     def watched(h, maps, *args, **kw):
