@@ -193,7 +193,7 @@ def richardson_lucy(
 
 
 def _extrapolation(move: torch.Tensor, last: torch.Tensor) -> float:
-    """How far the next step goes on: 0 to 1, by how well two moves agree."""
+    """Length of the extrapolation, 0 to 1, by the agreement of two moves."""
     return min(max(float((move * last).sum() / (last * last).sum().clamp(min=1e-30)), 0.0), 1.0)
 
 

@@ -95,7 +95,7 @@ class ParallelBeam:
 
     @property
     def sensitivity(self) -> torch.Tensor:
-        """How many of the projections catch each voxel, a float32 tensor (Z, Y, X)."""
+        """Number of projections that catch each voxel, a float32 tensor (Z, Y, X)."""
         return self.adjoint(torch.ones(self.out_shape))
 
     def select(self, views: Sequence[int]) -> ParallelBeam:
@@ -314,7 +314,7 @@ def check_projections(op: Any, y: Array) -> None:
 def missing_wedge(
     shape: Sequence[int], angles_deg: ArrayLike | None = None, *, max_tilt: float | None = None
 ) -> np.ndarray:
-    r"""Where in Fourier space a tilt series has measured nothing.
+    r"""Mark the frequencies that a tilt series has not measured.
 
     Parameters
     ----------

@@ -35,9 +35,9 @@ class Stage:
         All blocks equally often; or more often where the views are explained worst, which then
         count more than the rest.
     refresh : int
-        Steps after which the map of errors is computed anew.
+        Steps after which the map of errors is computed again.
     views : int, optional
-        Number of views that a step looks at, drawn anew each time.
+        Number of views that a step looks at, drawn for each step.
 
     Examples
     --------

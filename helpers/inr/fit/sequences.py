@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from dataclasses import field as dataclass_field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from tqdm.auto import tqdm
 
-from ..._arrays import is_tensor, to_numpy, to_tensor
+from ..._arrays import Array, Device, is_tensor, to_numpy, to_tensor
+from ..._deprecated import renamed
 from ...devices import pick_device
 from .._checks import check_data, moved
 from ._frame_store import FrameStore
-from .loop import ONE_STAGE, fit
-from .losses import poisson
+from .loop import ONE_STAGE, FieldFit, fit
+from .losses import Loss, Prior, poisson
 from .sampling import Stage
 from .spacetime import Frames, LowRank
 
@@ -63,28 +67,29 @@ class SequenceFit:
     settings: dict
 
 
+@renamed(tolerance="tol")
 def fit_sequence(
-    fields_or_init,
-    operator,
-    frames,
-    init="previous",
+    fields_or_init: nn.Module | Any,
+    operator: Callable[[torch.Tensor], torch.Tensor],
+    frames: Array | Sequence[Array],
+    init: str = "previous",
     *,
-    loss=poisson,
-    prior=None,
-    schedule=ONE_STAGE,
-    further=None,
-    rounds=8,
-    tolerance=0.01,
-    fix_network=True,
-    window=8,
-    rank=None,
-    background=0.0,
-    generator=None,
-    checkpoint=None,
-    progress=False,
-    callback=None,
-    device=None,
-):
+    loss: Loss = poisson,
+    prior: Prior | None = None,
+    schedule: Stage | Sequence[Stage] = ONE_STAGE,
+    further: Stage | None = None,
+    rounds: int = 8,
+    tol: float = 0.01,
+    fix_network: bool = True,
+    window: int = 8,
+    rank: int | None = None,
+    background: float | Array = 0.0,
+    generator: torch.Generator | None = None,
+    checkpoint: str | Path | None = None,
+    progress: bool = False,
+    callback: Callable[[int, FieldFit], Any] | None = None,
+    device: Device = None,
+) -> SequenceFit:
     r"""Fit every frame of a sequence, each from a start that saves steps, or several at once.
 
     Parameters
@@ -113,10 +118,10 @@ def fit_sequence(
         short memory.
     rounds : int
         A later frame takes at most so many rounds.
-    tolerance : float
-        A later frame ends with the round after which its misfit is at most 1 + `tolerance` times
+    tol : float
+        A later frame ends with the round after which its misfit is at most 1 + `tol` times
         that of the first frame, if that round lowered its objective by less than half of
-        `tolerance`. Noise alone moves the misfit by about the root of two over the number of
+        `tol`. Noise alone moves the misfit by about the root of two over the number of
         pixels.
     fix_network : bool
         Later frames leave the network of a field as it is and move the features of its encoding,
@@ -175,9 +180,9 @@ def fit_sequence(
     stages = (schedule,) if isinstance(schedule, Stage) else tuple(schedule)
     if init not in INITS:
         raise ValueError(f"init is {init!r}: use one of {', '.join(INITS)}")
-    if rounds < 1 or not tolerance >= 0 or window < 1:
+    if rounds < 1 or not tol >= 0 or window < 1:
         raise ValueError(
-            f"rounds is {rounds}, tolerance {tolerance}, window {window}: "
+            f"rounds is {rounds}, tol {tol}, window {window}: "
             "at least one round, a tolerance of zero or more, at least one frame"
         )
     further = _further(stages[0]) if further is None else further
@@ -190,7 +195,7 @@ def fit_sequence(
         "schedule": [asdict(stage) for stage in stages],
         "further": asdict(further),
         "rounds": rounds,
-        "tolerance": tolerance,
+        "tol": tol,
         "fix_network": fix_network,
         "window": window,
         "rank": rank,
@@ -203,7 +208,7 @@ def fit_sequence(
         results = _windows(problem, fields_or_init, stages, window, rank, checkpoint)
     else:
         store = checkpoint and FrameStore(checkpoint, fields_or_init, problem, settings)
-        rule = (init, stages, further, rounds, tolerance, fix_network)
+        rule = (init, stages, further, rounds, tol, fix_network)
         results = _chain(problem, fields_or_init, rule, store)
     fits, histories, seconds = [], [], []
     bar = tqdm(total=len(data), disable=not progress, leave=False, unit="frame")
@@ -224,14 +229,14 @@ def fit_sequence(
         n_steps=np.array([len(history["objective"]) for history in histories]),
         seconds=np.array(seconds),
         history=tuple(histories),
-        reached=misfit <= (1 + tolerance) * misfit[0],
+        reached=misfit <= (1 + tol) * misfit[0],
         settings=settings,
     )
 
 
 @dataclass(frozen=True)
 class _Problem:
-    """What all frames have in common."""
+    """Operator, data and objective of all frames."""
 
     operator: object
     data: object
@@ -267,7 +272,7 @@ class _Problem:
 
 def _chain(problem, start, rule, store):
     """Frame after frame; the first, or from scratch every one, takes the whole schedule."""
-    init, stages, further, rounds, tolerance, fix_network = rule
+    init, stages, further, rounds, tol, fix_network = rule
     level, fitted = None, None
     for number in range(len(problem.data)):
         found = store and store.load(number)
@@ -283,9 +288,9 @@ def _chain(problem, start, rule, store):
                 fitted = problem.fit(parts[-1] if parts else first, number, schedule)
                 parts.append(fitted)
                 misfits.append(problem.misfit(fitted.volume, number))
-                if level is not None and misfits[-1] <= (1 + tolerance) * level:
+                if level is not None and misfits[-1] <= (1 + tol) * level:
                     before, *_, after = fitted.history["objective"]
-                    if before - after < tolerance / 2 * abs(after):
+                    if before - after < tol / 2 * abs(after):
                         break
             history = _joined([part.history for part in parts]) | {"misfit": np.array(misfits)}
             found = fitted, history, time.perf_counter() - begun

@@ -19,7 +19,7 @@ PACE = 0.5  # at which the weights in time are learned, against the parts in spa
 
 
 class LowRank(nn.Module):
-    r"""A few fields of space, mixed anew at every time, behind one head.
+    r"""A few fields of space, mixed differently at every time, behind one head.
 
     Parameters
     ----------
