@@ -66,7 +66,7 @@ class Crops:
             raise IndexError(f"piece {k} of {self.n}")
         return self.draw(np.random.default_rng((self.seed, k)))
 
-    def __call__(self, n: int, rng: np.random.Generator) -> Any:
+    def __call__(self, n: int, rng: np.random.Generator) -> tuple[Array, Array]:
         """Draw n pieces (n, ...) and their places (n, 3), the first pixel of each."""
         pieces, places = zip(*(self.draw(rng) for _ in range(n)), strict=True)
         return np.stack(pieces), np.stack(places)
@@ -136,7 +136,7 @@ class Pairs:
         """Noisy and clean piece k, the same in every run."""
         return self._with_clean(*self._crops[k])
 
-    def __call__(self, n: int, rng: np.random.Generator) -> Any:
+    def __call__(self, n: int, rng: np.random.Generator) -> tuple[Array, Array]:
         """Draw n pairs of pieces, both (n, Y, X)."""
         drawn = [self._with_clean(*self._crops.draw(rng)) for _ in range(n)]
         noisy, clean = zip(*drawn, strict=True)

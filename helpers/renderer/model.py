@@ -2,13 +2,13 @@ r"""A renderer with an encoder in front of it: images in, the same images withou
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 
 from .._arrays import Array, is_tensor, to_numpy, to_tensor
 from ..noise._checks import NoiseModel
+from .encoders.networks import ConvEncoder, UNet
+from .encoders.per_image import PerImage
 from .feedback import Feedback
 from .mappers import Mapper
 from .renderers.base import Renderer
@@ -65,7 +65,7 @@ class FitModel(nn.Module):
 
     def __init__(
         self,
-        encoder: Any,
+        encoder: ConvEncoder | UNet | PerImage,
         mapper: Mapper,
         renderer: Renderer,
         noise: NoiseModel,
@@ -102,7 +102,7 @@ class FitModel(nn.Module):
         self.encoder, self.mapper, self.renderer, self.noise = encoder, mapper, renderer, noise
         self.feedback, self.channels = feedback, list(channels)
 
-    def forward(self, images: torch.Tensor, index: torch.Tensor | None = None) -> Any:
+    def forward(self, images: torch.Tensor, index: torch.Tensor | None = None) -> torch.Tensor:
         r"""Expected images.
 
         Parameters
@@ -116,7 +116,7 @@ class FitModel(nn.Module):
         -------
         tensor (B, \*image_shape)
         """
-        return self.renderer.render(self._find(images, index))
+        return self.renderer.expected(self.renderer.complete(self._find(images, index)))
 
     def estimate(self, images: Array, index: torch.Tensor | None = None) -> dict[str, Array]:
         """Physical parameters.

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import torch
 
 from .._arrays import is_tensor
+
+Value = TypeVar("Value", float, torch.Tensor)
 
 __all__ = ["Bounded", "Param", "Positive", "Real"]
 
@@ -30,11 +32,11 @@ class Real:
     scale: float = 1.0
     low, high = -math.inf, math.inf
 
-    def __call__(self, raw: Any) -> Any:
+    def __call__(self, raw: Value) -> Value:
         """Value of the raw number."""
         return self.scale * raw
 
-    def inverse(self, value: Any) -> Any:
+    def inverse(self, value: Value) -> Value:
         """Raw number of the value."""
         return value / self.scale
 
@@ -58,13 +60,13 @@ class Positive:
     scale: float = 1.0
     low, high = 0.0, math.inf
 
-    def __call__(self, raw: Any) -> Any:
+    def __call__(self, raw: Value) -> Value:
         """Value of the raw number."""
         if is_tensor(raw):
             return self.scale * torch.nn.functional.softplus(raw)
         return self.scale * (max(raw, 0.0) + math.log1p(math.exp(-abs(raw))))
 
-    def inverse(self, value: Any) -> Any:
+    def inverse(self, value: Value) -> Value:
         """Raw number of the value."""
         v = value / self.scale
         if is_tensor(v):
@@ -96,12 +98,12 @@ class Bounded:
         if not self.low < self.high:
             raise ValueError(f"limits are {self.low} and {self.high}: give the lower one first")
 
-    def __call__(self, raw: Any) -> Any:
+    def __call__(self, raw: Value) -> Value:
         """Value of the raw number."""
         t = raw.tanh() if is_tensor(raw) else math.tanh(raw)
         return (self.low + self.high) / 2 + (self.high - self.low) / 2 * t
 
-    def inverse(self, value: Any) -> Any:
+    def inverse(self, value: Value) -> Value:
         """Raw number of the value."""
         t = (2 * value - self.low - self.high) / (self.high - self.low)
         return t.atanh() if is_tensor(t) else math.atanh(t)
@@ -158,6 +160,6 @@ class Param:
         if self.per_emitter and self.per_pixel:
             raise ValueError(f"{self.name} cannot be per emitter and per pixel: choose one")
 
-    def value(self, raw: Any) -> Any:
+    def value(self, raw: Value) -> Value:
         """Physical value of a network's number; 0 gives `start`."""
         return self.transform(raw + self.transform.inverse(self.start))

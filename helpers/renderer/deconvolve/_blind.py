@@ -53,8 +53,8 @@ class Blind:
         What the run was given.
     """
 
-    volume: Any
-    with_margin: Any
+    volume: Array
+    with_margin: Array
     zernikes: dict
     pupil: Pupil
     background: float

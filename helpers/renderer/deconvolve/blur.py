@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from scipy.fft import next_fast_len
 
-from ..._arrays import Array, like, to_tensor
+from ..._arrays import Array, ArrayT, like, to_tensor
 from ...optics.pupil import Pupil, psf_from_pupil
 from .._checks import warn_of_flaws
 
@@ -136,7 +135,7 @@ class Blur:
         """The same operator on another device."""
         return self.with_kernel(self.kernel.to(device))
 
-    def crop(self, x: Any) -> Any:
+    def crop(self, x: ArrayT) -> ArrayT:
         r"""The part of an object (..., \*in_shape) that lies in the field."""
         return x[
             (..., *(slice(m, m + n) for m, n in zip(self.margin, self.out_shape, strict=True)))
@@ -152,7 +151,7 @@ class Blur:
         """Inverse of `forward`, on the whole grid."""
         return torch.fft.irfftn(spectrum, self.grid, dim=tuple(range(-len(self.grid), 0)))
 
-    def inside(self, t: Any) -> torch.Tensor:
+    def inside(self, t: torch.Tensor) -> torch.Tensor:
         """The object with its margin, of a tensor on the grid."""
         return t[(..., *(slice(n) for n in self.in_shape))]
 

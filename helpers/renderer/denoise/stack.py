@@ -20,6 +20,7 @@ from scipy.ndimage import median_filter, rank_filter
 
 from ..._arrays import Array, is_tensor, like, to_numpy, to_tensor
 from ...devices import pick_device
+from ...noise._checks import NoiseModel
 from ...noise.counting import SCMOS, Poisson
 from ...noise.readout import EMCCD, PoissonGauss
 from ..train import Trainer, Training
@@ -51,9 +52,9 @@ class Denoised:
         Pixels that did not count: masked, or hot. Their estimates come from the neighbours alone.
     """
 
-    images: Any
-    spread: Any = field(repr=False)
-    blind: Any = field(repr=False)
+    images: Array
+    spread: Array = field(repr=False)
+    blind: Array = field(repr=False)
     noise: tuple | None
     network: BlindSpot = field(repr=False)
     training: Training | None = field(repr=False, default=None)
@@ -62,7 +63,7 @@ class Denoised:
 
 def denoise(
     images: Array,
-    noise: Any = None,
+    noise: NoiseModel | None = None,
     *,
     n_steps: int = 1000,
     batch: int = 1,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -38,7 +38,11 @@ class Matches:
     truth: np.ndarray
 
 
-def match(found: Any, truth: Any, radius: float) -> Matches:
+def match(
+    found: Mapping[str, Sequence[float]] | np.ndarray,
+    truth: Mapping[str, Sequence[float]] | np.ndarray,
+    radius: float,
+) -> Matches:
     """Pair found molecules with true ones, one to one, frame by frame.
 
     Parameters

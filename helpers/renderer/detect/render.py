@@ -3,6 +3,7 @@ r"""From a table of molecules to an image, and how fine a detail that image can 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,9 @@ from scipy.special import erf
 from ...metrics import FRC, frc
 
 
-def histogram(table: Any, shape: tuple[int, int], zoom: int = 5) -> np.ndarray:
+def histogram(
+    table: Mapping[str, np.ndarray] | np.ndarray, shape: tuple[int, int], zoom: int = 5
+) -> np.ndarray:
     """Count molecules in pixels that are finer than the camera's.
 
     Parameters
@@ -54,7 +57,11 @@ def histogram(table: Any, shape: tuple[int, int], zoom: int = 5) -> np.ndarray:
 
 
 def gaussians(
-    table: Any, shape: tuple[int, int], zoom: int = 5, *, floor: float = 0.5
+    table: Mapping[str, np.ndarray] | np.ndarray,
+    shape: tuple[int, int],
+    zoom: int = 5,
+    *,
+    floor: float = 0.5,
 ) -> np.ndarray:
     r"""Draw each molecule as blurred as its position is uncertain.
 
@@ -119,7 +126,7 @@ def gaussians(
     return image.reshape(height, width).astype(np.float32)
 
 
-def halves(table: Any, block: int = 50) -> tuple[Any, Any]:
+def halves(table: Mapping[str, np.ndarray] | np.ndarray, block: int = 50) -> tuple[Any, Any]:
     """Split a table in two by alternating blocks of frames.
 
     Parameters
@@ -151,7 +158,13 @@ def halves(table: Any, block: int = 50) -> tuple[Any, Any]:
     return table[~odd], table[odd]
 
 
-def ring_correlation(table: Any, shape: tuple[int, int], zoom: int = 5, *, block: int = 50) -> FRC:
+def ring_correlation(
+    table: Mapping[str, np.ndarray] | np.ndarray,
+    shape: tuple[int, int],
+    zoom: int = 5,
+    *,
+    block: int = 50,
+) -> FRC:
     r"""Fourier ring correlation of the images of two halves of a table.
 
     Parameters

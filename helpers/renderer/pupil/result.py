@@ -13,6 +13,7 @@ import torch
 from ..._arrays import to_numpy
 from ..._deprecated import renamed_attribute
 from ...optics._zernike import disc
+from ...optics.pupil import Pupil
 from ..mle.goodness import deviance_moments, standardized_deviance
 from ._checks import GAUGE, PLACE
 from .bundle_adjustment import Bundle
@@ -63,18 +64,18 @@ class PupilFit:
         What the fit ran with.
     """
 
-    pupil: Any
+    pupil: Pupil
     coefficients: dict
     covariance: np.ndarray
     crlb_std: dict[int | str, Any]
     wavefront: np.ndarray
-    x: Any
-    y: Any
-    z: Any
-    photons: Any
-    background: Any
-    deviance: Any
-    goodness: Any
+    x: float | np.ndarray
+    y: float | np.ndarray
+    z: float | np.ndarray
+    photons: float | np.ndarray
+    background: float | np.ndarray
+    deviance: float | np.ndarray
+    goodness: float | np.ndarray
     expected: np.ndarray = field(repr=False)
     gauge: dict
     n_masked: int

@@ -15,22 +15,26 @@ from .base import Renderer
 class _Gaussians(Renderer):
     """Sum of Gaussian spots on a background; a subclass says how wide they are."""
 
-    def widths(self, full):
+    def widths(self, full: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Standard deviations along x and y, each (B, K), in px."""
         raise NotImplementedError(f"{type(self).__name__} has no method `widths`")
 
-    def width_slopes(self, full, name):
+    def width_slopes(
+        self, full: Mapping[str, torch.Tensor], name: str
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Derivatives of both widths by the parameter `name`; None where there is none."""
         raise NotImplementedError(f"{type(self).__name__} has no method `width_slopes`")
 
-    def expected(self, full):
+    def expected(self, full: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Images of completed parameters."""
         sigma_x, sigma_y = self.widths(full)
         across = _shares(full["x"], sigma_x, self.image_shape[1])
         down = _shares(full["y"], sigma_y, self.image_shape[0])
         return _image(full, across, down)
 
-    def jacobian(self, params, names):
+    def jacobian(
+        self, params: Mapping[str, Any], names: Sequence[str]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         r"""Images and their derivatives in closed form; see `Renderer.jacobian`."""
         full = self.complete(params)
         sigma_x, sigma_y = self.widths(full)
@@ -152,7 +156,9 @@ class Gaussian2D(_Gaussians):
             return full["sigma_x"], full["sigma_y"]
         return full["sigma"], full["sigma"]
 
-    def width_slopes(self, full: Mapping[str, torch.Tensor], name: str) -> Any:
+    def width_slopes(
+        self, full: Mapping[str, torch.Tensor], name: str
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Derivatives of both widths by `name`: one, or None where the width does not depend."""
         one = torch.ones_like(full["x"])
         return (None if name == "sigma_y" else one), (None if name == "sigma_x" else one)
@@ -251,7 +257,9 @@ class Gaussian3D(_Gaussians):
         z = full["z"]
         return tuple(self.sigma[axis].to(z) * self._squared(z, axis)[0].sqrt() for axis in (0, 1))
 
-    def width_slopes(self, full: Mapping[str, torch.Tensor], name: str) -> Any:
+    def width_slopes(
+        self, full: Mapping[str, torch.Tensor], name: str
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Derivatives of both widths by z."""
         z = full["z"]
         slopes = []

@@ -2,7 +2,8 @@ r"""A measured or computed point image, continued between its samples by a cubic
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -19,19 +20,23 @@ FADE = 4  # pixels of darkness around the samples, in which their spline rings o
 class _Spline(Renderer):
     """Sum of shifted point images on a background."""
 
-    def __init__(self, image_shape, psf, params):
+    def __init__(
+        self, image_shape: Sequence[int], psf: torch.Tensor, params: Sequence[Param]
+    ) -> None:
         params = [*light_params(image_shape), *params]
         super().__init__(image_shape, params)
         dark = torch.nn.functional.pad(psf, (FADE,) * 4)
         self.coefficients = torch.nn.Parameter(spline_prefilter(dark).float())
 
-    def expected(self, full):
+    def expected(self, full: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Images of completed parameters."""
         planes, (down, across) = self._planes(full, slopes=False)
         spots = _filtered(planes[0], down[0], across[0])
         return _image(full, spots)
 
-    def jacobian(self, params, names):
+    def jacobian(
+        self, params: Mapping[str, Any], names: Sequence[str]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         r"""Images and their derivatives in closed form; see `Renderer.jacobian`."""
         full = self.complete(params)
         planes, (down, across) = self._planes(full, slopes="z" in names)
