@@ -79,7 +79,7 @@ class _OldName:
     def __get__(self, instance: object | None, owner: type) -> Any:
         if instance is None:  # dir(), help() and dataclasses look at the class
             return self
-        _warn(owner.__name__, self.old, self.new)
+        warn(owner.__name__, self.old, self.new)
         return getattr(instance, self.new)
 
     def __set__(self, instance: object, value: object) -> None:
@@ -93,13 +93,14 @@ def _translating(function: F, name: str, old_to_new: dict[str, str]) -> F:
             new = old_to_new[old]
             if new in kwargs:
                 raise TypeError(f"{name}: {old} is the old name of {new}: give {new} alone")
-            _warn(name, old, new)
+            warn(name, old, new)
             kwargs[new] = kwargs.pop(old)
         return function(*args, **kwargs)
 
     return call  # type: ignore[return-value]
 
 
-def _warn(where: str, old: str, new: str) -> None:
+def warn(where: str, old: str, new: str) -> None:
+    """Say the new name to the caller of the one that calls this."""
     message = f"{where}: {old} is now {new}, and the old name goes with the next release"
     warnings.warn(message, DeprecationWarning, stacklevel=3)
