@@ -25,7 +25,7 @@ NETWORKS: dict[str, tuple[type[torch.nn.Module], type]] = {
 }
 
 
-def load(name: str | Path, device: str | torch.device | None = None) -> Any:
+def load(name: str | Path, device: str | torch.device | None = None) -> torch.nn.Module:
     """Read a trained network, ready to be called as ``net(lr, hr, tau)``.
 
     Parameters
@@ -67,7 +67,8 @@ def load(name: str | Path, device: str | torch.device | None = None) -> Any:
     checkpoints.load(path, expect={"net": net.state_dict()})
     net.load_state_dict(state["net"])  # float16 in the file, float32 at work
     net.card = card
-    return net.to(pick_device(device)).eval()
+    module: torch.nn.Module = net.to(pick_device(device)).eval()
+    return module
 
 
 def save(net: torch.nn.Module, path: str | Path, card: Mapping[str, Any]) -> None:

@@ -5,13 +5,15 @@ Each baseline is called as the networks are, ``f(lr, hr, tau)``, on tensors of t
 
 from __future__ import annotations
 
+import torch
+
 from .cameras import bicubic as enlarge
 from .cameras import coarsen
 
 __all__ = ["bicubic", "detail_injection", "linear", "nearest_key"]
 
 
-def bicubic(lr, hr, tau):
+def bicubic(lr: torch.Tensor, hr: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
     """The coarse frame of the same time, enlarged; the sharp camera is not used.
 
     Parameters
@@ -43,7 +45,7 @@ def bicubic(lr, hr, tau):
     return enlarge(lr[:, 1])
 
 
-def nearest_key(lr, hr, tau):
+def nearest_key(lr: torch.Tensor, hr: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
     """The key frame that is nearer in time; the earlier one when both are as near.
 
     Parameters and result as for `bicubic`.
@@ -53,7 +55,7 @@ def nearest_key(lr, hr, tau):
     return (1 - later) * hr[:, 0] + later * hr[:, 1]
 
 
-def linear(lr, hr, tau):
+def linear(lr: torch.Tensor, hr: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
     """The key frames mixed linearly in time.
 
     Parameters and result as for `bicubic`.
@@ -70,7 +72,9 @@ def linear(lr, hr, tau):
     return (1 - later) * hr[:, 0] + later * hr[:, 1]
 
 
-def detail_injection(lr, hr, tau, sigma=2.2):
+def detail_injection(
+    lr: torch.Tensor, hr: torch.Tensor, tau: torch.Tensor, sigma: float = 2.2
+) -> torch.Tensor:
     r"""The key frames mixed in time, corrected so that the coarse camera sees what it saw.
 
     Parameters and result as for `bicubic`; `sigma` is the blur of the coarse camera in sharp
@@ -96,7 +100,7 @@ def detail_injection(lr, hr, tau, sigma=2.2):
     return mixed + enlarge(lr[:, 1] - coarsen(mixed, sigma))
 
 
-def check_inputs(lr, hr, tau, scale=4):
+def check_inputs(lr: torch.Tensor, hr: torch.Tensor, tau: torch.Tensor, scale: int = 4) -> None:
     """Raise a ValueError unless lr, hr and tau are one batch of the shapes that `bicubic` names."""
     if lr.ndim != 5 or lr.shape[1:3] != (3, 1):
         raise ValueError(f"lr is {tuple(lr.shape)}: give (B, 3, 1, h, w)")

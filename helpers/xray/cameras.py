@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -20,11 +21,27 @@ from .._arrays import is_tensor, like, to_numpy, to_tensor
 __all__ = ["Transform", "coarsen"]
 
 SCALE = 4  # fine pixels along one coarse pixel
+Image = TypeVar("Image", np.ndarray, torch.Tensor)
+
+
+class Calibrated(Protocol):
+    """Two cameras that `register` knows: a `calibrate.SpatialCalibration`."""
+
+    @property
+    def transform(self) -> Transform: ...
+
+    @property
+    def hr_shape(self) -> tuple[int, int]: ...
+
+    @property
+    def lr_shape(self) -> tuple[int, int]: ...
+
+    def seen(self) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
 class Transform:
-    r"""Where a pixel of the coarse camera lies on the sharp one.
+    r"""Map from pixels of the coarse camera to pixels of the sharp one.
 
     Attributes
     ----------
@@ -62,7 +79,7 @@ class Transform:
     ty: float = 1.5
 
     @property
-    def matrix(self):
+    def matrix(self) -> np.ndarray:
         """(3, 3) array for homogeneous (x, y, 1)."""
         c, s = math.cos(self.theta), math.sin(self.theta)
         return np.array(
@@ -73,12 +90,12 @@ class Transform:
             ]
         )
 
-    def __call__(self, points):
+    def __call__(self, points: np.ndarray) -> np.ndarray:
         """Carry coarse pixel coordinates (..., 2), x before y, to the sharp camera."""
         matrix = self.matrix
         return np.asarray(points, float) @ matrix[:2, :2].T + matrix[:2, 2]
 
-    def inverse(self, points):
+    def inverse(self, points: np.ndarray) -> np.ndarray:
         """Carry coordinates (..., 2) of the sharp camera, x before y, to the coarse one.
 
         Examples
@@ -91,7 +108,7 @@ class Transform:
         return points @ np.linalg.inv(matrix[:2, :2]).T
 
 
-def coarsen(x, sigma=2.2, scale=4):
+def coarsen(x: Image, sigma: float = 2.2, scale: int = 4) -> Image:
     r"""See a sharp image through the coarse camera: a Gaussian blur, then the mean of each block.
 
     Parameters
@@ -135,7 +152,7 @@ def coarsen(x, sigma=2.2, scale=4):
     return like(small.reshape(*image.shape[:-2], *small.shape[-2:]), x)
 
 
-def bicubic(x, scale=4):
+def bicubic(x: Image, scale: int = 4) -> Image:
     """Enlarge coarse images with cubic interpolation, pixel centres kept in place.
 
     Parameters
@@ -158,7 +175,33 @@ def bicubic(x, scale=4):
     return like(large.reshape(*image.shape[:-2], *large.shape[-2:]), x)
 
 
-def gaussian_taps(sigma, *, device=None, dtype=torch.float32):
+def pad_to(image: Image, multiple: int) -> Image:
+    """Repeat the last row and column until the sides are multiples of a number.
+
+    Parameters
+    ----------
+    image : (..., Y, X) array or tensor
+    multiple : int
+
+    Returns
+    -------
+    array or tensor
+
+    Examples
+    --------
+    >>> pad_to(np.ones((2, 5, 8)), 4).shape
+    (2, 8, 8)
+    """
+    height, width = image.shape[-2:]
+    if height % multiple == width % multiple == 0:
+        return image
+    rows, columns = (np.minimum(np.arange(n + -n % multiple), n - 1) for n in (height, width))
+    return image[..., rows[:, None], columns]
+
+
+def gaussian_taps(
+    sigma: float, *, device: str | torch.device | None = None, dtype: torch.dtype = torch.float32
+) -> torch.Tensor:
     """Samples of a Gaussian out to four widths, with sum 1.
 
     Examples
@@ -172,7 +215,7 @@ def gaussian_taps(sigma, *, device=None, dtype=torch.float32):
     return taps / taps.sum()
 
 
-def _blur(planes, sigma):
+def _blur(planes: torch.Tensor, sigma: float) -> torch.Tensor:
     """Blur (N, 1, Y, X) along both axes."""
     if sigma < 0:
         raise ValueError(f"sigma is {sigma}: give a width of 0 or more pixels")
@@ -185,14 +228,14 @@ def _blur(planes, sigma):
     return functional.conv2d(tall, taps.view(1, 1, 1, -1))
 
 
-def _image(x):
+def _image(x: Any) -> torch.Tensor:
     shape = tuple(x.shape) if is_tensor(x) else np.shape(x)
     if len(shape) < 2:
         raise ValueError(f"image has shape {shape}: give (..., Y, X)")
     return to_tensor(x)
 
 
-def register(frames, calibration, *, fill=None):
+def register(frames: Image, calibration: Calibrated, *, fill: float | None = None) -> np.ndarray:
     r"""Bring coarse frames onto the grid of the sharp camera, with one resampling.
 
     Parameters
@@ -226,7 +269,7 @@ def register(frames, calibration, *, fill=None):
     >>> bool(np.allclose(register(frames, aligned), frames))
     True
     """
-    stack = to_numpy(frames)
+    stack: np.ndarray = to_numpy(frames)
     if stack.ndim < 2 or tuple(stack.shape[-2:]) != tuple(calibration.lr_shape):
         raise ValueError(
             f"frames have shape {stack.shape} but the calibration was made for "
@@ -243,10 +286,11 @@ def register(frames, calibration, *, fill=None):
         result[index] = map_coordinates(image, places, order=3, mode="nearest")
     if fill is not None:
         result[..., ~inside(points, calibration.lr_shape)] = fill
-    return torch.from_numpy(result).to(frames.device) if is_tensor(frames) else result
+    out: Any = like(torch.from_numpy(result), frames)
+    return out
 
 
-def inside(points, shape):
+def inside(points: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """True where points (..., 2) lie in the pixels of an image."""
     limits = np.array([shape[1], shape[0]]) - 0.5
-    return ((points >= -0.5) & (points <= limits)).all(-1)
+    return np.all((points >= -0.5) & (points <= limits), axis=-1)

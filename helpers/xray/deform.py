@@ -9,7 +9,14 @@ from torch import nn
 __all__ = ["DeformableConv", "deform_conv2d"]
 
 
-def deform_conv2d(x, weight, offset, mask, bias=None, groups=1):
+def deform_conv2d(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    offset: torch.Tensor,
+    mask: torch.Tensor | None,
+    bias: torch.Tensor | None = None,
+    groups: int = 1,
+) -> torch.Tensor:
     r"""Convolve with taps that are displaced and weighed anew at every pixel.
 
     Parameters
@@ -84,7 +91,14 @@ def deform_conv2d(x, weight, offset, mask, bias=None, groups=1):
     return y if bias is None else y + bias[:, None, None]
 
 
-def _check(x, weight, offset, mask, bias, groups):
+def _check(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    offset: torch.Tensor,
+    mask: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    groups: int,
+) -> None:
     if x.ndim != 4 or weight.ndim != 4 or x.shape[1] != weight.shape[1]:
         raise ValueError(
             f"x is {tuple(x.shape)} and weight {tuple(weight.shape)}: give (B, C, H, W) and "
@@ -138,20 +152,20 @@ class DeformableConv(nn.Module):
     True
     """
 
-    def __init__(self, width, groups, gain=1.0):
+    def __init__(self, width: int, groups: int, gain: float = 1.0) -> None:
         super().__init__()
         self.groups, self.gain = groups, gain
         self.conv = nn.Conv2d(width, width, 3, padding=1)
         self.guide = nn.Conv2d(width, 27 * groups, 3, padding=1)
-        nn.init.zeros_(self.guide.weight)
-        nn.init.zeros_(self.guide.bias)
+        for parameter in self.guide.parameters():
+            nn.init.zeros_(parameter)
 
-    def displacements(self, guide):
+    def displacements(self, guide: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Offsets (B, 18 G, H, W) in pixels and masks (B, 9 G, H, W) that the guide asks for."""
         offset, logit = self.guide(guide).split([18 * self.groups, 9 * self.groups], dim=1)
         return self.gain * offset, logit.sigmoid()
 
-    def forward(self, x, guide):
+    def forward(self, x: torch.Tensor, guide: torch.Tensor) -> torch.Tensor:
         """Sample `x` (B, C, H, W) where `guide` (B, C, H, W) says."""
         offset, mask = self.displacements(guide)
         return deform_conv2d(x, self.conv.weight, offset, mask, self.conv.bias, self.groups)

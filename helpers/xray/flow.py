@@ -7,17 +7,16 @@ points and corrects it. The two cameras have an encoder each, and the images one
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .cameras import coarsen
+from .cameras import SCALE, coarsen, pad_to
 
 __all__ = ["FlowConfig", "FlowNet"]
-
-SCALE = 4
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class FlowConfig:
     n_iter: int = 12
     affine: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         sizes = [value for name, value in vars(self).items() if name != "affine"]
         if any(n != int(n) or n < 1 for n in sizes):
             raise ValueError(f"{self}: give whole numbers from 1 on")
@@ -95,7 +94,7 @@ class FlowNet(nn.Module):
     (4, torch.Size([1, 2, 16, 20]))
     """
 
-    def __init__(self, config=None):
+    def __init__(self, config: FlowConfig | None = None) -> None:
         super().__init__()
         self.config = c = config or FlowConfig()
         self.sharp = Encoder(1, c.features, c.stride)
@@ -111,16 +110,16 @@ class FlowNet(nn.Module):
             nn.ReLU(),
         )
         self.feel = nn.Sequential(nn.Conv2d(2, c.hidden // 2, 5, padding=2), nn.ReLU())
-        self.memory = Memory(c.hidden, c.hidden + c.hidden // 2 + 2 + c.context)
+        self.memory = ConvGRU(c.hidden, c.hidden + c.hidden // 2 + 2 + c.context)
         self.correct = nn.Sequential(
             nn.Conv2d(c.hidden, c.hidden, 3, padding=1),
             nn.ReLU(),
             nn.Conv2d(c.hidden, 3 if c.affine else 2, 3, padding=1),
         )
-        nn.init.zeros_(self.correct[-1].weight)
-        nn.init.zeros_(self.correct[-1].bias)
+        for parameter in self.correct[-1].parameters():
+            nn.init.zeros_(parameter)
         self.heat = nn.Parameter(torch.tensor(1.0))
-        self.mix = None
+        self.mix: nn.Sequential | None = None
         if not c.affine:
             self.mix = nn.Sequential(
                 nn.Conv2d(c.hidden, c.hidden, 3, padding=1),
@@ -129,13 +128,15 @@ class FlowNet(nn.Module):
             )
 
     @classmethod
-    def preset(cls, name):
+    def preset(cls, name: str) -> FlowNet:
         """Give the network "small" or "full", with fresh weights."""
         if name not in PRESETS:
             raise ValueError(f"no preset {name!r}: use one of {', '.join(PRESETS)}")
         return cls(PRESETS[name])
 
-    def forward(self, lr, hr, n_iter=None):
+    def forward(
+        self, lr: torch.Tensor, hr: torch.Tensor, n_iter: int | None = None
+    ) -> list[torch.Tensor]:
         """Match.
 
         Parameters
@@ -159,10 +160,8 @@ class FlowNet(nn.Module):
         height, width = lr.shape[-2:]
         # to whole places, by repeating the border
         stride = self.config.stride
-        after = (0, -width % stride, 0, -height % stride)
         lr, seen, hr = (
-            F.pad(image, after, mode="replicate")
-            for image in (lr, coarsen(hr), F.pixel_unshuffle(hr, SCALE))
+            pad_to(image, stride) for image in (lr, coarsen(hr), F.pixel_unshuffle(hr, SCALE))
         )
         pyramid = correlations(self.sharp(seen), self.coarse(lr), self.config.levels)
         memory, told = self.context(hr).split([self.config.hidden, self.config.context], 1)
@@ -171,19 +170,19 @@ class FlowNet(nn.Module):
         whole, flows = 0 * lr, []
         for _ in range(n_iter or self.config.n_iter):
             flow = flow.detach()
-            match = look_up(pyramid, flow, self.config.radius)
-            guess = summit(match[:, : (2 * self.config.radius + 1) ** 2], self.heat.exp())
-            seen = [self.look(match), self.feel(guess), guess, told]
-            memory = self.memory(memory, torch.cat(seen, 1))
+            match = correlation_lookup(pyramid, flow, self.config.radius)
+            guess = soft_argmax(match[:, : (2 * self.config.radius + 1) ** 2], self.heat.exp())
+            news = [self.look(match), self.feel(guess), guess, told]
+            memory = self.memory(memory, torch.cat(news, 1))
             correction = self.correct(memory)
             correction = torch.cat([guess + correction[:, :2], correction[:, 2:]], 1)
-            if self.config.affine:
+            if self.mix is None:
                 step, fine = affine(correction[:, :2], correction[:, 2:].exp(), stride)
                 whole = whole.detach() + stride * fine
                 flow = flow + step
             else:
                 flow = flow + correction
-                whole = enlarge(flow, self.mix(memory), stride)
+                whole = convex_upsampling(flow, self.mix(memory), stride)
             flows.append(whole[..., :height, :width])
         return flows
 
@@ -195,7 +194,7 @@ class Encoder(nn.Module):
     match where nothing has moved.
     """
 
-    def __init__(self, n_in, n_out, stride):
+    def __init__(self, n_in: int, n_out: int, stride: int) -> None:
         super().__init__()
         width = max(16, n_out // 2)
         self.layers = nn.Sequential(
@@ -211,7 +210,7 @@ class Encoder(nn.Module):
             nn.InstanceNorm2d(n_out),
         )
 
-    def forward(self, image):
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Encode."""
         return self.layers(image)
 
@@ -219,7 +218,7 @@ class Encoder(nn.Module):
 class Block(nn.Module):
     """Two convolutions whose result is added to what came in."""
 
-    def __init__(self, width):
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             nn.Conv2d(width, width, 3, padding=1, padding_mode="replicate"),
@@ -229,27 +228,27 @@ class Block(nn.Module):
             nn.InstanceNorm2d(width),
         )
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Features (B, C, h, w) in, the same shape out."""
         return F.relu(x + self.layers(x))
 
 
-class Memory(nn.Module):
+class ConvGRU(nn.Module):
     """A gated recurrent unit whose products are convolutions."""
 
-    def __init__(self, hidden, n_in):
+    def __init__(self, hidden: int, n_in: int) -> None:
         super().__init__()
         self.gates = nn.Conv2d(hidden + n_in, 2 * hidden, 3, padding=1)
         self.new = nn.Conv2d(hidden + n_in, hidden, 3, padding=1)
 
-    def forward(self, memory, x):
-        """What is remembered, after seeing `x`."""
+    def forward(self, memory: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Hidden state after the input `x`."""
         update, reset = torch.sigmoid(self.gates(torch.cat([memory, x], 1))).chunk(2, 1)
         new = torch.tanh(self.new(torch.cat([reset * memory, x], 1)))
         return memory + update * (new - memory)
 
 
-def correlations(f, g, levels):
+def correlations(f: torch.Tensor, g: torch.Tensor, levels: int) -> list[torch.Tensor]:
     """Products of all places of `f` with all places of `g`, at several resolutions of `g`.
 
     Parameters
@@ -278,7 +277,9 @@ def correlations(f, g, levels):
     return maps
 
 
-def look_up(pyramid, flow, radius):
+def correlation_lookup(
+    pyramid: Sequence[torch.Tensor], flow: torch.Tensor, radius: int
+) -> torch.Tensor:
     """Correlation around the places where a flow points.
 
     Parameters
@@ -311,14 +312,14 @@ def look_up(pyramid, flow, radius):
     return torch.cat(found, -1).permute(0, 3, 1, 2)
 
 
-def summit(match, heat):
-    """Where the correlation around each place is largest, as a smooth function of it.
+def soft_argmax(match: torch.Tensor, inverse_temperature: torch.Tensor) -> torch.Tensor:
+    """Place of the largest correlation, as a smooth function of it.
 
     Parameters
     ----------
     match : (B, n**2, h, w) tensor
         From `look_up`, one level. It is averaged over 5 x 5 places first.
-    heat : tensor
+    inverse_temperature : tensor
         Factor before the softmax; the larger, the closer to the maximum.
 
     Returns
@@ -330,18 +331,20 @@ def summit(match, heat):
     --------
     >>> match = torch.zeros(1, 9, 2, 2)
     >>> match[:, 5] = 50  # one to the right
-    >>> summit(match, torch.tensor(1.0))[0, :, 0, 0].round(decimals=3).abs().tolist()
+    >>> soft_argmax(match, torch.tensor(1.0))[0, :, 0, 0].round(decimals=3).abs().tolist()
     [1.0, 0.0]
     """
     n = round(match.shape[1] ** 0.5)
     smooth = F.avg_pool2d(match, 5, 1, 2, count_include_pad=False)
-    share = (heat * smooth).softmax(1)
+    share = (inverse_temperature * smooth).softmax(1)
     steps = torch.arange(n).to(match) - n // 2
     across, down = steps.repeat(n), steps.repeat_interleave(n)
     return torch.stack([(share * s[:, None, None]).sum(1) for s in (across, down)], 1)
 
 
-def affine(flow, weight, finer):
+def affine(
+    flow: torch.Tensor, weight: torch.Tensor, finer: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     r"""Fit ``a + B r`` to a flow, in the sense of weighted least squares.
 
     Parameters
@@ -379,29 +382,26 @@ def affine(flow, weight, finer):
     normal = weighted.transpose(1, 2) @ design + 1e-4 * torch.eye(3).to(flow)
     right = weighted.transpose(1, 2) @ flow.flatten(2).transpose(1, 2)
     numbers = torch.linalg.solve(normal, right)
-    fits = []
-    for points, shape in (
-        (design, (h, w)),
-        (_design(h, w, finer).to(flow), (finer * h, finer * w)),
-    ):
-        fits.append((points @ numbers).transpose(1, 2).reshape(len(flow), 2, *shape))
-    return tuple(fits)
+    fine = _design(h, w, finer).to(flow)
+    fits = ((points @ numbers).transpose(1, 2) for points in (design, fine))
+    here, finer_fit = fits
+    return here.reshape(flow.shape), finer_fit.reshape(len(flow), 2, finer * h, finer * w)
 
 
-def _design(h, w, finer):
+def _design(h: int, w: int, finer: int) -> torch.Tensor:
     """Rows (1, x, y) of all places; the field reaches from -1 to 1."""
     y, x = (2 * (torch.arange(finer * n) + 0.5) / (finer * n) - 1 for n in (h, w))
     y, x = torch.meshgrid(y, x, indexing="ij")
     return torch.stack([torch.ones_like(x), x, y], -1).reshape(-1, 3)
 
 
-def enlarge(flow, mix, finer):
+def convex_upsampling(flow: torch.Tensor, mask_logits: torch.Tensor, finer: int) -> torch.Tensor:
     """Refine the resolution of a flow: each new place takes a mean of the nine around it.
 
     Parameters
     ----------
     flow : (B, 2, h, w) tensor
-    mix : (B, 9 * finer**2, h, w) tensor
+    mask_logits : (B, 9 * finer**2, h, w) tensor
         Logarithms of the shares.
     finer : int
 
@@ -412,18 +412,18 @@ def enlarge(flow, mix, finer):
 
     Examples
     --------
-    >>> enlarge(torch.ones(1, 2, 3, 3), torch.zeros(1, 36, 3, 3), 2).unique()
+    >>> convex_upsampling(torch.ones(1, 2, 3, 3), torch.zeros(1, 36, 3, 3), 2).unique()
     tensor([2.])
     """
     b, _, h, w = flow.shape
-    share = mix.reshape(b, 1, 9, finer, finer, h, w).softmax(2)
+    share = mask_logits.reshape(b, 1, 9, finer, finer, h, w).softmax(2)
     # the border is repeated: zeros beside it would be false flows
     around = F.unfold(F.pad(finer * flow, (1, 1, 1, 1), mode="replicate"), 3)
     fine = (share * around.reshape(b, 2, 9, 1, 1, h, w)).sum(2)
     return fine.permute(0, 1, 4, 2, 5, 3).reshape(b, 2, finer * h, finer * w)
 
 
-def _check(lr, hr):
+def _check(lr: torch.Tensor, hr: torch.Tensor) -> None:
     fits = lr.ndim == hr.ndim == 4 and lr.shape[1] == hr.shape[1] == 1 and len(lr) == len(hr)
     if not fits or tuple(hr.shape[-2:]) != tuple(SCALE * n for n in lr.shape[-2:]):
         raise ValueError(

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from .baselines import check_inputs
-from .cameras import bicubic, coarsen
-from .stems import CENTRE, GREY, SCALE, Residual, padded, seeded
+from .cameras import SCALE, bicubic, coarsen
+from .stems import CENTRE, GREY, Residual, padded, seeded
 
 __all__ = ["FlowFuse", "FlowFuseConfig", "warp"]
 
@@ -54,7 +54,7 @@ class FlowFuseConfig:
     align: bool = True
     both_ways: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         sizes = (self.width, self.deep, self.blocks, self.detail, self.detail_blocks)
         if any(n != int(n) or n < 1 for n in sizes) or self.detail % 2:
             raise ValueError(f"{self}: give whole numbers from 1 on, and an even detail")
@@ -105,7 +105,9 @@ class FlowFuse(nn.Module):
     torch.Size([1, 1, 20, 32])
     """
 
-    def __init__(self, config=None, *, generator=None):
+    def __init__(
+        self, config: FlowFuseConfig | None = None, *, generator: torch.Generator | None = None
+    ) -> None:
         super().__init__()
         self.config = c = config or FlowFuseConfig()
         n_seen = 3 + 2 * SCALE**2 + 2 + 1
@@ -120,19 +122,18 @@ class FlowFuse(nn.Module):
             self.gather = nn.Conv2d(16 + c.detail // 2, c.detail, 3, padding=1)
             self.detail = nn.Sequential(*(Residual(c.detail) for _ in range(c.detail_blocks)))
             self.correct = nn.Conv2d(c.detail, 4, 3, padding=1)
-        for layer in (self.maps, self.correct):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
-        self.to(memory_format=torch.channels_last)  # the faster order for few channels on a CPU
+        for parameter in (*self.maps.parameters(), *self.correct.parameters()):
+            nn.init.zeros_(parameter)
+        nn.Module.to(self, memory_format=torch.channels_last)  # type: ignore[call-overload]  # the faster order for few channels on a CPU
 
     @classmethod
-    def preset(cls, name, *, generator=None):
+    def preset(cls, name: str, *, generator: torch.Generator | None = None) -> FlowFuse:
         """Make the network called "full" (as large as the shipped one) or "small"."""
         if name not in PRESETS:
             raise ValueError(f"no FlowFuse is called {name!r}: use one of {', '.join(PRESETS)}")
         return cls(PRESETS[name], generator=generator)
 
-    def forward(self, lr, hr, tau):
+    def forward(self, lr: torch.Tensor, hr: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
         """Transmission (B, 1, 4h, 4w) of the target.
 
         Parameters
@@ -149,7 +150,7 @@ class FlowFuse(nn.Module):
             image = (image + self.one_way(lr.flip(1), hr.flip(1), 1 - tau)) / 2
         return image
 
-    def one_way(self, lr, hr, tau):
+    def one_way(self, lr: torch.Tensor, hr: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
         """Like a call, but with time in the given direction only, whatever the config says."""
         check_inputs(lr, hr, tau)
         height, width = hr.shape[-2:]
@@ -163,7 +164,7 @@ class FlowFuse(nn.Module):
         image = base + F.pixel_shuffle(self.correct(self.detail(x)), 2)
         return image[..., :height, :width]
 
-    def look(self, lr, hr, tau):
+    def look(self, lr: torch.Tensor, hr: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
         """Features (B, C, h, w) of everything that was recorded, on the coarse grid."""
         outdated = lr[:, CENTRE, None] - coarsen(hr)
         when = (tau - 0.5).view(-1, 1, 1, 1).expand(-1, 1, *lr.shape[-2:])
@@ -172,7 +173,9 @@ class FlowFuse(nn.Module):
         far = self.far(F.relu(self.down(x)))
         return F.relu(self.near(x + F.pixel_shuffle(self.up(far), 2)))
 
-    def fuse(self, features, lr, hr, tau):
+    def fuse(
+        self, features: torch.Tensor, lr: torch.Tensor, hr: torch.Tensor, tau: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """The corrected blend (B, 1, Y, X) and the moved key frames (B, 2, Y, X)."""
         maps = F.pixel_shuffle(self.maps(features), 2)
         maps = F.interpolate(maps, scale_factor=2, mode="bilinear", align_corners=False)
@@ -189,7 +192,7 @@ class FlowFuse(nn.Module):
         return blend + gate.sigmoid() * bicubic(coarse - coarsen(blend)), warped
 
 
-def warp(image, flow):
+def warp(image: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:
     r"""Look an image up where a flow points: :math:`h(\mathbf r + v(\mathbf r))`.
 
     Parameters

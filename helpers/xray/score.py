@@ -1,22 +1,24 @@
-"""How good a fusion is: frame by frame, by the time between key frames, and where things moved."""
+"""Scores of a fusion: frame by frame, by the time between key frames, and where things moved."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from .. import metrics
-from .data.samples import stack
+from .data.samples import Samples, stack
 
 __all__ = ["Score", "evaluate", "motion_mask"]
 
 
 @dataclass(frozen=True)
 class Score:
-    """What `evaluate` returns: one number for each sample, in the order of the data.
+    """Result of `evaluate`: one number for each sample, in the order of the data.
 
     Attributes
     ----------
@@ -50,25 +52,32 @@ class Score:
     tau: np.ndarray
     clip: np.ndarray
 
-    def mean(self, name):
+    def mean(self, name: str) -> float:
         """Mean of one of the numbers over all samples that have it."""
         return float(np.nanmean(getattr(self, name)))
 
-    def by_clip(self, name):
+    def by_clip(self, name: str) -> np.ndarray:
         """Its mean in each movie."""
         return self._by(np.unique(self.clip, return_inverse=True), name)[1]
 
-    def by_tau(self, name):
+    def by_tau(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """The values of tau, to two digits, and its mean at each."""
         return self._by(np.unique(self.tau.round(2), return_inverse=True), name)
 
-    def _by(self, groups, name):
+    def _by(self, groups: Any, name: str) -> Any:
         values, group = groups
         number = getattr(self, name)
         return values, np.array([np.nanmean(number[group == k]) for k in range(len(values))])
 
 
-def evaluate(net, data, *, change=None, batch=8, threshold=0.03):
+def evaluate(
+    net: Callable[..., torch.Tensor],
+    data: Samples,
+    *,
+    change: Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]] | None = None,
+    batch: int = 8,
+    threshold: float = 0.03,
+) -> Score:
     r"""Judge a network, or a baseline, by samples whose target is known.
 
     Parameters
@@ -110,15 +119,14 @@ def evaluate(net, data, *, change=None, batch=8, threshold=0.03):
     """
     if len(data) == 0:
         raise ValueError("there are no samples: give at least one")
-    is_module = isinstance(net, torch.nn.Module)
-    device = next((p.device for p in net.parameters()), None) if is_module else None
-    training = is_module and net.training
+    module = net if isinstance(net, torch.nn.Module) else torch.nn.Module()
+    device = next((p.device for p in module.parameters()), None)
+    training = module.training
     rows = []
     try:
-        if is_module:
-            net.eval()
+        module.eval()
         for start in range(0, len(data), batch):
-            sample = stack([data[k] for k in range(start, min(start + batch, len(data)))])
+            sample: Any = stack([data[k] for k in range(start, min(start + batch, len(data)))])
             inputs = [part.to(device) for part in sample[:3]]
             with torch.no_grad():
                 estimate = net(*(change(*inputs) if change else inputs)).cpu()
@@ -127,14 +135,15 @@ def evaluate(net, data, *, change=None, batch=8, threshold=0.03):
             parts = zip(estimate, sample.target, mask, sample.tau, strict=True)
             rows += [_row(*part) for part in parts]
     finally:
-        if training:
-            net.train()
+        module.train(training)
     clips = np.asarray(getattr(data, "clips", np.zeros(len(data), int)))
-    return Score(*np.array(rows).T, clip=clips)
+    columns = np.array(rows).T
+    psnr, ssim, aad, moving, share, tau = columns
+    return Score(psnr, ssim, aad, moving, share, tau, clips)
 
 
-def motion_mask(hr, target, threshold=0.03):
-    """Where a key frame shows something else than the target does.
+def motion_mask(hr: torch.Tensor, target: torch.Tensor, threshold: float = 0.03) -> torch.Tensor:
+    """Mask of the pixels in which a key frame differs from the target.
 
     Parameters
     ----------
@@ -159,7 +168,9 @@ def motion_mask(hr, target, threshold=0.03):
     return (difference.abs() > threshold).any(dim=1, keepdim=True)
 
 
-def _row(estimate, target, mask, tau):
+def _row(
+    estimate: torch.Tensor, target: torch.Tensor, mask: torch.Tensor, tau: torch.Tensor
+) -> Any:
     error = (estimate - target).double()
     where = error[mask]
     return (
@@ -172,11 +183,11 @@ def _row(estimate, target, mask, tau):
     )
 
 
-def _decibel(error):
+def _decibel(error: torch.Tensor) -> float:
     return float(-10 * torch.log10((error**2).mean()))
 
 
-def _check(estimate, target):
+def _check(estimate: torch.Tensor, target: torch.Tensor) -> None:
     if estimate.shape != target.shape:
         raise ValueError(
             f"the estimate is {tuple(estimate.shape)} but the target {tuple(target.shape)}"

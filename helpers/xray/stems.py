@@ -1,4 +1,4 @@
-"""How frames of two cameras enter a network, and how a sharp image leaves it.
+"""Stems and heads: the way of two cameras' frames into a network, and of an image out of it.
 
 Each network of this part has five frames on the coarse grid: three of the fast camera, then the
 key frame before and the key frame after. There are two ways in and out: the published one, and one
@@ -7,6 +7,7 @@ that never lets go of the key frames' detail.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -14,31 +15,22 @@ import torch.nn.functional as F
 from torch import nn
 
 from .baselines import detail_injection
-from .cameras import coarsen
+from .cameras import SCALE, coarsen, pad_to
 
 __all__ = ["PooledStem", "SharpStem"]
 
 N_FRAMES = 5
 CENTRE = 1  # of them: the fast frame of the target's time
-SCALE = 4  # fine pixels along one coarse pixel
 GREY = 0.7  # between metal and the open beam, so that what convolutions pad with is neither
 
 
-def padded(lr, hr, multiple):
+def padded(lr: torch.Tensor, hr: torch.Tensor, multiple: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Repeat the last row and column until the coarse sides are multiples of `multiple`."""
-    down, right = (-n % multiple for n in lr.shape[-2:])
-    if not (down or right):
-        return lr, hr
-
-    def grow(x, down, right):
-        frames = F.pad(x.flatten(0, 1), (0, right, 0, down), mode="replicate")
-        return frames.unflatten(0, x.shape[:2])
-
-    return grow(lr, down, right), grow(hr, SCALE * down, SCALE * right)
+    return pad_to(lr, multiple), pad_to(hr, SCALE * multiple)
 
 
 @contextmanager
-def seeded(generator):
+def seeded(generator: torch.Generator | None) -> Iterator[None]:
     """Draw what is drawn inside from `generator`, and leave torch's own stream as it was."""
     if generator is None:
         yield
@@ -50,7 +42,7 @@ def seeded(generator):
         yield
 
 
-def each_frame(layer, x):
+def each_frame(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """Apply a layer for images (N, C, h, w) to every frame of (B, T, C, h, w)."""
     return layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
 
@@ -58,17 +50,17 @@ def each_frame(layer, x):
 class Residual(nn.Module):
     """Two convolutions beside the identity, a tenth of the usual size at the start."""
 
-    def __init__(self, width):
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(width, width, 3, padding=1)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
         for conv in (self.conv1, self.conv2):
             nn.init.kaiming_normal_(conv.weight)
-            nn.init.zeros_(conv.bias)
+            nn.init.constant_(conv.get_parameter("bias"), 0.0)
             with torch.no_grad():
                 conv.weight.mul_(0.1)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, h, w) to the same shape."""
         return x + self.conv2(F.relu(self.conv1(x)))
 
@@ -77,17 +69,17 @@ class PooledStem(nn.Module):
     """The published way in: key frames shrink to the coarse grid through two max-pools.
 
     `width` channels stand for the 16 fine pixels of a coarse one, and a maximum forgets where it
-    was found.
+    was found: stripes and their negative give equal features, whatever the weights.
     """
 
-    def __init__(self, width):
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.lr = nn.Conv2d(1, width, 3, padding=1)
         self.hr = nn.ModuleList(
             nn.Conv2d(inputs, width, 3, padding=1) for inputs in (1, width, width)
         )
 
-    def forward(self, lr, hr, tau):
+    def forward(self, lr: torch.Tensor, hr: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
         """Features (B, 5, C, h, w); `tau` is not used."""
         coarse = F.leaky_relu(each_frame(self.lr, lr), 0.1)
         fine = F.leaky_relu(each_frame(self.hr[0], hr), 0.1).flatten(0, 1)
@@ -103,12 +95,12 @@ class SharpStem(nn.Module):
     would have seen of the key frame) and how far away in time it is.
     """
 
-    def __init__(self, width):
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.lr = nn.Conv2d(1, width, 3, padding=1)
         self.hr = nn.Conv2d(SCALE**2 + 2, width, 3, padding=1)
 
-    def forward(self, lr, hr, tau):
+    def forward(self, lr: torch.Tensor, hr: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
         """Features (B, 5, C, h, w)."""
         news = lr[:, CENTRE, None] - coarsen(hr)
         gap = torch.stack([tau, 1 - tau], dim=1)[..., None, None, None].expand_as(news)
@@ -125,16 +117,18 @@ class SharpHead(nn.Module):
     make a correction of them, which is zero before any training.
     """
 
-    def __init__(self, width, head_width):
+    def __init__(self, width: int, head_width: int) -> None:
         super().__init__()
         self.up = nn.Conv2d(width, 4 * head_width, 1)
         self.mix = nn.Conv2d(head_width + 12, head_width, 3, padding=1)
         self.settle = nn.Sequential(*(Residual(head_width) for _ in range(2)))
         self.last = nn.Conv2d(head_width, 4, 3, padding=1)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
+        for parameter in self.last.parameters():
+            nn.init.zeros_(parameter)
 
-    def forward(self, features, lr, hr, tau):
+    def forward(
+        self, features: torch.Tensor, lr: torch.Tensor, hr: torch.Tensor, tau: torch.Tensor
+    ) -> torch.Tensor:
         """Image (B, 1, 4h, 4w) from features (B, C, h, w) and the frames."""
         base = detail_injection(lr, hr, tau)
         frames = torch.cat([base - GREY, hr[:, :, 0] - base], dim=1)

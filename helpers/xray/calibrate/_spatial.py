@@ -1,11 +1,12 @@
-"""Where a pixel of the coarse camera lies on the sharp one, from one image of a grid by each."""
+"""Spatial calibration: the transform between two cameras from one image of a grid by each."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.ndimage import gaussian_filter, map_coordinates
 
 from ..._arrays import to_numpy
 from ..cameras import SCALE, Transform, inside
@@ -33,7 +34,7 @@ class Pairs(NamedTuple):
 
 @dataclass(frozen=True)
 class SpatialCalibration:
-    """What `spatial` returns.
+    """Result of `spatial`.
 
     Attributes
     ----------
@@ -56,18 +57,20 @@ class SpatialCalibration:
     lr_shape: tuple[int, int]
     contest: tuple[float, float]
 
-    def uncertainty(self, points):
+    def uncertainty(self, points: np.ndarray) -> np.ndarray:
         """Standard deviation (..., 2) in sharp pixels with which coarse points are carried over."""
         gradient = _jacobian(_numbers(self.transform), np.asarray(points, float))
         return np.sqrt(np.einsum("...ij,jk,...ik->...i", gradient, self.covariance, gradient))
 
-    def seen(self):
+    def seen(self) -> np.ndarray:
         """(Y, X) bool array: the sharp pixels in the field of the coarse camera."""
         y, x = np.mgrid[: self.hr_shape[0], : self.hr_shape[1]]
         return inside(self.transform.inverse(np.stack([x, y], axis=-1)), self.lr_shape)
 
 
-def spatial(hr_grid, lr_grid, *, scale=SCALE, near=None):
+def spatial(
+    hr_grid: np.ndarray, lr_grid: np.ndarray, *, scale: float = SCALE, near: Transform | None = None
+) -> SpatialCalibration:
     r"""Find the transform between the cameras from an image of one grid by each.
 
     Parameters
@@ -117,7 +120,7 @@ def spatial(hr_grid, lr_grid, *, scale=SCALE, near=None):
             f"ratio of {ratio:.2f} and not {scale}: give images of one grid, or the scale"
         )
     if near is not None:
-        middle = lr.place([0, 0])
+        middle = lr.place(np.zeros(2))
         cell = np.linalg.solve(hr.basis, near(middle) - hr.origin)
         shift, contest = np.rint(cell).astype(int), (np.nan, np.nan)
     else:
@@ -140,7 +143,9 @@ def spatial(hr_grid, lr_grid, *, scale=SCALE, near=None):
     )
 
 
-def fit_transform(lr_points, hr_points, *, n_iter=50):
+def fit_transform(
+    lr_points: np.ndarray, hr_points: np.ndarray, *, n_iter: int = 50
+) -> tuple[Transform, np.ndarray, np.ndarray]:
     r"""Fit rotation, two scales and shift to pairs of points, some of which may be false.
 
     Parameters
@@ -209,10 +214,8 @@ def fit_transform(lr_points, hr_points, *, n_iter=50):
     return transform, move @ covariance @ move.T, trust
 
 
-def _identify(hr, lr, ratio):
-    """Which cell of the sharp grid a cell of the coarse grid is: what repeats cannot tell."""
-    from scipy.ndimage import gaussian_filter
-
+def _identify(hr: Any, lr: Any, ratio: float) -> Any:
+    """Cell of the sharp grid that a cell of the coarse grid is: what repeats cannot tell."""
     # bring the sharp image to about the sharpness of the coarse one
     blurred = gaussian_filter(hr.flat, 0.6 * ratio)
     oddities = [_oddities(blurred, hr), _oddities(lr.flat, lr)]
@@ -232,7 +235,7 @@ def _identify(hr, lr, ratio):
                 )
     if len(scores) < 2:
         raise ValueError("the fields of the cameras overlap too little: bring them together")
-    shift = max(scores, key=scores.get)
+    shift = max(scores, key=scores.__getitem__)
     best = scores.pop(shift)
     other = max(scores.values())
     chance = np.std(list(scores.values()))
@@ -245,10 +248,8 @@ def _identify(hr, lr, ratio):
     return np.array(shift), (float(best), float(other))
 
 
-def _oddities(image, lattice):
-    """What does not repeat: first cell, and samples (I, J, 64) of each cell less the mean cell."""
-    from scipy.ndimage import map_coordinates
-
+def _oddities(image: np.ndarray, lattice: Any) -> Any:
+    """Faults of a grid: first cell, and samples (I, J, 64) of each cell less the mean cell."""
     u = np.stack(np.meshgrid(CELL, CELL, indexing="ij"), -1).reshape(-1, 2)
     points = lattice.place(lattice.sites[:, None] + u)
     samples = map_coordinates(image, points[..., ::-1].transpose(2, 0, 1), order=1)
@@ -259,7 +260,7 @@ def _oddities(image, lattice):
     return low, cells
 
 
-def _overlap(a, b, i, j):
+def _overlap(a: Any, b: Any, i: Any, j: Any) -> Any:
     """The parts of two maps that meet when `a` is moved by (i, j) cells of `b`."""
     rows = slice(max(0, -i), min(a.shape[0], b.shape[0] - i))
     columns = slice(max(0, -j), min(a.shape[1], b.shape[1] - j))
@@ -267,11 +268,12 @@ def _overlap(a, b, i, j):
     return a[rows, columns], b[moved]
 
 
-def _start(x, y):
+def _start(x: Any, y: Any) -> Any:
     """Parameters of the median of affine fits to random triples: robust, and near."""
     rng = np.random.default_rng(0)
     design = np.column_stack([x, np.ones(len(x))])
-    best, least = None, np.inf
+    best: Any = None
+    least = np.inf
     for _ in range(60):
         some = rng.choice(len(x), min(len(x), 4), replace=False)
         solution, *_ = np.linalg.lstsq(design[some], y[some], rcond=None)
@@ -283,17 +285,17 @@ def _start(x, y):
     return np.array([theta, np.hypot(a, b), np.hypot(c, d), *shift])
 
 
-def _numbers(transform):
+def _numbers(transform: Any) -> np.ndarray:
     return np.array([getattr(transform, name) for name in NAMES])
 
 
-def _carry(p, points):
+def _carry(p: Any, points: np.ndarray) -> np.ndarray:
     c, s = np.cos(p[0]), np.sin(p[0])
     x, y = points[..., 0] * p[1], points[..., 1] * p[2]
     return np.stack([c * x - s * y + p[3], s * x + c * y + p[4]], axis=-1)
 
 
-def _jacobian(p, points):
+def _jacobian(p: Any, points: np.ndarray) -> np.ndarray:
     """Derivative (..., 2, 5) of the carried points by the parameters."""
     c, s = np.cos(p[0]), np.sin(p[0])
     x, y = points[..., 0], points[..., 1]
@@ -303,7 +305,7 @@ def _jacobian(p, points):
     return np.stack([np.stack(across, -1), np.stack(down, -1)], axis=-2)
 
 
-def _covariance(jacobian, residual, c):
+def _covariance(jacobian: Any, residual: Any, c: Any) -> Any:
     """Sandwich covariance of a Cauchy fit; what a pair says of itself is taken out of its share."""
     u = (residual / c) ** 2
     psi, slope = residual / (1 + u), (1 - u) / (1 + u) ** 2

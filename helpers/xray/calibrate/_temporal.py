@@ -1,8 +1,9 @@
-"""When the slow camera took its frames, found in the images of the two cameras."""
+"""Temporal calibration: the times of the slow frames, found in the images of the two cameras."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,7 @@ DRIFT = 0.01  # how far clocks may differ, one standard deviation
 
 @dataclass(frozen=True)
 class TemporalCalibration:
-    """What `temporal` returns: slow frame k shows time ``offset + rate * key_times[k]``.
+    """Result of `temporal`: slow frame k shows time ``offset + rate * key_times[k]``.
 
     Attributes
     ----------
@@ -35,12 +36,19 @@ class TemporalCalibration:
     covariance: np.ndarray
     curve: np.ndarray
 
-    def times(self, key_times):
-        """When the slow frames were taken, in coarse frames."""
+    def times(self, key_times: np.ndarray) -> np.ndarray:
+        """Times of the slow frames, in coarse frames."""
         return self.offset + self.rate * np.asarray(key_times, float)
 
 
-def temporal(hr, lr, *, key_times=None, search=3.0, sigma=2.2):
+def temporal(
+    hr: np.ndarray,
+    lr: np.ndarray,
+    *,
+    key_times: np.ndarray | None = None,
+    search: float = 3.0,
+    sigma: float = 2.2,
+) -> TemporalCalibration:
     r"""Find offset and rate of the slow camera's clock from the images.
 
     Parameters
@@ -95,7 +103,7 @@ def temporal(hr, lr, *, key_times=None, search=3.0, sigma=2.2):
     hr, lr = to_numpy(hr), to_numpy(lr)
     clock = _checked(hr, lr, key_times, search)
     seen = coarsen(hr.astype(np.float32), sigma)
-    match = _Match(seen.astype(float), lr.astype(float))
+    match = _Match(np.asarray(seen, float), lr.astype(float))
     ends = _start(match, clock, None if key_times is None else search)
     rate = (ends[1] - ends[0]) / (clock[-1] - clock[0])
     start = np.array([ends[0] - rate * clock[0], rate])
@@ -115,9 +123,9 @@ def temporal(hr, lr, *, key_times=None, search=3.0, sigma=2.2):
 
 
 class _Match:
-    """How well slow frame k fits to the fast movie at a time, from products of frames alone."""
+    """Misfit of slow frame k to the fast movie at a time, from products of frames alone."""
 
-    def __init__(self, seen, movie):
+    def __init__(self, seen: Any, movie: Any) -> None:
         self.n_frames, self.n_pixels = len(movie), movie[0].size
         bright = np.maximum(movie.mean(0), 0.05 * movie.mean())
         # third differences in time: most pixels stand still, and noise goes with the light
@@ -137,7 +145,7 @@ class _Match:
         self.smooth_gram = (courses * values) @ courses.T
         self.smooth_cross = self.cross @ courses @ courses.T
 
-    def curves(self, times):
+    def curves(self, times: np.ndarray) -> Any:
         """Half the squared difference (n, K) at times (n, K), but for what does not change."""
         cost = []
         for k, column in enumerate(times.T):
@@ -146,7 +154,7 @@ class _Match:
             cost.append(0.5 * energy - weights @ self.smooth_cross[k])
         return np.stack(cost, axis=1)
 
-    def correction(self, k, time):
+    def correction(self, k: Any, time: Any) -> Any:
         """By how much frame k is later than `time`, and the variance of that; None outside."""
         last = self.n_frames - 1
         if not 0 <= time <= last:
@@ -166,7 +174,7 @@ class _Match:
         power = max(change @ self.gram @ change, 0) + self.n_pixels * (change @ change)
         return miss / gain, (here @ here) * power / gain**2
 
-    def weights(self, times):
+    def weights(self, times: np.ndarray) -> Any:
         """Shares (n, T) of the fast frames in the movie at times (n,)."""
         last = self.n_frames - 1
         times = np.clip(times, 0, last)  # before and after, the movie stands still
@@ -190,7 +198,7 @@ class _Match:
         return weights
 
 
-def _start(match, clock, search):
+def _start(match: Any, clock: Any, search: float | None) -> Any:
     """Times of the first and the last slow frame, by trying all on a grid."""
     fine = np.arange((match.n_frames - 1) * FINE + 1) / FINE
     curves = match.curves(np.repeat(fine[:, None], len(clock), axis=1))
@@ -211,7 +219,9 @@ def _start(match, clock, search):
     return np.array([start[best], end[best]])
 
 
-def _refine(match, clock, start, prior, *, fixed=False, n_iter=30):
+def _refine(
+    match: Any, clock: Any, start: Any, prior: bool, *, fixed: Any = False, n_iter: int = 30
+) -> Any:
     """Offset and rate where the mean correction is zero, and their covariance."""
     found = np.array(start, float)
     for _ in range(n_iter):
@@ -236,7 +246,7 @@ def _refine(match, clock, start, prior, *, fixed=False, n_iter=30):
     return found, covariance
 
 
-def _checked(hr, lr, key_times, search):
+def _checked(hr: Any, lr: Any, key_times: Any, search: float) -> Any:
     if hr.ndim != 3 or lr.ndim != 3 or len(hr) < 2 or len(lr) < 4:
         raise ValueError(
             f"hr has shape {hr.shape} and lr {lr.shape}: give two slow and four fast frames or more"

@@ -12,14 +12,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from ... import checkpoints
+from ..cameras import SCALE
 from ..data.samples import stack
 from ..flowfuse import warp
-from .misalign import SCALE
 
 
 @dataclass(frozen=True)
 class CalibratorTraining:
-    """What `train_calibrator` returns.
+    """Result of `train_calibrator`.
 
     Attributes
     ----------

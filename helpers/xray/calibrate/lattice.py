@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -37,17 +38,17 @@ class Lattice:
     flat: np.ndarray
 
     @property
-    def pitch(self):
+    def pitch(self) -> float:
         """Mean distance from hole to hole, in pixels."""
         return float(np.sqrt(abs(np.linalg.det(self.basis))))
 
-    def place(self, cells):
+    def place(self, cells: np.ndarray) -> np.ndarray:
         """Carry cell coordinates (..., 2) to pixels (x, y)."""
         return np.asarray(cells, float) @ self.basis.T + self.origin
 
-    def turned(self, like):
+    def turned(self, like: Lattice) -> Lattice:
         """Number the cells anew, so that both directions are closest to those of another basis."""
-        best, score = None, -np.inf
+        best, score = np.eye(2), -np.inf
         quarter = np.array([[0, -1], [1, 0]])
         for turns in range(4):
             turn = np.linalg.matrix_power(quarter, turns)
@@ -59,7 +60,7 @@ class Lattice:
         return Lattice(self.origin, self.basis @ best, sites, self.centres, self.open, self.flat)
 
 
-def find_lattice(image, name="image"):
+def find_lattice(image: np.ndarray, name: str = "image") -> Lattice:
     r"""Find the grid in an image, and the centres of its holes to a fraction of a pixel.
 
     Parameters
@@ -126,7 +127,7 @@ def find_lattice(image, name="image"):
     return Lattice(origin, basis, sites, centres, good, flat)
 
 
-def _shading(image):
+def _shading(image: np.ndarray) -> np.ndarray:
     """The smooth part of an image: a polynomial of the fourth degree in both directions."""
     height, width = image.shape
     v, u = (np.linspace(-1, 1, n) for n in image.shape)
@@ -138,12 +139,12 @@ def _shading(image):
     return np.maximum(smooth, 0.05 * image.mean())
 
 
-def _surface(points, values, shape):
+def _surface(points: np.ndarray, values: Any, shape: Any) -> Any:
     """A smooth surface through values at some points: a polynomial of degree 3, or less for few."""
     degree = 3 if len(points) >= 30 else 1
     powers = [(i, j) for i in range(degree + 1) for j in range(degree + 1 - i)]
 
-    def terms(x, y):
+    def terms(x: Any, y: Any) -> Any:
         u, v = 2 * x / (shape[1] - 1) - 1, 2 * y / (shape[0] - 1) - 1
         return [u**i * v**j for i, j in powers]
 
@@ -153,7 +154,7 @@ def _surface(points, values, shape):
     return np.maximum(smooth, 0.2)
 
 
-def _periods(flat, name):
+def _periods(flat: Any, name: str) -> Any:
     """Origin and basis from the two strongest frequencies."""
     height, width = flat.shape
     window = np.outer(np.hanning(height), np.hanning(width))
@@ -189,19 +190,19 @@ def _periods(flat, name):
     return _oriented(origin, basis, flat.shape)
 
 
-def _peak(power, allowed):
+def _peak(power: Any, allowed: Any) -> Any:
     if not allowed.any():
         return 0, 0
     return np.unravel_index(np.argmax(np.where(allowed, power, -1)), power.shape)
 
 
-def _fractional(power, peak, padded):
+def _fractional(power: Any, peak: Any, padded: Any) -> Any:
     """Frequency (fx, fy) of a peak, between the samples, by a parabola along each axis."""
     row, column = peak
     logs = np.log(power + 1e-30)
     rows, columns = power.shape
 
-    def vertex(left, middle, right):
+    def vertex(left: Any, middle: Any, right: Any) -> Any:
         bend = left - 2 * middle + right
         return 0.0 if bend >= 0 else 0.5 * (left - right) / bend
 
@@ -214,7 +215,7 @@ def _fractional(power, peak, padded):
     return np.array([(column + dx) / padded[1], fy - 1 if fy > 0.5 else fy])
 
 
-def _oriented(origin, basis, shape):
+def _oriented(origin: Any, basis: Any, shape: Any) -> Any:
     """Choose steps along x and a quarter turn on, and hole (0, 0) nearest to the centre."""
     a, b = basis.T
     if abs(b[0]) > abs(a[0]):
@@ -228,7 +229,7 @@ def _oriented(origin, basis, shape):
     return origin + basis @ cell, basis
 
 
-def _cells_inside(origin, basis, shape):
+def _cells_inside(origin: Any, basis: Any, shape: Any) -> Any:
     """Cells whose window of radius 0.55 lies inside the image."""
     pitch = np.sqrt(abs(np.linalg.det(basis)))
     reach = int(np.ceil(np.hypot(*shape) / pitch)) + 1
@@ -240,7 +241,7 @@ def _cells_inside(origin, basis, shape):
     return cells[((points > margin) & (points < limits - margin)).all(1)]
 
 
-def _centres(light, start, pitch, n_iter=12):
+def _centres(light: Any, start: Any, pitch: Any, n_iter: int = 12) -> Any:
     """Move a window onto each hole; gives centres (n, 2) and the mean light there (n,)."""
     centres = start.copy()
     for _ in range(n_iter):
@@ -252,7 +253,7 @@ def _centres(light, start, pitch, n_iter=12):
     return centres, mean
 
 
-def _windows(centres, radius, image):
+def _windows(centres: Any, radius: Any, image: np.ndarray) -> Any:
     """Weighted means of an image and of its moments about x and y, each (n,), at some points."""
     reach = int(np.ceil(radius)) + 1
     offsets = np.arange(-reach, reach + 1)
@@ -269,7 +270,7 @@ def _windows(centres, radius, image):
     return values.sum((1, 2)), (values * dx).sum((1, 2)), (values * dy).sum((1, 2))
 
 
-def _straighten(sites, centres):
+def _straighten(sites: Any, centres: Any) -> Any:
     """The lattice that fits the centres, those that lie off it left out."""
     design = np.column_stack([sites, np.ones(len(sites))])
     keep = np.ones(len(sites), bool)

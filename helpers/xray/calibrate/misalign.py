@@ -2,18 +2,18 @@ r"""Train a flow network to align the cameras, with a frozen fusion network as o
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from ..cameras import Transform, coarsen
-from ..data.samples import MoviePairs
+from ..cameras import SCALE, Transform, coarsen
+from ..data.samples import MoviePairs, Number
 from ..simulate.beamline import count
+from ..simulate.recordings import TwoCameraMovie
 from ._spatial import fit_transform
-
-SCALE = 4
 
 
 class Misaligned(NamedTuple):
@@ -37,7 +37,7 @@ class Misaligned(NamedTuple):
     lr: np.ndarray
     hr: np.ndarray
     centre: np.ndarray
-    tau: np.ndarray
+    tau: Number
     flow: np.ndarray
     valid: np.ndarray
 
@@ -72,19 +72,26 @@ class Misalignments:
     ((3, 1, 8, 8), (2, 8, 8))
     """
 
-    def __init__(self, movies, *, turn=0.05, stretch=0.02, shift=8.0):
+    def __init__(
+        self,
+        movies: Sequence[TwoCameraMovie],
+        *,
+        turn: float = 0.05,
+        stretch: float = 0.02,
+        shift: float = 8.0,
+    ) -> None:
         self.pairs = MoviePairs(movies)
         self.turn, self.stretch, self.shift = turn, stretch, shift
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.pairs)
 
-    def draw(self, rng):
+    def draw(self, rng: np.random.Generator) -> Misaligned:
         """Give a random moment with a random transform, as `Misaligned`."""
         index = int(rng.integers(len(self.pairs)))
         return self.make(index, self.transform(rng), rng)
 
-    def transform(self, rng):
+    def transform(self, rng: np.random.Generator) -> Transform:
         """Draw a transform."""
         height, width = self.pairs.movies[0].lr.shape[-2:]
         theta, *stretch = rng.uniform(-1, 1, 3) * [self.turn, self.stretch, self.stretch]
@@ -95,7 +102,7 @@ class Misalignments:
         tx, ty = SCALE * middle + (SCALE - 1) / 2 + shift - turned(middle)
         return Transform(float(theta), float(sx), float(sy), float(tx), float(ty))
 
-    def make(self, index, transform, rng):
+    def make(self, index: int, transform: Transform, rng: np.random.Generator) -> Misaligned:
         """Give the moment of a sample as cameras with this transform record it."""
         number, t, _ = self.pairs.places[index]
         movie, sample = self.pairs.movies[number], self.pairs[index]
@@ -108,7 +115,9 @@ class Misalignments:
         )
 
 
-def transform_to_flow(transform, shape):
+def transform_to_flow(
+    transform: Transform, shape: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
     """Flow of a transform on the aligned coarse grid.
 
     Parameters
@@ -132,11 +141,11 @@ def transform_to_flow(transform, shape):
     """
     places, sharp = _grids(shape)
     found = transform.inverse(sharp)
-    valid = ((found >= -0.5) & (found <= np.array(shape[::-1]) - 0.5)).all(-1)
+    valid = np.all((found >= -0.5) & (found <= np.array(shape[::-1]) - 0.5), axis=-1)
     return np.moveaxis(found - places, -1, 0).astype(np.float32), valid
 
 
-def flow_to_transform(flow):
+def flow_to_transform(flow: np.ndarray | torch.Tensor) -> Transform:
     r"""Fit the five numbers of a transform to a flow, robustly.
 
     Parameters
@@ -179,8 +188,8 @@ def flow_to_transform(flow):
     return fit_transform(found[inside], sharp[inside])[0]
 
 
-def misalign(frames, transform, sigma=2.2):
-    """What a coarse camera with some transform sees of sharp frames, without noise.
+def misalign(frames: np.ndarray, transform: Transform, sigma: float = 2.2) -> np.ndarray:
+    """See sharp frames through a coarse camera with some transform, without noise.
 
     Parameters
     ----------
@@ -205,7 +214,7 @@ def misalign(frames, transform, sigma=2.2):
     return F.avg_pool2d(seen[0], SCALE).numpy()
 
 
-def _grids(shape):
+def _grids(shape: Any) -> tuple[np.ndarray, np.ndarray]:
     """Coarse pixels (h, w, 2), x before y, and the centres of their places on the sharp grid."""
     y, x = np.mgrid[: shape[0], : shape[1]]
     places = np.stack([x, y], axis=-1).astype(float)

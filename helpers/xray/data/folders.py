@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from ..cameras import register
-from .reds import SCALE, frames_of, read_png, same_frames
+from ..cameras import SCALE, Calibrated, pad_to, register
+from .recording import Recording
+from .reds import Clip, frames_of, read_png, same_frames
 from .samples import Sample
 from .selection import Selection, select_frames
+
+Level: TypeAlias = float | np.ndarray
 
 
 class VirtualPairs:
@@ -56,17 +61,17 @@ class VirtualPairs:
 
     def __init__(
         self,
-        hr,
-        lr,
-        clips=None,
+        hr: str | Path,
+        lr: str | Path,
+        clips: Sequence[Clip] | None = None,
         *,
-        key_every=None,
-        max_gap=20,
-        intervals=(1,),
-        repeats=1,
-        stride=1,
-        seed=0,
-    ):
+        key_every: int | None = None,
+        max_gap: int = 20,
+        intervals: Sequence[int] = (1,),
+        repeats: int = 1,
+        stride: int = 1,
+        seed: int = 0,
+    ) -> None:
         if min(max_gap, repeats, stride, *intervals) < 1:
             raise ValueError("max_gap, repeats, stride and intervals must be 1 or more")
         self.stride = stride
@@ -74,6 +79,7 @@ class VirtualPairs:
         rng = np.random.default_rng(seed)
         self.selections = []
         for name, (files, _) in self._files.items():
+            chosen: Iterable[Selection]
             if key_every:
                 chosen = _evaluated(len(files), key_every)
             else:
@@ -82,10 +88,10 @@ class VirtualPairs:
         if not self.selections:
             raise ValueError(f"no frame in {hr} lies between two key frames: lower key_every")
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.selections)
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: int) -> Sample:
         """Give the sample `i`, see `helpers.xray.data.samples.Sample`."""
         name, selection = self.selections[i]
         hr_files, lr_files = self._files[name]
@@ -128,8 +134,15 @@ class ActualPairs:
     """
 
     def __init__(
-        self, recording, calibration, *, mode="double", white=None, dark=(0.0, 0.0), stride=1
-    ):
+        self,
+        recording: Recording,
+        calibration: Calibrated,
+        *,
+        mode: str = "double",
+        white: tuple[Level, Level] | None = None,
+        dark: tuple[Level, Level] = (0.0, 0.0),
+        stride: int = 1,
+    ) -> None:
         if mode not in ("double", "continuous"):
             raise ValueError(f"mode is {mode!r}: use 'double' or 'continuous'")
         if recording.hr.shape[1:] != calibration.hr_shape:
@@ -138,11 +151,11 @@ class ActualPairs:
                 f"{calibration.hr_shape}: crop both alike"
             )
         self.stride, timing = stride, recording.timing
-        white = white or (None, None)
+        open_beam = white or (None, None)
         lr, self._hr = (
             _transmission(frames, white, dark, name)
             for frames, white, dark, name in zip(
-                (recording.lr, recording.hr), white, dark, ("fast", "slow"), strict=True
+                (recording.lr, recording.hr), open_beam, dark, ("fast", "slow"), strict=True
             )
         )
         self._lr = register(lr, calibration)
@@ -152,10 +165,10 @@ class ActualPairs:
             select_frames(i, mode, key_times=timing.key_times, n_frames=len(lr)) for i in targets
         ]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.selections)
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: int) -> Sample:
         """Give the sample `i`; its target is None in the continuous mode."""
         selection = self.selections[i]
         target = None if selection.target is None else self._hr[selection.target]
@@ -169,29 +182,7 @@ class ActualPairs:
         )
 
 
-def pad_to(image, multiple):
-    """Repeat the last row and column until the sides are multiples of a number.
-
-    Parameters
-    ----------
-    image : (..., Y, X) array
-    multiple : int
-
-    Returns
-    -------
-    array
-
-    Examples
-    --------
-    >>> pad_to(np.ones((2, 5, 8)), 4).shape
-    (2, 8, 8)
-    """
-    *batch, height, width = image.shape
-    after = [(0, 0)] * len(batch) + [(0, -height % multiple), (0, -width % multiple)]
-    return np.pad(image, after, mode="edge")
-
-
-def pad_sample(sample, stride):
+def pad_sample(sample: Sample, stride: int) -> Sample:
     """Pad the coarse frames of a sample to multiples of `stride`, and the sharp ones with them.
 
     Parameters
@@ -206,7 +197,7 @@ def pad_sample(sample, stride):
         Cut its prediction back to the first (Y, X) pixels.
     """
 
-    def grow(images, multiple):
+    def grow(images: Any, multiple: Any) -> Any:
         return None if images is None else pad_to(images, multiple)
 
     return sample._replace(
@@ -216,7 +207,7 @@ def pad_sample(sample, stride):
     )
 
 
-def _sample(lr, hr, target, tau, stride, source):
+def _sample(lr: Any, hr: Any, target: Any, tau: Any, stride: int, source: str) -> Sample:
     """Arrays (3, h, w), (2, Y, X) and (Y, X) as a `Sample` with the sharp sides padded to 4 h."""
     want = tuple(-(-n // SCALE) for n in hr.shape[1:])
     if lr.shape[1:] != want:
@@ -234,7 +225,7 @@ def _sample(lr, hr, target, tau, stride, source):
     return pad_sample(sample, stride)
 
 
-def _paired_files(hr, lr, clips):
+def _paired_files(hr: Any, lr: Any, clips: Any) -> Any:
     """The sharp and the coarse files of each clip, checked against each other and the list."""
     frames = {folder: frames_of(folder) for folder in (hr, lr)}
     if clips is not None:
@@ -242,7 +233,7 @@ def _paired_files(hr, lr, clips):
         for folder, known in frames.items():
             frames[folder] = {k: v for k, v in known.items() if k.split("/")[0] in names}
     same_frames(frames[hr], frames[lr], hr, lr)
-    files = {}
+    files: dict[str, Any] = {}
     for name in frames[hr]:
         for paths, folder in zip(
             files.setdefault(name.split("/")[0], ([], [])), (hr, lr), strict=True
@@ -261,7 +252,7 @@ def _paired_files(hr, lr, clips):
     return files
 
 
-def _evaluated(n_frames, key_every):
+def _evaluated(n_frames: int, key_every: Any) -> list[Selection]:
     """Every frame between two key frames of a clip."""
     last_key = (n_frames - 1) // key_every * key_every
     return [
@@ -271,7 +262,9 @@ def _evaluated(n_frames, key_every):
     ]
 
 
-def _drawn(n_frames, max_gap, intervals, repeats, rng):
+def _drawn(
+    n_frames: int, max_gap: Any, intervals: Any, repeats: Any, rng: np.random.Generator
+) -> Iterator[Selection]:
     """Every frame with neighbours as a target, `repeats` times, with random gaps."""
     for _ in range(repeats):
         for target in range(1, n_frames - 1):
@@ -287,13 +280,13 @@ def _drawn(n_frames, max_gap, intervals, repeats, rng):
             )
 
 
-def _bin(image):
+def _bin(image: np.ndarray) -> Any:
     *batch, height, width = image.shape
     blocks = image.reshape(*batch, height // SCALE, SCALE, width // SCALE, SCALE)
     return blocks.mean((-3, -1))
 
 
-def _transmission(frames, white, dark, name):
+def _transmission(frames: Any, white: Any, dark: Any, name: str) -> np.ndarray:
     white = np.percentile(frames, 99) if white is None else np.asarray(white, np.float32)
     if not np.all(white > dark):
         raise ValueError(f"the {name} camera's open beam is not above its dark level: check both")

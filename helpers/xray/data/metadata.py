@@ -1,4 +1,4 @@
-"""What the two cameras wrote beside their images: frame times, flags and folders of frames."""
+"""Metadata of the two cameras: frame times, flags and folders of frames."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import re
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import Any
 from xml.etree.ElementTree import TreeBuilder
 from xml.parsers import expat
 
 import numpy as np
+
+from ...io.files import load_tif
 
 DAY_NS = 86_400 * 10**9
 MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
@@ -57,7 +60,7 @@ class SlowRecord:
 
 @dataclass(frozen=True)
 class Timing:
-    """Which frame of one camera belongs to which of the other; made by `match_clocks`.
+    """Frames of one camera matched with those of the other; made by `match_clocks`.
 
     Attributes
     ----------
@@ -73,7 +76,7 @@ class Timing:
     between: np.ndarray
     matched: np.ndarray
 
-    def held_out(self):
+    def held_out(self) -> np.ndarray:
         """Give the slow frames that have matched neighbours on both sides, to predict and compare.
 
         Returns
@@ -102,7 +105,7 @@ class Timing:
         return numbers[1:-1].tolist()
 
 
-def read_shimadzu(path):
+def read_shimadzu(path: str | Path) -> FastRecord:
     """Read the frame times from the INI file of a Shimadzu camera.
 
     Parameters
@@ -127,7 +130,7 @@ def read_shimadzu(path):
         reason = str(error).splitlines()[0]
         raise ValueError(f"{path} is not an INI file ({reason}): export it again") from error
 
-    def entry(section, name, pattern, shape):
+    def entry(section: str, name: str, pattern: str, shape: str) -> Any:
         text = parser.get(section, name, fallback=None)
         if text is None:
             raise ValueError(f"{path} has no {name} in [{section}]: it may be of another camera")
@@ -145,7 +148,7 @@ def read_shimadzu(path):
     return FastRecord(period, _rising(times, path))
 
 
-def read_phantom(path):
+def read_phantom(path: str | Path) -> SlowRecord:
     """Read the frame times and flags from the XML file of a Phantom camera.
 
     Parameters
@@ -167,7 +170,7 @@ def read_phantom(path):
     """
     root = _parse_xml(path)
 
-    def number(name):
+    def number(name: str) -> Any:
         text = root.findtext(f"CameraSetup/{name}")
         try:
             return float(text)
@@ -195,7 +198,9 @@ def read_phantom(path):
     return SlowRecord(rate, np.array(numbers), times, np.array([exposing[n] for n in numbers]))
 
 
-def match_clocks(fast, slow, *, offset_ns=0, tolerance_ns=10):
+def match_clocks(
+    fast: FastRecord, slow: SlowRecord, *, offset_ns: int = 0, tolerance_ns: int = 10
+) -> Timing:
     r"""Bring the frame times of the two cameras onto one axis.
 
     Parameters
@@ -256,7 +261,7 @@ def match_clocks(fast, slow, *, offset_ns=0, tolerance_ns=10):
     return Timing(key_times, between, np.stack([flagged[close], nearest[close]], axis=1))
 
 
-def read_tif_folder(folder, *, n_frames=None):
+def read_tif_folder(folder: str | Path, *, n_frames: int | None = None) -> np.ndarray:
     """Read the numbered 16-bit frames of a folder.
 
     Parameters
@@ -277,18 +282,16 @@ def read_tif_folder(folder, *, n_frames=None):
         No such folder, no frame, a name without a number, numbers missing or twice, another count
         than promised, a file that is no whole TIFF, 8-bit or other types, or unequal sizes.
     """
-    from ...io.files import load_tif
-
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder: check the name")
-    files = {}
+    files: dict[int, Path] = {}
     for path in folder.iterdir():
         if path.suffix.lower() in (".tif", ".tiff"):
-            number = re.search(r"(\d+)$", path.stem)
-            if not number:
+            ending = re.search(r"(\d+)$", path.stem)
+            if not ending:
                 raise ValueError(f"{path} has no frame number at the end of its name: remove it")
-            if (other := files.setdefault(int(number[1]), path)) != path:
+            if (other := files.setdefault(int(ending[1]), path)) != path:
                 raise ValueError(f"{path} and {other.name} have the same number: keep one of them")
     if not files:
         raise ValueError(f"{folder} holds no .tif or .tiff file: give the folder of the frames")
@@ -301,7 +304,7 @@ def read_tif_folder(folder, *, n_frames=None):
             f"{folder} holds {len(numbers)} frames but the metadata tell of {n_frames}: "
             f"{abs(excess)} {'too many, remove them' if excess > 0 else 'missing, copy it again'}"
         )
-    frames = None
+    frames = np.empty((0, 0, 0), np.uint16)
     for place, number in enumerate(numbers):
         image = load_tif(files[number]).image
         if image.dtype != np.uint16:
@@ -309,7 +312,7 @@ def read_tif_folder(folder, *, n_frames=None):
                 f"{files[number]} is {image.dtype}, expected uint16: export 16-bit frames, "
                 "8 bits lose the weak contrast"
             )
-        if frames is None:
+        if place == 0:
             frames = np.empty((len(numbers), *image.shape), np.uint16)
         if image.ndim != 2 or image.shape != frames.shape[1:]:
             size = " x ".join(map(str, frames.shape[1:]))
@@ -319,7 +322,7 @@ def read_tif_folder(folder, *, n_frames=None):
     return frames
 
 
-def _text(path):
+def _text(path: str | Path) -> str:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not a file: check the name")
@@ -332,13 +335,13 @@ def _text(path):
     raise ValueError(f"{path} is not text: it may be damaged, export it again")
 
 
-def _parse_xml(path):
+def _parse_xml(path: str | Path) -> Any:
     """The root element; a DOCTYPE, and with it every entity of one's own, is refused."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not a file: check the name")
 
-    def refuse(*_):
+    def refuse(*_: Any) -> None:
         raise ValueError(f"{path} has a DOCTYPE, which camera files do not have: it is not read")
 
     builder, parser = TreeBuilder(), expat.ParserCreate()
@@ -354,14 +357,14 @@ def _parse_xml(path):
     return builder.close()
 
 
-def _frame(node, path):
+def _frame(node: Any, path: str | Path) -> int:
     try:
         return int(node.get("Frame"))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: a {node.tag} has no whole number as its Frame") from error
 
 
-def _day(text, path):
+def _day(text: str, path: str | Path) -> int:
     """Days since the beginning of the calendar, from ``Thu Jul 18 2024``."""
     try:
         _, month, day, year = text.split()
@@ -370,7 +373,7 @@ def _day(text, path):
         raise ValueError(f"{path}: Date is {text!r}, expected such as 'Thu Jul 18 2024'") from error
 
 
-def _clock(text, path):
+def _clock(text: str, path: str | Path) -> tuple[int, str]:
     """Nanoseconds since midnight and the flag, from ``14:33:05.123 456.78 E``."""
     match = CLOCK.fullmatch((text or "").strip())
     if not match:
@@ -381,7 +384,7 @@ def _clock(text, path):
     return ((whole * 1000 + milli) * 1000 + micro) * 1000 + nano, match[7]
 
 
-def _rising(times, path):
+def _rising(times: Any, path: str | Path) -> Any:
     # in Python's integers: nanoseconds since year 1 do not fit into 64 bits
     times = np.array([time - times[0] for time in times], dtype=np.int64)
     if (late := np.flatnonzero(np.diff(times) <= 0)).size:
@@ -391,5 +394,5 @@ def _rising(times, path):
     return times
 
 
-def _some(numbers):
+def _some(numbers: Any) -> str:
     return ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else "")

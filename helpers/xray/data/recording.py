@@ -27,7 +27,9 @@ class Recording:
     timing: Timing
 
 
-def read_recording(folder, *, mirrored=True, offset_ns=0, tolerance_ns=10):
+def read_recording(
+    folder: str | Path, *, mirrored: bool = True, offset_ns: int = 0, tolerance_ns: int = 10
+) -> Recording:
     """Read an experiment in the layout of the two cameras' programs.
 
     Parameters
@@ -65,18 +67,18 @@ def read_recording(folder, *, mirrored=True, offset_ns=0, tolerance_ns=10):
         "folder beside TIFF16, with frames of the slow camera",
     )
     slow = _only(_inside(slow_frames, "*.xml"), slow_frames, ".xml file of the slow camera")
-    fast, slow = read_shimadzu(fast), read_phantom(slow)
-    timing = match_clocks(fast, slow, offset_ns=offset_ns, tolerance_ns=tolerance_ns)
-    lr = read_tif_folder(fast_frames, n_frames=len(fast.times_ns))
-    hr = read_tif_folder(slow_frames, n_frames=len(slow.times_ns))
+    fast_times, slow_times = read_shimadzu(fast), read_phantom(slow)
+    timing = match_clocks(fast_times, slow_times, offset_ns=offset_ns, tolerance_ns=tolerance_ns)
+    lr = read_tif_folder(fast_frames, n_frames=len(fast_times.times_ns))
+    hr = read_tif_folder(slow_frames, n_frames=len(slow_times.times_ns))
     return Recording(lr, hr[:, :, ::-1] if mirrored else hr, timing)
 
 
-def _inside(folder, pattern):
+def _inside(folder: Path, pattern: str) -> list[Path]:
     return sorted(folder.glob(pattern)) if folder.is_dir() else []
 
 
-def _only(paths, folder, what):
+def _only(paths: list[Path], folder: Path, what: str) -> Path:
     if not paths:
         raise FileNotFoundError(f"{folder} lacks a {what}: copy the experiment again")
     if len(paths) > 1:

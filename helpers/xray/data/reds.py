@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pathlib
 import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image, UnidentifiedImageError
 
-SCALE = 4
+from ...io.files import atomic_path
+from ..cameras import SCALE
 
 
 class Clip(NamedTuple):
@@ -22,14 +25,14 @@ class Clip(NamedTuple):
 
 
 class Reds(NamedTuple):
-    """Where `convert_reds` has put the frames of one part of the data set."""
+    """Folders that `convert_reds` has written for one part of the data set."""
 
     hr: pathlib.Path
     lr: pathlib.Path
     meta_info: pathlib.Path
 
 
-def convert_reds(src, dst):
+def convert_reds(src: str | Path, dst: str | Path) -> dict[str, Reds]:
     """Turn the colour frames of REDS into grey ones.
 
     Parameters
@@ -57,8 +60,6 @@ def convert_reds(src, dst):
     The luma is that of ITU-R BT.601, ``0.299 R + 0.587 G + 0.114 B``, rounded; all three channels
     of the result hold it.
     """
-    from PIL import Image
-
     src, dst = Path(src), Path(dst)
     splits = [name for name in ("train", "val") if (src / f"{name}_sharp").is_dir()]
     if not splits:
@@ -79,7 +80,7 @@ def convert_reds(src, dst):
     return {split: _write_reds(split, frames, dst) for split, frames in found.items()}
 
 
-def read_meta_info(path):
+def read_meta_info(path: str | Path) -> list[Clip]:
     """Read which clips a data set has, how long and how large they are.
 
     Parameters
@@ -100,7 +101,7 @@ def read_meta_info(path):
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not a file: check the name")
-    clips = {}
+    clips: dict[str, Any] = {}
     pattern = re.compile(r"(\S+)\s+(\d+)\s+\((\d+),\s*(\d+),\s*(\d+)\)(?:\s+(\d+))?\s*")
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         if not line.strip():
@@ -113,14 +114,15 @@ def read_meta_info(path):
         name, n_frames, *shape, context = match.groups()
         if name in clips:
             raise ValueError(f"{path}, line {number}: clip {name} is there twice")
-        context = None if context is None else int(context)
-        clips[name] = Clip(name, int(n_frames), tuple(int(n) for n in shape), context)
+        height, width, channels = map(int, shape)
+        size = height, width, channels
+        clips[name] = Clip(name, int(n_frames), size, None if context is None else int(context))
     if not clips:
         raise ValueError(f"{path} names no clip")
     return list(clips.values())
 
 
-def frames_of(folder):
+def frames_of(folder: Path) -> dict[str, Path]:
     """PNG files of all clips of a folder, by ``clip/frame``, in order."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder: check the name")
@@ -132,7 +134,7 @@ def frames_of(folder):
     }
 
 
-def same_frames(sharp, coarse, hr, lr):
+def same_frames(sharp: Iterable[str], coarse: Iterable[str], hr: Path, lr: Path) -> None:
     """Refuse two folders `hr` and `lr` unless both have the same frames, and any at all."""
     for here, there, owner, other in ((sharp, coarse, hr, lr), (coarse, sharp, lr, hr)):
         if lacking := [name for name in here if name not in there]:
@@ -144,10 +146,8 @@ def same_frames(sharp, coarse, hr, lr):
         raise ValueError(f"{hr} holds no <clip>/<frame>.png: check the folder and the meta-info")
 
 
-def read_png(path):
+def read_png(path: Path) -> np.ndarray:
     """A grey PNG as float32 from 0 to 1."""
-    from PIL import Image, UnidentifiedImageError
-
     try:
         with Image.open(path) as picture:
             image = np.asarray(picture)
@@ -161,17 +161,14 @@ def read_png(path):
     return image.astype(np.float32) / top
 
 
-def _write_reds(split, frames, dst):
-    from PIL import Image
-
-    from ...io.files import atomic_path
+def _write_reds(split: str, frames: Any, dst: Path) -> Reds:
 
     result = Reds(
         dst / f"{split}_sharp_mono_1ch",
         dst / f"{split}_sharp_mono_1ch_bicubic" / "X4",
         dst / f"{split}_meta_info.txt",
     )
-    clips = {}
+    clips: dict[str, Any] = {}
     for folder, files in zip((result.hr, result.lr), frames.values(), strict=True):
         for name, path in files.items():
             out = folder / name

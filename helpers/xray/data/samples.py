@@ -1,10 +1,14 @@
-"""What a network is trained on and judged by: three coarse frames, two key frames, the target."""
+"""Samples for training and scores: three coarse frames, two key frames, the target."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import numpy as np
+import torch
+
+Number: TypeAlias = np.floating | np.ndarray | float
 
 
 class Sample(NamedTuple):
@@ -23,8 +27,39 @@ class Sample(NamedTuple):
 
     lr: np.ndarray
     hr: np.ndarray
-    tau: np.ndarray
-    target: np.ndarray
+    tau: Number
+    target: np.ndarray | None
+
+
+S = TypeVar("S", bound=tuple)  # a NamedTuple
+
+
+class Samples(Protocol):
+    """A sequence of samples: what trainings draw from and scores are made of."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Sample: ...
+
+
+class Movie(Protocol):
+    """Frames of two cameras on one grid and one clock, such as a `TwoCameraMovie`."""
+
+    @property
+    def lr(self) -> np.ndarray:
+        """Coarse frames (T, y, x)."""
+
+    @property
+    def hr(self) -> np.ndarray:
+        """Key frames (K, Y, X)."""
+
+    @property
+    def key_times(self) -> np.ndarray:
+        """Their times, in coarse frames."""
+
+    @property
+    def truth(self) -> np.ndarray | None:
+        """Sharp frames (T, Y, X) of all times, where they are known."""
 
 
 class MoviePairs:
@@ -62,7 +97,7 @@ class MoviePairs:
     (9, (2, 1, 32, 32), 0.3)
     """
 
-    def __init__(self, movies, *, every=1):
+    def __init__(self, movies: Iterable[Movie], *, every: int = 1) -> None:
         if every != int(every) or every < 1:
             raise ValueError(f"every is {every}: give a whole number, at least 1")
         self.movies = list(movies)
@@ -76,10 +111,10 @@ class MoviePairs:
             raise ValueError("no frame lies between two key frames: give longer movies")
         self.places = np.array(places)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.places)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> Sample:
         number, t, k = self.places[index]
         movie = self.movies[number]
         start, end = movie.key_times[k : k + 2]
@@ -91,12 +126,12 @@ class MoviePairs:
         )
 
     @property
-    def clips(self):
+    def clips(self) -> np.ndarray:
         """(n,) array: the movie of each sample."""
         return self.places[:, 0]
 
 
-def stack(samples, device=None):
+def stack(samples: Sequence[S], device: str | torch.device | None = None) -> S:
     """Join samples of one kind and shape to a batch of float32 tensors.
 
     Examples
@@ -106,14 +141,13 @@ def stack(samples, device=None):
     >>> batch.lr.shape, batch.tau
     (torch.Size([2, 3, 1, 2, 2]), tensor([0.5000, 0.5000]))
     """
-    import torch
-
     columns = zip(*samples, strict=True)
     batch = (torch.from_numpy(np.stack(c).astype(np.float32, copy=False)) for c in columns)
-    return type(samples[0])(*(part.to(device) for part in batch))
+    made: Any = type(samples[0])
+    return made(*(part.to(device) for part in batch))
 
 
-def augment(sample, patch, rng):
+def augment(sample: Sample, patch: int | None, rng: np.random.Generator) -> Sample:
     """Cut a random square out of a sample, and turn its x axis or its time round at random.
 
     Parameters
@@ -145,7 +179,8 @@ def augment(sample, patch, rng):
     >>> cut.lr.shape, cut.hr.shape
     ((3, 1, 4, 4), (2, 1, 16, 16))
     """
-    lr, hr, tau, target = sample
+    lr, hr, tau = sample[:3]
+    target: Any = sample.target  # None where nothing is known
     h, w = lr.shape[-2:]
     scale = hr.shape[-1] // w
     if patch is not None:
@@ -167,7 +202,7 @@ def augment(sample, patch, rng):
     return Sample(lr, hr, np.float32(tau), target)
 
 
-def _targets(movie, every):
+def _targets(movie: Any, every: int) -> Iterator[tuple[int, int]]:
     """The frames (t, k) that lie between the key frames k and k + 1 and can be asked for."""
     keys = np.asarray(movie.key_times, float)
     times = np.arange(1, len(movie.lr) - 1)
@@ -176,7 +211,7 @@ def _targets(movie, every):
         yield from ((int(t), k) for t in between[::every])
 
 
-def _check(movie, number):
+def _check(movie: Any, number: int) -> None:
     if movie.truth is None:
         raise ValueError(f"movie {number} has no truth: a measured movie cannot be a teacher")
     expected = type(movie.transform)()

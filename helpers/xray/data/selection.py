@@ -1,8 +1,9 @@
-"""Which frames a sharp frame is predicted from: never the one that is predicted."""
+"""Frames from which a sharp frame is predicted: never the one that is predicted."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,7 +19,14 @@ class Selection(NamedTuple):
     tau: float
 
 
-def select_frames(index, mode, *, key_every=20, key_times=None, n_frames=None):
+def select_frames(
+    index: int,
+    mode: str,
+    *,
+    key_every: float = 20,
+    key_times: Sequence[float] | np.ndarray | None = None,
+    n_frames: int | None = None,
+) -> Selection:
     r"""Choose the frames from which one sharp frame is predicted.
 
     Parameters
@@ -109,11 +117,11 @@ def select_frames(index, mode, *, key_every=20, key_times=None, n_frames=None):
     )
 
 
-def _last(n_frames):
+def _last(n_frames: int | None) -> str | int:
     return "the end" if n_frames is None else n_frames - 1
 
 
-def _brackets(times, moment):
+def _brackets(times: np.ndarray, moment: Any) -> Any:
     """Numbers of the last key frame at or before a moment and of the first one after it."""
     usable = np.flatnonzero(np.isfinite(times))
     place = np.searchsorted(times[usable], moment, "right")

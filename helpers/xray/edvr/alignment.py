@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -14,12 +16,12 @@ LEVELS = 3
 class Pyramid(nn.Module):
     """Features at the full, half and quarter grid: strided convolutions."""
 
-    def __init__(self, width):
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.down = nn.ModuleList(conv(width, width, stride=2) for _ in range(LEVELS - 1))
         self.again = nn.ModuleList(conv(width, width) for _ in range(LEVELS - 1))
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """(N, C, h, w) to a list of three, the finest first."""
         levels = [x]
         for down, again in zip(self.down, self.again, strict=True):
@@ -56,7 +58,7 @@ class PyramidAlignment(nn.Module):
     torch.Size([1, 8, 12, 16])
     """
 
-    def __init__(self, width, groups, gain=1.0):
+    def __init__(self, width: int, groups: int, gain: float = 1.0) -> None:
         super().__init__()
         self.compare = nn.ModuleList(conv(2 * width, width) for _ in range(LEVELS))
         # the coarsest level has no guide from above
@@ -71,20 +73,25 @@ class PyramidAlignment(nn.Module):
         )
         self.cascade = DeformableConv(width, groups, gain)
 
-    def forward(self, frame, reference):
+    def forward(
+        self, frame: Sequence[torch.Tensor], reference: Sequence[torch.Tensor]
+    ) -> torch.Tensor:
         """Lists of (N, C, h, w), finest first, as of `Pyramid`; aligned features (N, C, h, w)."""
-        guide = aligned = None
-        for level in reversed(range(LEVELS)):
+        top = LEVELS - 1
+        guide = self.guide(top, frame[top], reference[top], None)
+        aligned = active(self.deform[top](frame[top], guide))
+        for level in reversed(range(top)):
             guide = self.guide(level, frame[level], reference[level], guide)
             moved = self.deform[level](frame[level], guide)
-            if aligned is not None:
-                moved = self.merge[level](torch.cat([moved, enlarged(aligned)], dim=1))
+            moved = self.merge[level](torch.cat([moved, enlarged(aligned)], dim=1))
             aligned = active(moved) if level > 0 else moved
         guide = self.cascade_guide(torch.cat([aligned, reference[0]], dim=1))
         return active(self.cascade(aligned, guide))
 
-    def guide(self, level, frame, reference, above):
-        """What the offsets of a level are read from, (N, C, h, w)."""
+    def guide(
+        self, level: int, frame: torch.Tensor, reference: torch.Tensor, above: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Features from which the offsets of one pyramid level are predicted, (N, C, h, w)."""
         guide = active(self.compare[level](torch.cat([frame, reference], dim=1)))
         if above is None:
             return active(self.refine[level](guide))
@@ -92,16 +99,16 @@ class PyramidAlignment(nn.Module):
         return active(self.settle[level](guide))
 
 
-def conv(inputs, outputs, stride=1):
+def conv(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
     """A 3 x 3 convolution that keeps the sides, or halves them."""
     return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1)
 
 
-def active(x):
+def active(x: torch.Tensor) -> torch.Tensor:
     """The leaky rectifier of the network."""
     return F.leaky_relu(x, 0.1)
 
 
-def enlarged(x):
+def enlarged(x: torch.Tensor) -> torch.Tensor:
     """Twice the sides, bilinear, by the convention of pixel centres."""
     return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)

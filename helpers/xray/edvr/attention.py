@@ -37,7 +37,7 @@ class AttentionFusion(nn.Module):
     (torch.Size([2, 8, 12, 16]), torch.Size([2, 5, 12, 16]))
     """
 
-    def __init__(self, width, n_frames):
+    def __init__(self, width: int, n_frames: int) -> None:
         super().__init__()
         self.embed_centre = conv(width, width)
         self.embed = conv(width, width)
@@ -54,12 +54,12 @@ class AttentionFusion(nn.Module):
             nn.Conv2d(width, width, 1), nn.LeakyReLU(0.1), nn.Conv2d(width, width, 1)
         )
 
-    def weights(self, frames):
+    def weights(self, frames: torch.Tensor) -> torch.Tensor:
         """Weight (B, T, h, w) between 0 and 1 of every frame at every pixel."""
         centre = self.embed_centre(frames[:, CENTRE])[:, None]
         return (each_frame(self.embed, frames) * centre).sum(2).sigmoid()
 
-    def forward(self, frames):
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
         """Aligned frames (B, T, C, h, w) to features (B, C, h, w)."""
         weighted = (frames * self.weights(frames)[:, :, None]).flatten(1, 2)
         features = active(self.merge(weighted))
@@ -71,7 +71,7 @@ class AttentionFusion(nn.Module):
         return 2 * features * attention.sigmoid() + self.term(attention)
 
 
-def pooled(x):
+def pooled(x: torch.Tensor) -> torch.Tensor:
     """The largest and the mean value around every second pixel, (N, 2 C, h / 2, w / 2)."""
     largest = F.max_pool2d(x, 3, stride=2, padding=1)
     return torch.cat([largest, F.avg_pool2d(x, 3, stride=2, padding=1)], dim=1)

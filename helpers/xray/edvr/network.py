@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import nn
 
@@ -90,7 +91,7 @@ class EDVR(nn.Module):
     torch.Size([1, 1, 40, 48])
     """
 
-    def __init__(self, config, *, generator=None):
+    def __init__(self, config: EDVRConfig, *, generator: torch.Generator | None = None) -> None:
         super().__init__()
         self.config = config
         width = config.width
@@ -108,13 +109,13 @@ class EDVR(nn.Module):
             self.head = head(width, config.head_width)
 
     @classmethod
-    def preset(cls, name, *, generator=None):
+    def preset(cls, name: str, *, generator: torch.Generator | None = None) -> EDVR:
         """Make the network called "full" (published) or "small" (improved, for one CPU)."""
         if name not in PRESETS:
             raise ValueError(f"no EDVR is called {name!r}: use one of {', '.join(PRESETS)}")
         return cls(PRESETS[name], generator=generator)
 
-    def aligned(self, features):
+    def aligned(self, features: torch.Tensor) -> torch.Tensor:
         """Features (B, 5, C, h, w) of the stem, aligned to the centre; sides multiples of 4."""
         batch = features.shape[:2]
         levels = self.pyramid(self.extract(features.flatten(0, 1)))
@@ -122,7 +123,7 @@ class EDVR(nn.Module):
         reference = [r.repeat_interleave(N_FRAMES, dim=0) for r in reference]
         return self.align(levels, reference).unflatten(0, batch)
 
-    def forward(self, lr, hr, tau):
+    def forward(self, lr: torch.Tensor, hr: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
         """Transmission (B, 1, 4h, 4w) of the target.
 
         Parameters
@@ -147,14 +148,16 @@ class EDVR(nn.Module):
 class PlainHead(nn.Module):
     """The published way out: two pixel-shuffles, and the bilinearly enlarged centre frame."""
 
-    def __init__(self, width, head_width):
+    def __init__(self, width: int, head_width: int) -> None:
         super().__init__()
         self.up1 = nn.Conv2d(width, 4 * width, 3, padding=1)
         self.up2 = nn.Conv2d(width, 4 * head_width, 3, padding=1)
         self.mix = nn.Conv2d(head_width, head_width, 3, padding=1)
         self.last = nn.Conv2d(head_width, 1, 3, padding=1)
 
-    def forward(self, features, lr, hr, tau):
+    def forward(
+        self, features: torch.Tensor, lr: torch.Tensor, hr: torch.Tensor, tau: torch.Tensor
+    ) -> torch.Tensor:
         """Image (B, 1, 4h, 4w) from features (B, C, h, w); `hr` and `tau` are not used."""
         for up in (self.up1, self.up2):
             features = F.leaky_relu(F.pixel_shuffle(up(features), 2), 0.1)

@@ -1,23 +1,27 @@
-"""The movie that no camera took: a sharp frame for every moment of the fast camera."""
+"""Reconstruct every frame of the fast camera at the resolution of the sharp one."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from tqdm.auto import tqdm
 
+from ..._deprecated import renamed, renamed_attribute
 from ...devices import pick_device
 from ...io.files import save_h5, save_tif
-from ..cameras import Transform
-from ..data.samples import Sample
+from ..cameras import SCALE, Transform
+from ..data.folders import ActualPairs
+from ..data.samples import Movie, Sample
 from ..data.selection import Selection, select_frames
 from ..score import Score, evaluate
 from .tiles import by_tiles, check_tiles
 
-SCALE = 4
 MODES = ("continuous", "double")
 
 
@@ -36,8 +40,8 @@ class Reconstruction:
     selections : list of Selection
         Which frames went into each: numbers of fast frames and of key frames. In the double mode
         `target` is the number of the key frame that was held out.
-    spread : (n, Y, X) float32 array or None
-        Standard deviation over four ways to ask the same, see `reconstruct`.
+    ensemble_std : (n, Y, X) float32 array or None
+        Standard deviation over the test-time augmentations, see `reconstruct`.
     scored : (m,) array of int
         Frames whose truth is known and was not among the inputs.
     score : Score or None
@@ -53,15 +57,17 @@ class Reconstruction:
     times: np.ndarray
     tau: np.ndarray
     selections: list[Selection]
-    spread: np.ndarray | None
+    ensemble_std: np.ndarray | None
     scored: np.ndarray
     score: Score | None
     rate: float
     pixel_size: float | None
     settings: dict
 
+    spread = renamed_attribute("ensemble_std")
+
     @property
-    def table(self):
+    def table(self) -> dict[str, np.ndarray]:
         """The scores as columns: time, tau, psnr (dB), ssim, aad, moving (dB), moving_share."""
         columns = {"time": self.times[self.scored], "tau": self.tau[self.scored]}
         if self.score is not None:
@@ -69,15 +75,15 @@ class Reconstruction:
             columns |= {name: getattr(self.score, name) for name in names}
         return columns
 
-    def save(self, path):
+    def save(self, path: str | Path) -> None:
         """Write the frames as ``.tif``, or everything as ``.h5``.
 
         Parameters
         ----------
         path : str or Path
             The ending decides. A tif holds the frames alone, as transmission in 32 bits with the
-            pixel size; an h5 holds `frames`, `times`, `tau`, `spread`, the `inputs` of each frame
-            and the `table`.
+            pixel size; an h5 holds `frames`, `times`, `tau`, `ensemble_std`, the `inputs`
+            of each frame and the `table`.
 
         Raises
         ------
@@ -93,8 +99,8 @@ class Reconstruction:
                 "keys": np.array([s.hr for s in self.selections]),
             }
             tree = {"frames": self.frames, "times": self.times, "tau": self.tau, "inputs": inputs}
-            if self.spread is not None:
-                tree["spread"] = self.spread
+            if self.ensemble_std is not None:
+                tree["ensemble_std"] = self.ensemble_std
             if self.score is not None:
                 tree["table"] = self.table
             notes = {name: value for name, value in self.settings.items() if value is not None}
@@ -105,19 +111,20 @@ class Reconstruction:
             raise ValueError(f"{path} ends in {path.suffix!r}: use .tif for images, .h5 for all")
 
 
+@renamed(spread="ensemble_std")
 def reconstruct(
-    net,
-    movie,
-    mode="continuous",
+    net: Callable[..., torch.Tensor],
+    movie: Movie | ActualPairs,
+    mode: str = "continuous",
     *,
-    tile=256,
-    overlap=64,
-    batch=4,
-    spread=False,
-    device=None,
-    callback=None,
-    progress=False,
-):
+    tile: int | None = 256,
+    overlap: int = 64,
+    batch: int = 4,
+    ensemble_std: bool = False,
+    device: str | torch.device | None = None,
+    callback: Callable[[int, np.ndarray], Any] | None = None,
+    progress: bool = False,
+) -> Reconstruction:
     r"""Make a sharp movie out of the frames of two cameras.
 
     Parameters
@@ -136,8 +143,9 @@ def reconstruct(
         Of neighbouring tiles, in sharp pixels; they are blended over it.
     batch : int
         Tiles at a time.
-    spread : bool
-        Ask four times, mirrored and backwards in time too; give the mean and the spread.
+    ensemble_std : bool
+        Test-time augmentation: predict four times, mirrored and backwards in time too; give the
+        mean and the standard deviation.
     device : str or torch.device, optional
         See `helpers.devices.pick_device`. A network is moved there.
     callback : callable, optional
@@ -178,58 +186,57 @@ def reconstruct(
     check_tiles(tile, overlap, batch)
     if mode not in MODES:
         raise ValueError(f"mode is {mode!r}: use 'continuous' or 'double'")
-    questions = _Questions(movie, mode)
+    samples = _Samples(movie, mode)
     device = pick_device(device)
-    is_module = isinstance(net, torch.nn.Module)
-    training = is_module and net.training
-    if is_module:
-        net.to(device).eval()
+    module = net if isinstance(net, torch.nn.Module) else torch.nn.Module()
+    training = module.training
+    module.to(device).eval()
     # a network that looks both ways in time would give the same answer twice
-    ask = getattr(net, "one_way", net) if spread else net
-    from tqdm.auto import tqdm
-
-    frames, spreads, seconds = [], [], 0.0
+    predict = getattr(net, "one_way", net) if ensemble_std else net
+    frames: list[np.ndarray] = []
+    stds: list[np.ndarray] = []
+    seconds = 0.0
     try:
-        for n in tqdm(range(len(questions)), disable=not progress):
-            inputs = questions.inputs(n, device)
+        for n in tqdm(range(len(samples)), disable=not progress):
+            inputs = samples.inputs(n, device)
             began = time.perf_counter()
             with torch.inference_mode():
-                ways = [
-                    by_tiles(ask, *asked, tile=tile, overlap=overlap, batch=batch)
-                    for asked in _ways(inputs, spread)
+                answers = [
+                    by_tiles(predict, *asked, tile=tile, overlap=overlap, batch=batch)
+                    for asked in _augmentations(inputs, ensemble_std)
                 ]
-                ways = torch.stack([_undo(way, k) for k, way in enumerate(ways)]).cpu()
+                ways = torch.stack([_invert(x, k) for k, x in enumerate(answers)]).cpu()
             seconds += time.perf_counter() - began
             frame = ways.mean(0).numpy()
             if not np.isfinite(frame).all():
                 raise ValueError(f"frame {n} holds NaN or infinity: was the network trained?")
             frames.append(frame)
-            spreads.append(ways.std(0).numpy() if spread else None)
+            if ensemble_std:
+                stds.append(ways.std(0).numpy())
             if callback:
                 callback(n, frame)
     finally:
-        if training:
-            net.train()
-    frames = np.stack(frames)
-    scored = questions.scored()
+        module.train(training)
+    movie_frames = np.stack(frames)
+    scored = samples.scored()
     return Reconstruction(
-        frames=frames,
-        times=questions.times,
-        tau=np.array([s.tau for s in questions.selections]),
-        selections=questions.selections,
-        spread=np.stack(spreads) if spread else None,
+        frames=movie_frames,
+        times=samples.times,
+        tau=np.array([s.tau for s in samples.selections]),
+        selections=samples.selections,
+        ensemble_std=np.stack(stds) if ensemble_std else None,
         scored=scored,
-        score=_scores(questions, frames, scored),
+        score=_scores(samples, movie_frames, scored),
         rate=len(frames) / seconds,
-        pixel_size=questions.pixel_size,
+        pixel_size=samples.pixel_size,
         settings={"mode": mode, "tile": tile, "overlap": overlap, "network": _name(net)},
     )
 
 
-class _Questions:
+class _Samples:
     """The samples of a movie, in the order of their times."""
 
-    def __init__(self, movie, mode):
+    def __init__(self, movie: Any, mode: str) -> None:
         self.mode, self.samples = mode, None
         self.movie = movie
         if hasattr(movie, "selections"):
@@ -242,10 +249,10 @@ class _Questions:
                 "frames between them"
             )
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.selections)
 
-    def _from_samples(self, samples, mode):
+    def _from_samples(self, samples: Any, mode: str) -> None:
         self.selections = list(samples.selections)
         made_for = (
             "continuous" if self.selections and self.selections[0].target is None else "double"
@@ -256,7 +263,7 @@ class _Questions:
         self.times = np.array([s.lr[1] for s in self.selections], float)
         self.pixel_size = None
 
-    def _from_movie(self, movie, mode):
+    def _from_movie(self, movie: Any, mode: str) -> None:
         _check_movie(movie)
         keys = np.asarray(movie.key_times, float)
         candidates = range(len(movie.lr)) if mode == "continuous" else range(1, len(keys) - 1)
@@ -274,7 +281,7 @@ class _Questions:
         experiment = getattr(movie, "experiment", None)
         self.pixel_size = getattr(experiment, "hr_pixel", None)
 
-    def sample(self, n):
+    def sample(self, n: int) -> Any:
         """The sample n with its target, if it has one."""
         if self.samples is not None:
             return self.samples[n]
@@ -287,15 +294,15 @@ class _Questions:
         lr, hr = movie.lr[list(chosen.lr)][:, None], movie.hr[list(chosen.hr)][:, None]
         return Sample(lr, hr, np.float32(chosen.tau), target)
 
-    def inputs(self, n, device):
-        """What a network gets: a batch of one."""
+    def inputs(self, n: int, device: Any) -> Any:
+        """Inputs of a network, a batch of one."""
         sample = self.sample(n)
         if not (np.isfinite(sample.lr).all() and np.isfinite(sample.hr).all()):
             raise ValueError(f"the inputs of frame {n} hold NaN or infinity: mask or crop them")
         return [torch.as_tensor(part, device=device)[None] for part in sample[:3]]
 
-    def scored(self):
-        """Which frames have a truth that was not among their inputs."""
+    def scored(self) -> Any:
+        """Frames that have a truth which was not among their inputs."""
         if self.mode == "double":
             return np.arange(len(self))
         if self.samples is not None or self.movie.truth is None:
@@ -305,18 +312,18 @@ class _Questions:
         return np.flatnonzero(gaps.min(axis=1) >= 0.5)
 
 
-def _scores(questions, frames, scored):
+def _scores(samples: Any, frames: Any, scored: Any) -> Any:
     if len(scored) == 0:
         return None
     replay = iter(torch.from_numpy(frames[scored])[:, None])
     return evaluate(
         lambda lr, hr, tau: torch.stack([next(replay) for _ in tau]),
-        [questions.sample(n) for n in scored],
+        [samples.sample(n) for n in scored],
     )
 
 
-def _ways(inputs, several):
-    """The same question as it is, mirrored, backwards in time, and both."""
+def _augmentations(inputs: Any, several: Any) -> Iterator[Any]:
+    """Test-time augmentation: the inputs as they are, mirrored, backwards in time, and both."""
     lr, hr, tau = inputs
     yield lr, hr, tau
     if several:
@@ -325,20 +332,20 @@ def _ways(inputs, several):
         yield lr.flip(1, -1), hr.flip(1, -1), 1 - tau
 
 
-def _undo(frame, way):
+def _invert(frame: Any, way: Any) -> torch.Tensor:
     return frame.flip(-1) if way in (1, 3) else frame
 
 
-def _name(net):
+def _name(net: Any) -> str:
     return type(net).__name__ if isinstance(net, torch.nn.Module) else getattr(net, "__name__", "")
 
 
-def _check_movie(movie):
+def _check_movie(movie: Any) -> None:
     lr, hr = np.shape(movie.lr), np.shape(movie.hr)
     if len(lr) != 3 or len(hr) != 3 or hr[1:] != (SCALE * lr[1], SCALE * lr[2]):
         raise ValueError(
             f"fast frames are {lr} and key frames {hr}: give (T, y, x) and (K, {SCALE} y, "
-            f"{SCALE} x), padded if need be (see helpers.xray.data.folders.pad_to)"
+            f"{SCALE} x), padded if need be (see helpers.xray.cameras.pad_to)"
         )
     if len(movie.key_times) != hr[0]:
         raise ValueError(f"{hr[0]} key frames have {len(movie.key_times)} times: give one each")

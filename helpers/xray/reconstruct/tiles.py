@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
-SCALE = 4
+from ..cameras import SCALE
 
 
-def by_tiles(net, lr, hr, tau, *, tile=256, overlap=64, batch=4):
+def by_tiles(
+    net: Callable[..., torch.Tensor],
+    lr: torch.Tensor,
+    hr: torch.Tensor,
+    tau: torch.Tensor,
+    *,
+    tile: int | None = 256,
+    overlap: int = 64,
+    batch: int = 4,
+) -> torch.Tensor:
     r"""One frame (Y, X), blended from the tiles of a large field.
 
     Parameters
@@ -72,8 +83,8 @@ def by_tiles(net, lr, hr, tau, *, tile=256, overlap=64, batch=4):
     return total / weights
 
 
-def _starts(length, tile, overlap):
-    """Where tiles begin: evenly spread, each on a coarse pixel, the last one at the end."""
+def _starts(length: int, tile: int, overlap: int) -> list[int]:
+    """Starts of the tiles: evenly spread, each on a coarse pixel, the last one at the end."""
     if length <= tile:
         return [0]
     n = -(-(length - overlap) // (tile - overlap))
@@ -81,7 +92,7 @@ def _starts(length, tile, overlap):
     return [SCALE * round(k * room / (n - 1)) for k in range(n)]
 
 
-def _ramp(start, length, tile, overlap, like):
+def _ramp(start: int, length: int, tile: int, overlap: int, like: torch.Tensor) -> torch.Tensor:
     """Weights along one axis: 1, but falling towards tiles on either side."""
     size = min(tile, length)
     weight = like.new_ones(size)
@@ -93,11 +104,11 @@ def _ramp(start, length, tile, overlap, like):
     return weight
 
 
-def _cut(images, y, x, size):
+def _cut(images: torch.Tensor, y: int, x: int, size: int) -> torch.Tensor:
     return images[..., y : y + size, x : x + size]
 
 
-def check_tiles(tile, overlap, batch):
+def check_tiles(tile: int | None, overlap: int, batch: int) -> None:
     """Raise a ValueError unless the sizes are ones that `by_tiles` can work with."""
     if tile is not None and (tile % SCALE or overlap % SCALE or not 0 <= 2 * overlap <= tile):
         raise ValueError(

@@ -1,42 +1,51 @@
-"""How far to trust a reconstruction, from measured frames alone."""
+"""Uncertainty of a reconstruction, from measured frames alone."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from ..cameras import coarsen
+from ..data.samples import Movie
+from .movie import Reconstruction
 
 
 @dataclass(frozen=True)
 class Interval:
-    """How far a sharp camera's reading may lie from a reconstruction.
+    """Prediction interval of a sharp camera's readings around a reconstruction.
 
     Attributes
     ----------
     level : float
         Share of the readings that should lie within.
     factor, floor : float
-        The half width is ``factor * (floor + spread)``.
+        The half width is ``factor * (floor + ensemble_std)``.
     """
 
     level: float
     factor: float
     floor: float
 
-    def __call__(self, reconstruction):
+    def __call__(self, reconstruction: Reconstruction) -> np.ndarray:
         """Half width (n, Y, X), in transmission."""
         return self.factor * (self.floor + _spread_of(reconstruction))
 
 
-def conformal(held_out, readings, level=0.9, *, where=None):
-    r"""Scale the spread so that it covers what was measured.
+def conformal(
+    held_out: Reconstruction,
+    readings: np.ndarray,
+    level: float = 0.9,
+    *,
+    where: np.ndarray | None = None,
+) -> Interval:
+    r"""Scale the spread of an ensemble so that it covers what was measured.
 
     Parameters
     ----------
     held_out : Reconstruction
-        With its spread, of key frames that were not used: ``mode="double"``.
+        With its ensemble_std, of key frames that were not used: ``mode="double"``.
     readings : (n, Y, X) array
         Those key frames as they were recorded.
     level : float
@@ -51,23 +60,23 @@ def conformal(held_out, readings, level=0.9, *, where=None):
     Raises
     ------
     ValueError
-        No spread, shapes that differ, a level that is not between 0 and 1, or no pixel that
+        No ensemble_std, shapes that differ, a level that is not between 0 and 1, or no pixel that
         counts.
 
     Notes
     -----
-    With the spread s, the median error f, and the quotients
+    With the standard deviation s of the ensemble, the median error f, and the quotients
     :math:`q = |x - \hat x| / (f + s)` of the pixels, the factor is the quantile `level` of q
-    :cite:p:`angelopoulos2023`. It holds for readings like those, noise included, whatever the
-    network does; pixels are not independent, so one movie fixes it only roughly. Shown in
-    :doc:`/book/xray/06_reconstruct`.
+    :cite:p:`angelopoulos2023`. It holds for readings like those, noise included, on
+    average over all of them; pixels are not independent, so one movie fixes it only roughly.
+    Shown in :doc:`/book/xray/06_reconstruct`.
 
     Examples
     --------
     >>> from types import SimpleNamespace
     >>> rng = np.random.default_rng(0)
     >>> truth, spread = np.zeros((1, 100, 100)), rng.uniform(0.1, 1, (1, 100, 100))
-    >>> guess = SimpleNamespace(frames=spread * rng.normal(size=spread.shape), spread=spread)
+    >>> guess = SimpleNamespace(frames=spread * rng.normal(size=spread.shape), ensemble_std=spread)
     >>> interval = conformal(guess, truth)
     >>> round(float((abs(guess.frames) <= interval(guess)).mean()), 3)
     0.9
@@ -89,8 +98,8 @@ def conformal(held_out, readings, level=0.9, *, where=None):
     return Interval(level, float(np.quantile(error / (floor + spread), level)), floor)
 
 
-def disagreement(reconstruction, movie, sigma=2.2):
-    r"""What the coarse camera saw, minus what it would have seen of the reconstruction.
+def disagreement(reconstruction: Reconstruction, movie: Movie, sigma: float = 2.2) -> np.ndarray:
+    r"""Residual of the coarse camera: its frame minus its view of the reconstruction.
 
     Parameters
     ----------
@@ -119,7 +128,7 @@ def disagreement(reconstruction, movie, sigma=2.2):
     return (seen - coarsen(reconstruction.frames, sigma)) / (per_root * np.sqrt(seen.clip(1e-3)))
 
 
-def _spread_of(reconstruction):
-    if reconstruction.spread is None:
-        raise ValueError("the reconstruction has no spread: reconstruct with spread=True")
-    return reconstruction.spread
+def _spread_of(reconstruction: Any) -> np.ndarray:
+    if reconstruction.ensemble_std is None:
+        raise ValueError("the reconstruction has no spread: reconstruct with ensemble_std=True")
+    return reconstruction.ensemble_std

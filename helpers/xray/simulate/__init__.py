@@ -1,7 +1,8 @@
 """Simulated recordings of two x-ray cameras: specimens, beamline, detectors."""
 
 from .beamline import Beamline, count, exit_wave, fresnel
-from .experiment import Experiment, TwoCameraMovie, grid_image, simulate
+from .experiment import Experiment
+from .recordings import TwoCameraMovie, grid_image, simulate
 
 __all__ = [
     "Beamline",

@@ -8,6 +8,7 @@ that no method is judged by data of its own making.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,13 +16,14 @@ from scipy.ndimage import map_coordinates
 
 from ...noise.counting import Poisson
 from ..cameras import Transform
+from .experiment import Experiment
 from .specimens import Canvas
 
 FINER = 2  # samples along one pixel of the sharp camera
 MARGIN = 16  # sharp pixels simulated around the field of view
 
 
-def count(transmission, photons, rng):
+def count(transmission: np.ndarray, photons: float, rng: np.random.Generator) -> np.ndarray:
     """Count photons in each pixel, and divide by those of the open beam.
 
     Examples
@@ -35,7 +37,7 @@ def count(transmission, photons, rng):
     )
 
 
-def exit_wave(thickness, mu, delta, wavelength):
+def exit_wave(thickness: torch.Tensor, mu: float, delta: float, wavelength: float) -> torch.Tensor:
     r"""The wave behind the specimen, for a plane wave of amplitude 1 before it.
 
     Parameters
@@ -68,7 +70,7 @@ def exit_wave(thickness, mu, delta, wavelength):
     return torch.polar(torch.exp(-mu / 2 * thickness), phase)
 
 
-def fresnel(wave, distance, pixel, wavelength):
+def fresnel(wave: torch.Tensor, distance: float, pixel: float, wavelength: float) -> torch.Tensor:
     r"""Carry a wave to a plane far downstream of it, where all angles are small.
 
     Parameters
@@ -112,19 +114,18 @@ class Beamline:
         On which the thickness must be sampled.
     """
 
-    def __init__(self, experiment):
+    def __init__(self, experiment: Experiment) -> None:
         e = self.experiment = experiment
         self.margin = max(MARGIN, _overhang(e) + 4)
         self.step = e.hr_pixel / FINER
-        self.canvas = Canvas(
-            tuple(n * e.hr_pixel for n in e.shape), self.margin * e.hr_pixel, self.step
-        )
+        field = e.shape[0] * e.hr_pixel, e.shape[1] * e.hr_pixel
+        self.canvas = Canvas(field, self.margin * e.hr_pixel, self.step)
         f = _squared_frequency(self.canvas.shape, self.step, half=True)
         hr, lr = (math.hypot(e.source_blur, psf) * e.hr_pixel for psf in (e.hr_psf, e.lr_psf))
         self.hr_blur = torch.exp(-2 * (math.pi * hr) ** 2 * f).float()
         self.lr_blur = torch.exp(-2 * (math.pi * lr) ** 2 * f).float()
 
-    def intensity(self, thickness):
+    def intensity(self, thickness: np.ndarray) -> torch.Tensor:
         """On the plane of the detectors, before any blur."""
         e = self.experiment
         wave = exit_wave(torch.from_numpy(thickness), e.mu, e.delta, e.wavelength)
@@ -132,17 +133,17 @@ class Beamline:
             wave = fresnel(wave, e.distance * 1e6, self.step, e.wavelength)
         return wave.real**2 + wave.imag**2
 
-    def both(self, thickness):
+    def both(self, thickness: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The frames of the sharp and the coarse camera, without noise."""
         spectrum = torch.fft.rfft2(self.intensity(thickness))
         sharp = torch.fft.irfft2(spectrum * self.hr_blur, self.canvas.shape)
         coarse = torch.fft.irfft2(spectrum * self.lr_blur, self.canvas.shape)
         return self._sharp(sharp), self._coarse(coarse)
 
-    def _sharp(self, image):
+    def _sharp(self, image: torch.Tensor) -> Any:
         return self._inner(_bin(image, FINER)).numpy()
 
-    def _coarse(self, image):
+    def _coarse(self, image: torch.Tensor) -> Any:
         e = self.experiment
         if e.transform == Transform():
             return _bin(self._inner(_bin(image, FINER)), 4).numpy()
@@ -156,25 +157,25 @@ class Beamline:
         found = map_coordinates(image.numpy(), places.transpose(2, 0, 1), order=3, mode="nearest")
         return found.reshape(h, 4, w, 4).mean((1, 3), dtype=np.float32)
 
-    def _inner(self, image):
+    def _inner(self, image: torch.Tensor) -> Any:
         m = self.margin
         return image[m : m + self.experiment.shape[0], m : m + self.experiment.shape[1]]
 
 
-def _overhang(experiment):
-    """How far the coarse camera looks beyond the sharp one, in sharp pixels."""
+def _overhang(experiment: Any) -> int:
+    """Reach of the coarse camera beyond the sharp one, in sharp pixels."""
     (h, w), (height, width) = experiment.lr_shape, experiment.shape
     corners = [(x, y) for x in (-0.5, w - 0.5) for y in (-0.5, h - 0.5)]
     x, y = experiment.transform(corners).T
     return math.ceil(max(0, -x.min(), -y.min(), x.max() - width, y.max() - height))
 
 
-def _bin(image, n):
+def _bin(image: torch.Tensor, n: int) -> Any:
     h, w = image.shape
     return image.reshape(h // n, n, w // n, n).mean((1, 3))
 
 
-def _squared_frequency(shape, pixel, half=False):
+def _squared_frequency(shape: tuple[int, ...], pixel: float, half: bool = False) -> torch.Tensor:
     fy = torch.fft.fftfreq(shape[0], pixel, dtype=torch.float64)[:, None]
     fx = (torch.fft.rfftfreq if half else torch.fft.fftfreq)(shape[1], pixel, dtype=torch.float64)
     return fy**2 + fx**2

@@ -6,11 +6,18 @@ and works on the other has learned more than the habits of a random generator.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from .specimens import Canvas
 
-def other_melt_pool(canvas, rng, plate):
+
+def other_melt_pool(
+    canvas: Canvas, rng: np.random.Generator, plate: float
+) -> Callable[[float], np.ndarray]:
     """A bent keyhole, ellipsoidal pores that circle in vortices, and stretched droplets.
 
     Parameters
@@ -49,7 +56,7 @@ def other_melt_pool(canvas, rng, plate):
     pores = [_vortex_pore(rng, level, height, width) for _ in range(canvas.count(rng, 6, 20))]
     drops = [_stretched_drop(rng, level, width) for _ in range(canvas.count(rng, 4, 10))]
 
-    def thickness(t):
+    def thickness(t: float) -> np.ndarray:
         wavy = top + ripple * np.sin(2 * np.pi * (x / length - t / period))
         share = np.clip((y - wavy) / 44 + 0.5, 0, 1)
         metal = share**2 * (3 - 2 * share)
@@ -58,17 +65,19 @@ def other_melt_pool(canvas, rng, plate):
             for centre, radius in keyhole(t):
                 _ellipsoid(canvas, cavity, centre, (radius, radius), 0.0, radius, np.maximum)
         for pore in pores:
-            _ellipsoid(canvas, cavity, *pore(t), np.add)
+            centre, axes, tilt, deep = pore(t)
+            _ellipsoid(canvas, cavity, centre, axes, tilt, deep, np.add)
         spray = np.zeros(canvas.shape, np.float32)
         for drop in drops:
-            _ellipsoid(canvas, spray, *drop(t), np.add)
+            centre, axes, tilt, deep = drop(t)
+            _ellipsoid(canvas, spray, centre, axes, tilt, deep, np.add)
         solid = np.maximum(plate + marks - cavity, 0) * metal
         return (solid + spray * (1 - metal)).astype(np.float32)
 
     return thickness
 
 
-def _grinding_marks(canvas, rng):
+def _grinding_marks(canvas: Canvas, rng: np.random.Generator) -> Any:
     """Scratches in two directions, and blotches: thickness in um."""
     total = np.zeros(canvas.shape, np.float32)
     for size, amplitude in (((2.5, 11.0), 3.2), ((9.0, 2.8), 2.6), ((26.0, 26.0), 3.0)):
@@ -78,7 +87,7 @@ def _grinding_marks(canvas, rng):
     return total
 
 
-def _bent_keyhole(rng, start, level):
+def _bent_keyhole(rng: np.random.Generator, start: Any, level: float) -> Any:
     """Spheres (centre, radius) along a swaying curve, as a function of time."""
     depth, wide = rng.uniform(50, 120), rng.uniform(13, 22)
     bend, speed = rng.uniform(-30, 30), rng.uniform(-1.6, 1.6)
@@ -86,7 +95,7 @@ def _bent_keyhole(rng, start, level):
     phases = rng.uniform(0, 2 * np.pi, 3)
     share = np.linspace(0, 1, 40)
 
-    def spheres(t):
+    def spheres(t: float) -> Iterator[Any]:
         beat = np.sin(turns * t + phases)
         length = depth * (1 + 0.18 * beat[0])
         along = start + speed * t + bend * share**2 * (1 + 0.2 * beat[1])
@@ -98,7 +107,7 @@ def _bent_keyhole(rng, start, level):
     return spheres
 
 
-def _vortex_pore(rng, level, height, width):
+def _vortex_pore(rng: np.random.Generator, level: float, height: Any, width: Any) -> Any:
     """An ellipsoidal pore on a circle around the centre of a vortex, or at rest."""
     eye = rng.uniform(level + 20, height), rng.uniform(0, width)
     away, phase = rng.uniform(3, 30), rng.uniform(0, 2 * np.pi)
@@ -106,7 +115,7 @@ def _vortex_pore(rng, level, height, width):
     axes = rng.uniform(4, 11) * rng.uniform(0.7, 1.6, 2)
     tilt, deep = rng.uniform(0, np.pi), rng.uniform(5, 16)
 
-    def pore(t):
+    def pore(t: float) -> Any:
         angle = phase + rate * t
         centre = eye[0] + away * np.sin(angle), eye[1] + away * np.cos(angle)
         return centre, axes, tilt + rate * t, deep
@@ -114,7 +123,7 @@ def _vortex_pore(rng, level, height, width):
     return pore
 
 
-def _stretched_drop(rng, level, width):
+def _stretched_drop(rng: np.random.Generator, level: float, width: Any) -> Any:
     """An elongated droplet on a straight line; it comes back on the other side of the field."""
     vy, vx = rng.uniform(-0.6, 0.6), rng.choice([-1, 1]) * rng.uniform(0.3, 2.8)
     y, x = rng.uniform(0, level - 14), rng.uniform(-30, width + 30)
@@ -122,7 +131,7 @@ def _stretched_drop(rng, level, width):
     axes = np.array([across, across * rng.uniform(1, 2)])
     tilt = np.arctan2(vy, vx)
 
-    def drop(t):
+    def drop(t: float) -> Any:
         down = (y + vy * t) % (2 * level)  # it turns at the surface and at the upper edge
         centre = level - abs(level - down), (x + vx * t + 30) % (width + 60) - 30
         return centre, axes, tilt, across
@@ -130,9 +139,12 @@ def _stretched_drop(rng, level, width):
     return drop
 
 
-def _ellipsoid(canvas, image, centre, axes, tilt, deep, merge):
+def _ellipsoid(
+    canvas: Canvas, image: np.ndarray, centre: Any, axes: Any, tilt: Any, deep: Any, merge: Any
+) -> None:
     """Merge the chord of an ellipsoid into an image: half axes across and along `tilt`, depth."""
-    rows, columns = canvas.around(*centre, max(axes))
+    y, x = centre
+    rows, columns = canvas.around(y, x, max(axes))
     dy, dx = canvas.y[rows] - centre[0], canvas.x[:, columns] - centre[1]
     along = dx * np.cos(tilt) + dy * np.sin(tilt)
     across = dy * np.cos(tilt) - dx * np.sin(tilt)

@@ -8,8 +8,10 @@ frames are taken.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +20,7 @@ UNIT_FIELD = 256.0**2  # um^2: the numbers of pores and droplets below are for t
 
 @dataclass(frozen=True)
 class Canvas:
-    """Where the thickness is sampled: a grid with a margin around the field of view.
+    """Grid on which the thickness is sampled, with a margin around the field of view.
 
     Attributes
     ----------
@@ -35,46 +37,47 @@ class Canvas:
     step: float
 
     @cached_property
-    def y(self):
+    def y(self) -> np.ndarray:
         """(Y, 1) coordinates in um, 0 at the upper edge of the field of view."""
         return self._axis(self.field[0])[:, None]
 
     @cached_property
-    def x(self):
+    def x(self) -> np.ndarray:
         """(1, X) coordinates in um, 0 at the left edge of the field of view."""
         return self._axis(self.field[1])[None, :]
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, int]:
         """Samples (Y, X)."""
         return self.y.shape[0], self.x.shape[1]
 
-    def _axis(self, length):
+    def _axis(self, length: float) -> np.ndarray:
         n = round((length + 2 * self.margin) / self.step)
         return ((np.arange(n) + 0.5) * self.step - self.margin).astype(np.float32)
 
-    def count(self, rng, low, high):
+    def count(self, rng: np.random.Generator, low: int, high: int) -> int:
         """A number of things between `low` and `high` for the unit field, more for a larger one."""
         area = self.field[0] * self.field[1] / UNIT_FIELD
         return max(1, round(area * rng.integers(low, high + 1)))
 
-    def around(self, y, x, reach):
+    def around(self, y: float, x: float, reach: float) -> tuple[slice, slice]:
         """Slices of the samples within `reach` um of a place."""
-        return tuple(
+        rows, columns = (
             slice(
                 max(0, int((at - reach + self.margin) / self.step)),
                 max(0, int((at + reach + self.margin) / self.step) + 1),
             )
             for at in (y, x)
         )
+        return rows, columns
 
-    def add_sphere(self, image, y, x, radius):
+    def add_sphere(self, image: np.ndarray, y: float, x: float, radius: float) -> None:
         """Add the chord of a sphere, in um, to an image on this canvas."""
         rows, columns = self.around(y, x, radius)
         squared = (self.y[rows] - y) ** 2 + (self.x[:, columns] - x) ** 2
         image[rows, columns] += 2 * np.sqrt(np.maximum(radius**2 - squared, 0))
 
-    def texture(self, rng, size):
+    def texture(self, rng: np.random.Generator, size: float) -> np.ndarray:
         """Noise with unit variance and features of about `size` um, periodic on the canvas."""
         noise = np.fft.rfft2(rng.standard_normal(self.shape, dtype=np.float32))
         fy = np.fft.fftfreq(self.shape[0], self.step)[:, None]
@@ -85,24 +88,28 @@ class Canvas:
         return (smooth / smooth.std()).astype(np.float32)
 
 
-def swing(rng, amplitude, periods):
+def swing(
+    rng: np.random.Generator, amplitude: float, periods: tuple[float, float]
+) -> Callable[[float], float]:
     """A sine in time of random phase: a function of t."""
     period, phase = rng.uniform(*periods), rng.uniform(0, 2 * np.pi)
     return lambda t: amplitude * np.sin(2 * np.pi * t / period + phase)
 
 
-def bounce(start, speed, low, high):
+def bounce(start: float, speed: float, low: float, high: float) -> Callable[[float], float]:
     """A place that moves at constant speed and turns at two walls: a function of t."""
     span = high - low
     return lambda t: low + span - abs((start - low + speed * t) % (2 * span) - span)
 
 
-def edge(distance, width):
+def edge(distance: np.ndarray, width: float) -> np.ndarray:
     """A smooth step from 0 to 1 across a distance of zero."""
     return 1 / (1 + np.exp(-np.clip(distance / width, -30, 30)))
 
 
-def melt_pool(canvas, rng, plate):
+def melt_pool(
+    canvas: Canvas, rng: np.random.Generator, plate: float
+) -> Callable[[float], np.ndarray]:
     """A laser melts a metal plate: a keyhole below the surface, pores, spatter above it.
 
     Parameters
@@ -138,7 +145,7 @@ def melt_pool(canvas, rng, plate):
     pores = [_pore(canvas, rng, level, height) for _ in range(canvas.count(rng, 8, 18))]
     droplets = [_droplet(rng, keyholes, width, level) for _ in range(canvas.count(rng, 6, 14))]
 
-    def thickness(t):
+    def thickness(t: float) -> np.ndarray:
         top = surface
         for keyhole in keyholes:
             top = top - keyhole.bump(t)
@@ -147,10 +154,12 @@ def melt_pool(canvas, rng, plate):
         for keyhole in keyholes:
             keyhole.carve(missing, t)
         for place, radius in pores:
-            canvas.add_sphere(missing, *place(t), radius)
+            y, x = place(t)
+            canvas.add_sphere(missing, y, x, radius)
         flying = np.zeros(canvas.shape, np.float32)
         for place, radius in droplets:
-            canvas.add_sphere(flying, *place(t), radius)
+            y, x = place(t)
+            canvas.add_sphere(flying, y, x, radius)
         metal = np.maximum(plate + rough - missing, 0) * inside
         return (metal + flying * (1 - inside)).astype(np.float32)
 
@@ -160,7 +169,9 @@ def melt_pool(canvas, rng, plate):
 class _keyhole:
     """The vapour cavity under one laser beam."""
 
-    def __init__(self, canvas, rng, start, level, room):
+    def __init__(
+        self, canvas: Canvas, rng: np.random.Generator, start: Any, level: float, room: Any
+    ) -> None:
         self.canvas, self.level = canvas, level
         speed = rng.uniform(0.4, 1.6) * rng.choice([-1, 1])
         width = canvas.field[1]
@@ -178,11 +189,11 @@ class _keyhole:
         heave = swing(rng, 0.5, slow)
         self.rise = lambda t: rise * (1 + heave(t))
 
-    def bump(self, t):
+    def bump(self, t: float) -> Any:
         """(1, X): how far the melt stands above the surface, in um."""
         return self.rise(t) * np.exp(-(((self.canvas.x - self.x(t)) / 45) ** 2))
 
-    def carve(self, missing, t):
+    def carve(self, missing: Any, t: float) -> None:
         """Add the path of the beam through the cavity."""
         depth, half = self.depth(t), self.half(t)
         top = self.level - 25  # above the highest melt, where there is no metal to remove
@@ -197,7 +208,7 @@ class _keyhole:
         missing[rows] += chord
 
 
-def _pore(canvas, rng, level, height):
+def _pore(canvas: Canvas, rng: np.random.Generator, level: float, height: Any) -> Any:
     """A gas sphere in the metal: its path (y, x) and radius."""
     radius = 4 + 14 * rng.random() ** 1.5
     y, x = rng.uniform(level + 25, height - 5), rng.uniform(0, canvas.field[1])
@@ -210,13 +221,13 @@ def _pore(canvas, rng, level, height):
     return (lambda t: (along_y(t) + sway_y(t), along_x(t) + sway_x(t))), radius
 
 
-def _droplet(rng, keyholes, width, level):
+def _droplet(rng: np.random.Generator, keyholes: Any, width: Any, level: float) -> Any:
     """A droplet that is thrown up again and again: its path (y, x) and radius."""
     radius, climb, life = rng.uniform(3, 8), rng.uniform(15, 1.1 * level), rng.uniform(40, 110)
     first, drift, origin = rng.uniform(0, life), rng.uniform(-1.5, 1.5), rng.uniform(0, width)
     keyhole = keyholes[rng.integers(len(keyholes))] if rng.random() < 0.5 else None
 
-    def place(t):
+    def place(t: float) -> Any:
         flight, age = divmod(t - first, life)
         start = keyhole.x(first + flight * life) if keyhole else origin
         return level + radius - 4 * climb * (age / life) * (1 - age / life), start + drift * age
@@ -224,7 +235,9 @@ def _droplet(rng, keyholes, width, level):
     return place, radius
 
 
-def bubbles(canvas, rng, plate):
+def bubbles(
+    canvas: Canvas, rng: np.random.Generator, plate: float
+) -> Callable[[float], np.ndarray]:
     """Bubbles of gas rise through a molten plate, the large ones faster, on swaying paths.
 
     Parameters and result as for `melt_pool`.
@@ -233,16 +246,17 @@ def bubbles(canvas, rng, plate):
     rough = 4.0 * canvas.texture(rng, 7.5) + 3.0 * canvas.texture(rng, 40.0)
     crowd = [_bubble(rng, height, width) for _ in range(canvas.count(rng, 14, 28))]
 
-    def thickness(t):
+    def thickness(t: float) -> np.ndarray:
         missing = np.zeros(canvas.shape, np.float32)
         for place, radius in crowd:
-            canvas.add_sphere(missing, *place(t), radius)
+            y, x = place(t)
+            canvas.add_sphere(missing, y, x, radius)
         return np.maximum(plate + rough - missing, 0).astype(np.float32)
 
     return thickness
 
 
-def _bubble(rng, height, width):
+def _bubble(rng: np.random.Generator, height: Any, width: Any) -> Any:
     """A bubble that comes in again below when it has left above: its path (y, x) and radius."""
     radius = 5 + 21 * rng.random() ** 1.5
     start, x = rng.uniform(0, height), rng.uniform(-10, width + 10)
@@ -253,7 +267,7 @@ def _bubble(rng, height, width):
     return (lambda t: ((start + beyond - rise * t) % way - beyond, x + sway(t))), radius
 
 
-def cracks(canvas, rng, plate):
+def cracks(canvas: Canvas, rng: np.random.Generator, plate: float) -> Callable[[float], np.ndarray]:
     """Cracks run through a brittle plate, stop and go, and open behind their tips.
 
     Parameters and result as for `melt_pool`.
@@ -265,7 +279,7 @@ def cracks(canvas, rng, plate):
         canvas.add_sphere(rough, *place, -rng.uniform(4, 10))
     paths = [_crack(rng, height, width) for _ in range(canvas.count(rng, 3, 6))]
 
-    def thickness(t):
+    def thickness(t: float) -> np.ndarray:
         open_share = np.zeros(canvas.shape, np.float32)
         for path, length, opening in paths:
             _open_crack(canvas, open_share, path, length(t), opening(t))
@@ -277,7 +291,7 @@ def cracks(canvas, rng, plate):
 STRIDE = 2.0  # um between the points of the path of a crack
 
 
-def _crack(rng, height, width):
+def _crack(rng: np.random.Generator, height: Any, width: Any) -> Any:
     """The path (n, 2) of a crack, its length and its opening in um as functions of time."""
     from_left = rng.random() < 0.5
     n = int(1.4 * width / STRIDE)
@@ -295,13 +309,13 @@ def _crack(rng, height, width):
     )
     pause = 0.9 * speed * period / (2 * np.pi)  # its speed never falls below zero
 
-    def length(t):
+    def length(t: float) -> Any:
         return begin + speed * t + pause * np.sin(2 * np.pi * t / period + phase)
 
     return path, length, lambda t: wide + widen * max(t, 0)
 
 
-def _open_crack(canvas, share, path, length, opening):
+def _open_crack(canvas: Canvas, share: Any, path: Any, length: int, opening: Any) -> None:
     """Stamp the open part of the plate along a path, tapered to nothing at the tip."""
     from_tip = length - STRIDE * np.arange(len(path))
     for (y, x), behind in zip(path[from_tip > 0], from_tip[from_tip > 0], strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -94,7 +95,7 @@ class SwinXVR(nn.Module):
     torch.Size([1, 1, 40, 48])
     """
 
-    def __init__(self, config, *, generator=None):
+    def __init__(self, config: SwinConfig, *, generator: torch.Generator | None = None) -> None:
         super().__init__()
         self.config = config
         width, count = config.width, sum(config.depths)
@@ -112,13 +113,13 @@ class SwinXVR(nn.Module):
             self.head = head(width, config.head_width)
 
     @classmethod
-    def preset(cls, name, *, generator=None):
+    def preset(cls, name: str, *, generator: torch.Generator | None = None) -> SwinXVR:
         """Make "full" or "actual" (published) or "small" (improved, for one CPU)."""
         if name not in PRESETS:
             raise ValueError(f"no SwinXVR is called {name!r}: use one of {', '.join(PRESETS)}")
         return cls(PRESETS[name], generator=generator)
 
-    def forward(self, lr, hr, tau):
+    def forward(self, lr: torch.Tensor, hr: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
         """Transmission (B, 1, 4h, 4w) of the target.
 
         Parameters
@@ -147,7 +148,14 @@ class SwinXVR(nn.Module):
 class Group(nn.Module):
     """Blocks with windows in place and shifted in turn, then a convolution, beside the identity."""
 
-    def __init__(self, width, depth, heads, window, drops):
+    def __init__(
+        self,
+        width: int,
+        depth: int,
+        heads: int,
+        window: tuple[int, int, int],
+        drops: Iterator[float],
+    ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
             Block(width, heads, window, shifted=number % 2 == 1, drop=next(drops))
@@ -155,7 +163,7 @@ class Group(nn.Module):
         )
         self.conv = nn.Conv2d(width, width, 3, padding=1)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, T, h, w, E) to the same shape."""
         y = x
         for block in self.blocks:
@@ -176,7 +184,15 @@ class Block(nn.Module):
         Chance to leave a branch out for a sample in training (stochastic depth).
     """
 
-    def __init__(self, width, heads, window, *, shifted, drop=0.0):
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        window: tuple[int, int, int],
+        *,
+        shifted: bool,
+        drop: float = 0.0,
+    ) -> None:
         super().__init__()
         self.shifted, self.drop = shifted, drop
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
@@ -185,14 +201,14 @@ class Block(nn.Module):
             nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
         )
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, T, h, w, E) to the same shape."""
         sizes = tuple(x.shape[1:4])
         shift = window_shift(sizes, self.attention.window) if self.shifted else (0, 0, 0)
         x = x + self._kept(self.attention(self.norm1(x), shift))
         return x + self._kept(self.mlp(self.norm2(x)))
 
-    def _kept(self, branch):
+    def _kept(self, branch: torch.Tensor) -> torch.Tensor:
         if not (self.training and self.drop):
             return branch
         chance = 1 - self.drop
@@ -203,7 +219,7 @@ class Block(nn.Module):
 class BareHead(nn.Module):
     """The published way out: two pixel-shuffles and no image underneath."""
 
-    def __init__(self, width, head_width):
+    def __init__(self, width: int, head_width: int) -> None:
         super().__init__()
         self.first = nn.Conv2d(width, head_width, 3, padding=1)
         self.up = nn.ModuleList(
@@ -211,7 +227,9 @@ class BareHead(nn.Module):
         )
         self.last = nn.Conv2d(head_width, 1, 3, padding=1)
 
-    def forward(self, features, lr, hr, tau):
+    def forward(
+        self, features: torch.Tensor, lr: torch.Tensor, hr: torch.Tensor, tau: torch.Tensor
+    ) -> torch.Tensor:
         """Image (B, 1, 4h, 4w) from features (B, C, h, w); nothing else is used."""
         features = F.leaky_relu(self.first(features), 0.01)
         for conv in self.up:

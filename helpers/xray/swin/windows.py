@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+Sides: TypeAlias = tuple[int, ...]  # in time, down and to the right
 
-def window_partition(x, window):
+
+def window_partition(x: torch.Tensor, window: Sides) -> torch.Tensor:
     """Cut a volume into windows.
 
     Parameters
@@ -45,7 +48,7 @@ def window_partition(x, window):
     return cut.permute(axes).flatten(4, 6).flatten(1, 3)
 
 
-def window_reverse(windows, window, sizes):
+def window_reverse(windows: torch.Tensor, window: Sides, sizes: Sides) -> torch.Tensor:
     """Put windows back into their volume: the inverse of `window_partition`.
 
     Parameters
@@ -72,7 +75,7 @@ def window_reverse(windows, window, sizes):
     return cut.permute(axes).reshape(windows.shape[0], *sizes, *rest)
 
 
-def window_shift(sizes, window):
+def window_shift(sizes: Sides, window: Sides) -> Sides:
     """Half a window along each axis, and nothing where one window spans the whole axis.
 
     Examples
@@ -83,7 +86,7 @@ def window_shift(sizes, window):
     return tuple(side // 2 if size > side else 0 for size, side in zip(sizes, window, strict=True))
 
 
-def wrapped_regions(sizes, window, shift):
+def wrapped_regions(sizes: Sides, window: Sides, shift: Sides) -> torch.Tensor:
     """Number the parts of a rolled volume that were neighbours before it was rolled.
 
     Parameters
@@ -111,7 +114,7 @@ def wrapped_regions(sizes, window, shift):
 
 
 @lru_cache(maxsize=16)
-def shift_mask(sizes, window, shift):
+def shift_mask(sizes: Sides, window: Sides, shift: Sides) -> torch.Tensor:
     """Say which tokens of a window may see each other when the volume was rolled.
 
     Parameters
@@ -133,7 +136,7 @@ def shift_mask(sizes, window, shift):
 
 
 @lru_cache(maxsize=16)
-def relative_positions(window):
+def relative_positions(window: Sides) -> torch.Tensor:
     """Row of the bias table for each pair of tokens in a window.
 
     Parameters
@@ -187,7 +190,7 @@ class WindowAttention(nn.Module):
     torch.Size([441, 2])
     """
 
-    def __init__(self, width, window, heads):
+    def __init__(self, width: int, window: Sides, heads: int) -> None:
         super().__init__()
         if width % heads:
             raise ValueError(f"{heads} heads do not divide a width of {width}: choose another")
@@ -198,7 +201,7 @@ class WindowAttention(nn.Module):
         self.out = nn.Linear(width, width)
         nn.init.trunc_normal_(self.bias, std=0.02)
 
-    def forward(self, x, shift=(0, 0, 0)):
+    def forward(self, x: torch.Tensor, shift: Sides = (0, 0, 0)) -> torch.Tensor:
         """Attend inside the windows of `x` (B, T, h, w, E), after a roll by `shift` and back."""
         sizes, rolled = tuple(x.shape[1:4]), any(shift)
         if rolled:
@@ -217,7 +220,7 @@ class WindowAttention(nn.Module):
         y = window_reverse(self.out(seen), self.window, sizes)
         return y.roll(shift, (1, 2, 3)) if rolled else y
 
-    def _scores(self, sizes, shift, n, like):
+    def _scores(self, sizes: Sides, shift: Sides, n: int, like: torch.Tensor) -> Any:
         """Bias and mask (n H, N, N), what is added to the scores."""
         rows = relative_positions(self.window).to(like.device)
         bias = self.bias[rows].permute(2, 0, 1).to(like.dtype)
@@ -227,7 +230,7 @@ class WindowAttention(nn.Module):
         return bias.expand(n, -1, -1, -1).flatten(0, 1)
 
 
-def _counts(sizes, window):
+def _counts(sizes: Sides, window: Sides) -> Sides:
     if any(size % side for size, side in zip(sizes, window, strict=True)):
         raise ValueError(
             f"{tuple(sizes)} (T, h, w) is not a multiple of the window {tuple(window)}: pad it"

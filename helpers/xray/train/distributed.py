@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import torch
 from torch import distributed
@@ -36,7 +37,7 @@ class Processes:
     (1, slice(0, 8, None))
     """
 
-    def __init__(self, device=None):
+    def __init__(self, device: str | torch.device | None = None) -> None:
         self.size = int(os.environ.get("WORLD_SIZE", 1))
         self.rank = int(os.environ.get("RANK", 0)) if self.size > 1 else 0
         self.device = pick_device(device)
@@ -44,7 +45,7 @@ class Processes:
             self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         self._joined = False
 
-    def __enter__(self):
+    def __enter__(self) -> Processes:
         if self.size > 1 and not distributed.is_initialized():
             cuda = self.device.type == "cuda"
             if cuda:
@@ -53,16 +54,16 @@ class Processes:
             self._joined = True
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: Any) -> None:
         if self._joined:
             distributed.destroy_process_group()
 
     @property
-    def cuda_devices(self):
+    def cuda_devices(self) -> list[int]:
         """The GPUs whose random numbers must be put back: this process's own, or none."""
         return [self.device] if self.device.type == "cuda" else []
 
-    def share(self, batch):
+    def share(self, batch: int) -> slice:
         """The slice of a batch of that many samples which is this process's."""
         if batch % self.size:
             raise ValueError(
@@ -71,11 +72,11 @@ class Processes:
         each = batch // self.size
         return slice(self.rank * each, (self.rank + 1) * each)
 
-    def wrap(self, net):
+    def wrap(self, net: torch.nn.Module) -> torch.nn.Module:
         """The network, with gradients that are averaged over the processes."""
         return net if self.size == 1 else torch.nn.parallel.DistributedDataParallel(net)
 
-    def mean(self, value):
+    def mean(self, value: torch.Tensor) -> float:
         """A scalar tensor's mean over the processes, as a float."""
         if self.size > 1:
             value = value.clone()
@@ -83,7 +84,7 @@ class Processes:
             value /= self.size
         return float(value)
 
-    def wait(self):
+    def wait(self) -> None:
         """Wait until every process is here."""
         if self.size > 1:
             distributed.barrier()

@@ -26,7 +26,7 @@ SAME = ("batch", "patch", "clip", "ema", "betas", "seed", "n_samples")  # in one
 
 @dataclass(frozen=True)
 class Training:
-    """What `train` returns.
+    """Result of `train`.
 
     Attributes
     ----------

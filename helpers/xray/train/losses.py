@@ -1,13 +1,14 @@
-r"""How far a picture is from its target, and what photons do to the coarse frames of a batch."""
+r"""Losses of the fusion networks, and photon noise for the coarse frames of a batch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 
-def charbonnier(estimate, target, eps=1e-3):
+def charbonnier(estimate: torch.Tensor, target: torch.Tensor, eps: float = 1e-3) -> torch.Tensor:
     r"""Mean of :math:`\sqrt{d^2 + \epsilon^2}`: an L1 norm that is smooth at zero.
 
     Parameters
@@ -35,7 +36,9 @@ def charbonnier(estimate, target, eps=1e-3):
     return ((estimate - target) ** 2 + eps**2).sqrt().mean()
 
 
-def negative_psnr(estimate, target, floor=1e-6):
+def negative_psnr(
+    estimate: torch.Tensor, target: torch.Tensor, floor: float = 1e-6
+) -> torch.Tensor:
     r"""Mean of :math:`10 \log_{10} (\mathrm{MSE} + \epsilon)` over the samples of a batch, in dB.
 
     Parameters
@@ -95,11 +98,11 @@ class PoissonLR:
     low: float = 1e3
     high: float = 1e5
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 < self.low <= self.high < np.inf:
             raise ValueError(f"{self}: give photons with 0 < low <= high")
 
-    def __call__(self, lr, rng):
+    def __call__(self, lr: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Add the noise to coarse frames; `rng` is a numpy Generator."""
         photons = np.exp(rng.uniform(np.log(self.low), np.log(self.high)))
         return (rng.poisson(np.maximum(lr, 0) * photons) / photons).astype(np.float32)

@@ -7,7 +7,15 @@ from torch.nn import functional as F
 
 from helpers.xray.calibrate.misalign import misalign
 from helpers.xray.cameras import Transform, coarsen
-from helpers.xray.flow import FlowConfig, FlowNet, affine, correlations, enlarge, look_up, summit
+from helpers.xray.flow import (
+    FlowConfig,
+    FlowNet,
+    affine,
+    convex_upsampling,
+    correlation_lookup,
+    correlations,
+    soft_argmax,
+)
 from helpers.xray.simulate import Experiment, count, simulate
 
 
@@ -40,7 +48,7 @@ def test_the_look_up_reads_around_where_the_flow_points():
     f, g = (torch.randn(1, 3, 6, 7, generator=seeded(n)) for n in (2, 3))
     maps = correlations(f, g, 1)
     flow = torch.randint(-2, 3, (1, 2, 6, 7), generator=seeded(4)).float()
-    found = look_up(maps, flow, 1).reshape(3, 3, 6, 7)
+    found = correlation_lookup(maps, flow, 1).reshape(3, 3, 6, 7)
     whole = maps[0].reshape(6, 7, 6, 7)
     for y in range(6):
         for x in range(7):
@@ -57,19 +65,22 @@ def test_the_look_up_at_a_coarse_level_meets_the_same_places():
     maps = [x.expand(256, 1, 16, 16)]
     maps.append(F.avg_pool2d(maps[0], 2))
     flow = 0.5 * torch.ones(1, 2, 16, 16)
-    fine, coarse = look_up(maps, flow, 1)[0, [4, 13], 6:10, 6:10]
+    fine, coarse = correlation_lookup(maps, flow, 1)[0, [4, 13], 6:10, 6:10]
     torch.testing.assert_close(fine, x[6:10, 6:10] + 0.5)
     torch.testing.assert_close(coarse, x[6:10, 6:10] + 0.5)
 
 
-def test_the_summit_is_where_the_correlation_is_largest():
+def test_the_soft_argmax_is_where_the_correlation_is_largest():
     match = torch.zeros(1, 25, 6, 6)
     match[:, 2 * 5 + 4] = 10.0  # row 0, column +2
     match[:, 1 * 5 + 4] = 10.0  # row -1
     torch.testing.assert_close(
-        summit(match, torch.tensor(3.0))[0, :, 3, 3], torch.tensor([2.0, -0.5]), atol=1e-3, rtol=0
+        soft_argmax(match, torch.tensor(3.0))[0, :, 3, 3],
+        torch.tensor([2.0, -0.5]),
+        atol=1e-3,
+        rtol=0,
     )
-    assert summit(torch.zeros(1, 9, 3, 3), torch.tensor(1.0)).abs().max() < 1e-6
+    assert soft_argmax(torch.zeros(1, 9, 3, 3), torch.tensor(1.0)).abs().max() < 1e-6
 
 
 def test_the_affine_fit_finds_turns_and_leaves_out_what_weighs_nothing():
@@ -85,7 +96,7 @@ def test_the_affine_fit_finds_turns_and_leaves_out_what_weighs_nothing():
     torch.testing.assert_close(fine[0, 0], expected, atol=5e-3, rtol=0)
 
 
-def test_enlarging_takes_the_neighbour_that_the_network_names():
+def test_convex_upsampling_takes_the_neighbour_that_the_network_names():
     flow = torch.randn(1, 2, 3, 4, generator=seeded(5))
     for k, (dy, dx) in enumerate((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)):
         mix = torch.full((1, 36, 3, 4), -60.0)
@@ -93,7 +104,7 @@ def test_enlarging_takes_the_neighbour_that_the_network_names():
         padded = F.pad(flow, (1, 1, 1, 1), mode="replicate")
         moved = padded[..., 1 + dy : 4 + dy, 1 + dx : 5 + dx]
         expected = 2 * moved.repeat_interleave(2, 2).repeat_interleave(2, 3)
-        torch.testing.assert_close(enlarge(flow, mix, 2), expected)
+        torch.testing.assert_close(convex_upsampling(flow, mix, 2), expected)
 
 
 @pytest.mark.parametrize("preset", ["small", "full"])
@@ -129,7 +140,7 @@ def test_the_border_is_no_feature_that_matches_at_rest(seed):
     coarse = torch.from_numpy(count(coarse, 3000, np.random.default_rng(seed)))[None]
     with torch.no_grad():
         maps = correlations(net.sharp(coarsen(sharp)), net.coarse(coarse), 1)
-        total = look_up(maps, torch.zeros(1, 2, 24, 24), 3).mean((0, 2, 3)).reshape(7, 7)
+        total = correlation_lookup(maps, torch.zeros(1, 2, 24, 24), 3).mean((0, 2, 3)).reshape(7, 7)
     assert divmod(int(total.argmax()), 7) == (3, 5)
 
 

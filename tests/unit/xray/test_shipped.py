@@ -80,7 +80,8 @@ def test_the_spread_is_that_of_single_answers(flowfuse):
     single = FlowFuse(replace(flowfuse.config, both_ways=False))
     single.load_state_dict(flowfuse.state_dict())
     ours, theirs = (
-        reconstruct(net, movie, spread=True, device="cpu").spread for net in (flowfuse, single)
+        reconstruct(net, movie, ensemble_std=True, device="cpu").ensemble_std
+        for net in (flowfuse, single)
     )
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
     assert ours.max() > 0.01

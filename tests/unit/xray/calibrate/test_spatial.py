@@ -8,7 +8,7 @@ from scipy.ndimage import gaussian_filter
 from helpers.xray.calibrate import SpatialCalibration, fit_transform, register, spatial
 from helpers.xray.cameras import Transform, coarsen
 from helpers.xray.simulate import Experiment, grid_image
-from helpers.xray.simulate.experiment import COPPER
+from helpers.xray.simulate.recordings import COPPER
 
 FIELD = np.stack(np.meshgrid(np.linspace(0, 95, 20), np.linspace(0, 95, 20)), -1)
 

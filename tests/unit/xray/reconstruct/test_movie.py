@@ -140,10 +140,10 @@ def test_samples_of_real_experiments_are_reconstructed_too(movie):
 
 def test_four_ways_agree_for_a_method_that_does_not_care(movie):
     short = replace(movie, truth=None)
-    once, four = (reconstruct(baselines.linear, short, spread=s) for s in (False, True))
-    assert once.spread is None
+    once, four = (reconstruct(baselines.linear, short, ensemble_std=s) for s in (False, True))
+    assert once.ensemble_std is None
     np.testing.assert_allclose(four.frames, once.frames, atol=1e-6)
-    assert four.spread.max() < 1e-6
+    assert four.ensemble_std.max() < 1e-6
 
     def partial(lr, hr, tau):
         """The left half from one key frame: mirrored and reversed it says something else."""
@@ -151,7 +151,7 @@ def test_four_ways_agree_for_a_method_that_does_not_care(movie):
         out[..., 16:] = lr.mean()
         return out
 
-    assert reconstruct(partial, short, spread=True).spread.max() > 0.05
+    assert reconstruct(partial, short, ensemble_std=True).ensemble_std.max() > 0.05
 
 
 def test_a_network_goes_back_to_training_and_its_noise_is_off(movie):
@@ -171,7 +171,7 @@ def test_a_network_goes_back_to_training_and_its_noise_is_off(movie):
 
 
 def test_what_is_written_is_read_back(movie, tmp_path):
-    result = reconstruct(baselines.linear, movie, spread=True)
+    result = reconstruct(baselines.linear, movie, ensemble_std=True)
     result.save(tmp_path / "movie.tif")
     tif = load_tif(tmp_path / "movie.tif")
     np.testing.assert_array_equal(tif.image, result.frames)

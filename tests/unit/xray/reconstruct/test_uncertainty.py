@@ -14,7 +14,7 @@ from helpers.xray.simulate import Experiment, simulate
 def guess(seed, shape=(2, 100, 100)):
     rng = np.random.default_rng(seed)
     spread = rng.uniform(0, 1, shape)
-    return SimpleNamespace(frames=(0.2 + spread) * rng.normal(size=shape), spread=spread)
+    return SimpleNamespace(frames=(0.2 + spread) * rng.normal(size=shape), ensemble_std=spread)
 
 
 @pytest.mark.parametrize("level", [0.5, 0.9, 0.99])
@@ -39,7 +39,7 @@ def test_it_can_be_calibrated_on_some_pixels_alone():
 
 
 def test_it_is_wide_where_the_spread_is():
-    width = Interval(0.9, 2.0, 0.1)(SimpleNamespace(spread=np.array([0.0, 1.0])))
+    width = Interval(0.9, 2.0, 0.1)(SimpleNamespace(ensemble_std=np.array([0.0, 1.0])))
     np.testing.assert_allclose(width, [0.2, 2.2])
 
 
@@ -48,8 +48,10 @@ def test_refusals():
         conformal(guess(0), np.zeros((1, 100, 100)))
     with pytest.raises(ValueError, match="level 1.5"):
         conformal(guess(0), np.zeros((2, 100, 100)), 1.5)
-    with pytest.raises(ValueError, match="reconstruct with spread=True"):
-        conformal(SimpleNamespace(frames=np.zeros((1, 4, 4)), spread=None), np.zeros((1, 4, 4)))
+    with pytest.raises(ValueError, match="reconstruct with ensemble_std=True"):
+        conformal(
+            SimpleNamespace(frames=np.zeros((1, 4, 4)), ensemble_std=None), np.zeros((1, 4, 4))
+        )
 
 
 def test_the_coarse_camera_objects_to_what_it_has_not_seen():

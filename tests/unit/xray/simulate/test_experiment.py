@@ -8,7 +8,7 @@ from scipy.ndimage import label, map_coordinates
 
 from helpers.xray.cameras import Transform, coarsen
 from helpers.xray.simulate import Experiment, grid_image, simulate
-from helpers.xray.simulate.experiment import COPPER, TURNED
+from helpers.xray.simulate.recordings import COPPER, TURNED
 
 SMALL = Experiment(shape=(64, 64), n_frames=13)
 BRIGHT = replace(SMALL, hr_photons=1e8, lr_photons=1e8)
