@@ -16,6 +16,7 @@ import torch
 
 from helpers import xray
 from helpers.xray import baselines
+from helpers.xray._shipped import save, weights_file
 from helpers.xray.data import MoviePairs
 from helpers.xray.flowfuse import FlowFuse, FlowFuseConfig
 from helpers.xray.score import evaluate
@@ -141,9 +142,9 @@ def main():
             "steps": sum(stretch.n_steps for stretch in (STEADY, FALLING, AGAIN)),
         }
         net = trained()
-        xray.save(net, xray.weights_file("flowfuse"), card | {"metric": {}})
+        save(net, weights_file("flowfuse"), card | {"metric": {}})
         judged = metric(xray.load("flowfuse", device="cpu"))  # as it will be read, in float16
-        xray.save(net, xray.weights_file("flowfuse"), card | {"metric": judged})
+        save(net, weights_file("flowfuse"), card | {"metric": judged})
     else:
         judged = metric(xray.load("flowfuse", device="cpu"))
     for name, row in judged.items():
