@@ -21,7 +21,6 @@ TODO_FILES = {
     "fusion.background",
     "fusion.result",
     "fusion.tune",
-    "inr._checks",
     "inr.fit.loop",
     "inr.meta",
     "training.log",

@@ -127,23 +127,30 @@ def reconstruct(
     >>> result.volume.shape, bool(result.volume.min() >= 0)
     ((4, 24, 24), True)
     """
+    schedule = Stage(n_steps, 0.3, betas=SHORT)
+    relative = _checked_settings(operator, strengths, read_noise, seed)
     device = pick_device(device)
     y = to_tensor(data, device, torch.float32)
     check_data(operator, y)
+    b = checked_background(background, y)
     if loss is None:
         if not bool((y >= 0).all()):
             raise ValueError(
                 "data has negative counts: give photons with the background left in, or "
                 "loss=functools.partial(losses.gaussian, sigma=...) for data that are not counts"
             )
+        if not bool((b >= 0).all()):
+            raise ValueError(
+                f"the background is negative, down to {float(b.min()):.3g}: give photons that are "
+                "not of the object, zero or more"
+            )
         loss = partial(losses.poisson, read_noise=read_noise)
     operator = moved(operator, device)
-    b = checked_background(background, y)
     mean = _mean(operator, y - b)
     generator = torch.Generator().manual_seed(seed)
     prior = partial(losses.hessian, weights=steps(operator), smooth=1e-3 * mean)
     unit = _noise_in_a_voxel(operator, y, b, loss, generator)
-    weights = unit * np.sort(np.asarray(strengths, dtype=float))[::-1]
+    weights = unit * relative
     choice = choose_prior(operator, y, b, loss, prior, weights, mean, generator, progress=progress)
 
     shape = operator.in_shape
@@ -156,11 +163,28 @@ def reconstruct(
     )
     result = fit(
         field, operator, y, background=b, loss=loss, prior=_times(choice.weight, prior),
-        schedule=Stage(n_steps, 0.3, betas=SHORT), generator=generator, checkpoint=checkpoint,
+        schedule=schedule, generator=generator, checkpoint=checkpoint,
         progress=progress, device=device,
     )  # fmt: skip
     settings = result.settings | {"choice": choice, "seed": seed}
     return replace(result, volume=like(result.volume, data), settings=settings)
+
+
+def _checked_settings(operator, strengths, read_noise, seed):
+    """The strengths of the prior, strongest first; every setting is checked before any work."""
+    if not hasattr(operator, "adjoint"):
+        raise TypeError(
+            f"{type(operator).__name__} has no `adjoint`, but the strength of the prior is found "
+            "with it: give a linear operator, or use fit, or fit_contrast for a MultiSlice"
+        )
+    found = np.atleast_1d(np.asarray(strengths, dtype=float))
+    if found.ndim != 1 or not found.size or not (np.isfinite(found) & (found >= 0)).all():
+        raise ValueError(f"strengths is {strengths}: give one number or more, zero or above")
+    if not 0 <= read_noise < np.inf:
+        raise ValueError(f"read_noise is {read_noise}: give electrons, zero or more")
+    if not isinstance(seed, int | np.integer):
+        raise ValueError(f"seed is {seed!r}: give a whole number")
+    return np.sort(found)[::-1]
 
 
 def choose_prior(

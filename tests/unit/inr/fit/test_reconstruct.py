@@ -70,6 +70,30 @@ def test_the_same_seed_gives_the_same_volume_and_another_seed_another(scene, res
     assert not np.array_equal(other.volume, result.volume)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"background": -50}, "the background is negative, down to -50"),
+        ({"read_noise": -2}, "read_noise is -2"),
+        ({"read_noise": np.nan}, "read_noise is nan"),
+        ({"strengths": ()}, "give one number or more"),
+        ({"strengths": (0, -1)}, "zero or above"),
+        ({"strengths": (np.nan,)}, "zero or above"),
+        ({"seed": None}, "seed is None"),
+        ({"n_steps": 0}, "n_steps is 0"),
+    ],
+)
+def test_bad_settings_are_refused_before_any_work(scene, monkeypatch, settings, message):
+    monkeypatch.setattr(LightField, "adjoint", lambda *_: pytest.fail("work began"))
+    with pytest.raises(ValueError, match=message):
+        reconstruct(scene.op, scene.views, **NOISE | settings)
+
+
+def test_an_operator_without_an_adjoint_is_named(scene):
+    with pytest.raises(TypeError, match="function has no `adjoint`.*fit_contrast for a MultiSlice"):
+        reconstruct(lambda volume: volume, scene.views)
+
+
 def test_torch_in_torch_out(scene):
     small = {"n_steps": 5, "strengths": (0.1,), **NOISE}
     result = reconstruct(scene.op, torch.as_tensor(scene.views), **small)
