@@ -62,6 +62,7 @@ def reconstruct(
     *,
     background: float | Array = 0.0,
     read_noise: float = 0.0,
+    mask: Array | None = None,
     loss: Loss | None = None,
     strengths: Sequence[float] = STRENGTHS,
     n_steps: int = 150,
@@ -83,6 +84,8 @@ def reconstruct(
         Photons in each pixel that are not of the object.
     read_noise : float
         Standard deviation in electrons.
+    mask : bool array, in the shape of the data, optional
+        True where a pixel counts; a hot pixel or a dead view is left out.
     loss : callable, optional
         ``loss(prediction, data)``, summed over pixels, for data that are not counts, such as
         ``partial(losses.gaussian, sigma=2.0)``.
@@ -131,6 +134,8 @@ def reconstruct(
     relative = _checked_settings(operator, strengths, read_noise, seed)
     device = pick_device(device)
     y = to_tensor(data, device, torch.float32)
+    used = _checked_mask(mask, y)
+    y = torch.where(used, y, y.new_zeros(()))
     check_data(operator, y)
     b = checked_background(background, y)
     if loss is None:
@@ -146,6 +151,8 @@ def reconstruct(
             )
         loss = partial(losses.poisson, read_noise=read_noise)
     operator = moved(operator, device)
+    if mask is not None:
+        operator, y, b = _Pixels(operator, used), y[used], b[used]
     mean = _mean(operator, y - b)
     generator = torch.Generator().manual_seed(seed)
     prior = partial(losses.hessian, weights=steps(operator), smooth=1e-3 * mean)
@@ -185,6 +192,17 @@ def _checked_settings(operator, strengths, read_noise, seed):
     if not isinstance(seed, int | np.integer):
         raise ValueError(f"seed is {seed!r}: give a whole number")
     return np.sort(found)[::-1]
+
+
+def _checked_mask(mask, y):
+    if mask is None:
+        return torch.ones_like(y, dtype=torch.bool)
+    used = to_tensor(mask if torch.is_tensor(mask) else np.asarray(mask), y.device) > 0
+    if used.shape != y.shape:
+        raise ValueError(f"mask has shape {tuple(used.shape)} and the data {tuple(y.shape)}")
+    if not bool(used.any()):
+        raise ValueError("the mask leaves no pixel: it is True where a pixel counts")
+    return used
 
 
 def choose_prior(
@@ -256,9 +274,16 @@ class _Pixels:
     def __init__(self, operator, keep):
         self.operator, self.keep = operator, keep
         self.in_shape, self.out_shape = operator.in_shape, (int(keep.sum()),)
+        self.voxel_size = getattr(operator, "voxel_size", None)
 
     def __call__(self, volume):
         return self.operator(volume)[self.keep]
+
+    def adjoint(self, values):
+        """Smear the values of these pixels back; the others hold nothing."""
+        whole = values.new_zeros(self.keep.shape)
+        whole[self.keep] = values
+        return self.operator.adjoint(whole)
 
 
 def _mean(operator, signal):

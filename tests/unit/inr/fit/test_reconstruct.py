@@ -70,6 +70,22 @@ def test_the_same_seed_gives_the_same_volume_and_another_seed_another(scene, res
     assert not np.array_equal(other.volume, result.volume)
 
 
+def test_hot_pixels_and_a_dead_view_are_left_out(scene, result):
+    """Whatever they hold; without them the volume is nearly as good as from sound views."""
+    broken = scene.views.copy()
+    broken[2] = np.nan
+    broken[0, 30:33, 30] = 5000
+    mask = np.isfinite(broken) & (broken < 5000)
+    found = reconstruct(scene.op, broken, mask=mask, n_steps=80, **NOISE)
+    scores = [psnr(v, scene.truth, scaled=True) for v in (result.volume, found.volume)]
+    assert scores[1] > scores[0] - 2
+    assert found.volume.sum() == pytest.approx(scene.truth.sum(), rel=0.1)
+    with pytest.raises(ValueError, match="the mask leaves no pixel"):
+        reconstruct(scene.op, broken, mask=np.zeros_like(mask), **NOISE)
+    with pytest.raises(ValueError, match="mask has shape"):
+        reconstruct(scene.op, broken, mask=mask[0], **NOISE)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
