@@ -102,7 +102,13 @@ def psnr(
     return 10 * math.log10(peak**2 / error) if error > 0 else math.inf
 
 
-def ssim(estimate: Array, truth: Array, *, data_range: float | None = None) -> float:
+def ssim(
+    estimate: Array,
+    truth: Array,
+    *,
+    data_range: float | None = None,
+    where: np.ndarray | None = None,
+) -> float:
     """Structural similarity with the Gaussian window of its authors; 1 is perfect.
 
     Parameters
@@ -111,6 +117,8 @@ def ssim(estimate: Array, truth: Array, *, data_range: float | None = None) -> f
         2D images or 3D volumes, the same shape, at least 11 px along each axis.
     data_range : float, optional
         Range of possible values; that of the truth if left out.
+    where : bool array, optional
+        Middles of the windows that count; all of them if left out.
 
     Returns
     -------
@@ -131,7 +139,8 @@ def ssim(estimate: Array, truth: Array, *, data_range: float | None = None) -> f
         raise ValueError(f"images are {b.shape}: the SSIM window needs 11 px along each axis")
     peak = _data_range(b, data_range)
     similarity = ssim_map(a / peak, b / peak, lambda x: gaussian_filter(x, 1.5, radius=5))
-    return float(similarity[(slice(5, -5),) * b.ndim].mean())  # windows that lie inside
+    inside = (slice(5, -5),) * b.ndim  # windows that lie in the image
+    return float(similarity[inside].mean(where=True if where is None else where[inside]))
 
 
 def ssim_map(a: ArrayT, b: ArrayT, mean: Callable[[ArrayT], ArrayT]) -> ArrayT:

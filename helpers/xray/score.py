@@ -77,6 +77,7 @@ def evaluate(
     change: Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]] | None = None,
     batch: int = 8,
     threshold: float = 0.03,
+    valid: np.ndarray | None = None,
 ) -> Score:
     r"""Judge a network, or a baseline, by samples whose target is known.
 
@@ -92,6 +93,8 @@ def evaluate(
         Samples at a time.
     threshold : float
         See `motion_mask`.
+    valid : (Y, X) bool array, optional
+        The pixels that count; all of them if left out.
 
     Returns
     -------
@@ -133,7 +136,7 @@ def evaluate(
             _check(estimate, sample.target)
             mask = motion_mask(sample.hr, sample.target, threshold)
             parts = zip(estimate, sample.target, mask, sample.tau, strict=True)
-            rows += [_row(*part) for part in parts]
+            rows += [_row(*part, valid) for part in parts]
     finally:
         module.train(training)
     clips = np.asarray(getattr(data, "clips", np.zeros(len(data), int)))
@@ -169,16 +172,21 @@ def motion_mask(hr: torch.Tensor, target: torch.Tensor, threshold: float = 0.03)
 
 
 def _row(
-    estimate: torch.Tensor, target: torch.Tensor, mask: torch.Tensor, tau: torch.Tensor
+    estimate: torch.Tensor,
+    target: torch.Tensor,
+    mask: torch.Tensor,
+    tau: torch.Tensor,
+    valid: np.ndarray | None,
 ) -> Any:
-    error = (estimate - target).double()
-    where = error[mask]
+    counts = torch.ones_like(mask) if valid is None else torch.from_numpy(valid)[None]
+    error, moving = (estimate - target).double(), mask & counts
+    where = error[moving]
     return (
-        _decibel(error),
-        metrics.ssim(estimate[0], target[0], data_range=1.0),
-        float(error.abs().mean()),
+        _decibel(error[counts]),
+        metrics.ssim(estimate[0], target[0], data_range=1.0, where=valid),
+        float(error[counts].abs().mean()),
         _decibel(where) if len(where) else np.nan,
-        float(mask.double().mean()),
+        float(moving.double().sum() / counts.sum()),
         float(tau),
     )
 

@@ -15,10 +15,12 @@ from tqdm.auto import tqdm
 from ..._deprecated import renamed, renamed_attribute
 from ...devices import pick_device
 from ...io.files import save_h5, save_tif
+from ..baselines import linear
 from ..cameras import SCALE, Transform
 from ..data.folders import ActualPairs
 from ..data.samples import Movie, Sample
 from ..data.selection import Selection, select_frames
+from ..flow import FlowNet
 from ..score import Score, evaluate
 from .tiles import by_tiles, check_tiles
 
@@ -51,6 +53,9 @@ class Reconstruction:
     pixel_size : float or None
         In um.
     settings : dict
+    valid : (Y, X) bool array or None
+        Pixels that the fast camera saw; None where it saw all. Elsewhere the frames are the key
+        frames mixed in time, and no score counts them.
     """
 
     frames: np.ndarray
@@ -63,6 +68,7 @@ class Reconstruction:
     rate: float
     pixel_size: float | None
     settings: dict
+    valid: np.ndarray | None = None
 
     spread = renamed_attribute("ensemble_std")
 
@@ -101,6 +107,8 @@ class Reconstruction:
             tree = {"frames": self.frames, "times": self.times, "tau": self.tau, "inputs": inputs}
             if self.ensemble_std is not None:
                 tree["ensemble_std"] = self.ensemble_std
+            if self.valid is not None:
+                tree["valid"] = self.valid
             if self.score is not None:
                 tree["table"] = self.table
             notes = {name: value for name, value in self.settings.items() if value is not None}
@@ -186,6 +194,8 @@ def reconstruct(
     check_tiles(tile, overlap, batch)
     if mode not in MODES:
         raise ValueError(f"mode is {mode!r}: use 'continuous' or 'double'")
+    if isinstance(net, FlowNet):
+        raise ValueError("this network aligns two cameras and fuses nothing: load another")
     samples = _Samples(movie, mode)
     device = pick_device(device)
     module = net if isinstance(net, torch.nn.Module) else torch.nn.Module()
@@ -207,12 +217,12 @@ def reconstruct(
                 ]
                 ways = torch.stack([_invert(x, k) for k, x in enumerate(answers)]).cpu()
             seconds += time.perf_counter() - began
-            frame = ways.mean(0).numpy()
+            frame = samples.seen(ways.mean(0).numpy(), inputs)
             if not np.isfinite(frame).all():
                 raise ValueError(f"frame {n} holds NaN or infinity: was the network trained?")
             frames.append(frame)
             if ensemble_std:
-                stds.append(ways.std(0).numpy())
+                stds.append(samples.cut(ways.std(0).numpy()))
             if callback:
                 callback(n, frame)
     finally:
@@ -230,6 +240,7 @@ def reconstruct(
         rate=len(frames) / seconds,
         pixel_size=samples.pixel_size,
         settings={"mode": mode, "tile": tile, "overlap": overlap, "network": _name(net)},
+        valid=samples.valid,
     )
 
 
@@ -238,6 +249,7 @@ class _Samples:
 
     def __init__(self, movie: Any, mode: str) -> None:
         self.mode, self.samples = mode, None
+        self.valid, self.shape = None, None
         self.movie = movie
         if hasattr(movie, "selections"):
             self._from_samples(movie, mode)
@@ -260,6 +272,9 @@ class _Samples:
         if self.selections and made_for != mode:
             raise ValueError(f"the samples were made for the {made_for} mode, not for {mode}")
         self.samples = samples
+        self.shape = getattr(samples, "shape", None)
+        valid = getattr(samples, "valid", None)
+        self.valid = None if valid is None or valid.all() else valid
         self.times = np.array([s.lr[1] for s in self.selections], float)
         self.pixel_size = None
 
@@ -301,6 +316,18 @@ class _Samples:
             raise ValueError(f"the inputs of frame {n} hold NaN or infinity: mask or crop them")
         return [torch.as_tensor(part, device=device)[None] for part in sample[:3]]
 
+    def cut(self, image: np.ndarray) -> np.ndarray:
+        """The image without the rows and columns that were only padding."""
+        return image if self.shape is None else image[..., : self.shape[0], : self.shape[1]]
+
+    def seen(self, frame: np.ndarray, inputs: Any) -> np.ndarray:
+        """The frame cut to the field, with mixed key frames where the fast camera saw nothing."""
+        frame = self.cut(frame)
+        if self.valid is None:
+            return frame
+        mixed = self.cut(linear(*inputs)[0, 0].cpu().numpy())
+        return np.where(self.valid, frame, mixed)
+
     def scored(self) -> Any:
         """Frames that have a truth which was not among their inputs."""
         if self.mode == "double":
@@ -316,9 +343,10 @@ def _scores(samples: Any, frames: Any, scored: Any) -> Any:
     if len(scored) == 0:
         return None
     replay = iter(torch.from_numpy(frames[scored])[:, None])
+    inside = (samples.sample(n) for n in scored)
+    cut = [s._replace(hr=samples.cut(s.hr), target=samples.cut(s.target)) for s in inside]
     return evaluate(
-        lambda lr, hr, tau: torch.stack([next(replay) for _ in tau]),
-        [samples.sample(n) for n in scored],
+        lambda lr, hr, tau: torch.stack([next(replay) for _ in tau]), cut, valid=samples.valid
     )
 
 
@@ -347,6 +375,15 @@ def _check_movie(movie: Any) -> None:
             f"fast frames are {lr} and key frames {hr}: give (T, y, x) and (K, {SCALE} y, "
             f"{SCALE} x), padded if need be (see helpers.xray.cameras.pad_to)"
         )
+    for name, frames in (("fast", movie.lr), ("key", movie.hr)):
+        first = np.asarray(frames[:1])
+        known = first[np.isfinite(first)]
+        level = float(np.median(known)) if known.size else 0.0
+        if np.asarray(frames).dtype.kind in "iu" or level > 3:
+            raise ValueError(
+                f"the {name} frames have a level of {level:.3g}: give transmission, 1 in the open "
+                "beam (frames less dark, divided by the open beam less dark)"
+            )
     if len(movie.key_times) != hr[0]:
         raise ValueError(f"{hr[0]} key frames have {len(movie.key_times)} times: give one each")
     if movie.truth is not None and np.shape(movie.truth) != (lr[0], *hr[1:]):

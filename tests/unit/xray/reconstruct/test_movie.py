@@ -14,6 +14,7 @@ from helpers.io import load_h5, load_tif
 from helpers.xray import baselines
 from helpers.xray.cameras import Transform
 from helpers.xray.data import Selection
+from helpers.xray.flow import FlowNet
 from helpers.xray.reconstruct import reconstruct
 from helpers.xray.simulate import Experiment, simulate
 
@@ -238,3 +239,23 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 def test_a_field_of_a_thousand_pixels_fits_into_four_gigabytes():
     done = subprocess.run([sys.executable, "-c", LARGE], capture_output=True, text=True, check=True)
     assert float(done.stdout) < 4
+
+
+def test_grey_levels_and_networks_that_align_are_refused():
+    movie = simulate(Experiment(shape=(64, 64), n_frames=11), seed=5)
+    counts = replace(movie, lr=3000 * movie.lr, hr=3000 * movie.hr)
+    with pytest.raises(ValueError, match="give transmission, 1 in the open"):
+        reconstruct(baselines.linear, counts)
+    integers = replace(movie, lr=(3000 * movie.lr).astype(np.uint16), truth=None)
+    with pytest.raises(ValueError, match="give transmission"):
+        reconstruct(baselines.linear, integers)
+    with pytest.raises(ValueError, match="aligns two cameras and fuses nothing"):
+        reconstruct(FlowNet.preset("small"), movie)
+
+
+def test_the_old_name_of_the_ensemble_works_with_a_warning():
+    movie = simulate(Experiment(shape=(64, 64), n_frames=11), seed=5)
+    with pytest.warns(DeprecationWarning, match="spread is now ensemble_std"):
+        result = reconstruct(baselines.linear, movie, spread=True)
+    with pytest.warns(DeprecationWarning, match="ensemble_std"):
+        assert result.spread is result.ensemble_std
