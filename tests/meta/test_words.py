@@ -21,6 +21,7 @@ TODO_FILES = {
     "fusion.background",
     "fusion.result",
     "fusion.tune",
+    "inr._checks",
     "inr.fit.loop",
     "inr.meta",
     "training.log",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 from ..._arrays import to_numpy
+from ...io.files import load_h5, save_h5
 from ..cameras import SCALE, Transform, inside
 from .lattice import find_lattice
 
@@ -42,7 +44,7 @@ class SpatialCalibration:
         From coarse pixels to sharp ones.
     covariance : (5, 5) array
         Of theta, sx, sy, tx, ty.
-    pairs : Pairs
+    pairs : Pairs or None
     hr_shape, lr_shape : (int, int)
         Fields for which it holds.
     contest : (float, float)
@@ -52,7 +54,7 @@ class SpatialCalibration:
 
     transform: Transform
     covariance: np.ndarray
-    pairs: Pairs
+    pairs: Pairs | None
     hr_shape: tuple[int, int]
     lr_shape: tuple[int, int]
     contest: tuple[float, float]
@@ -61,6 +63,44 @@ class SpatialCalibration:
         """Standard deviation (..., 2) in sharp pixels with which coarse points are carried over."""
         gradient = _jacobian(_numbers(self.transform), np.asarray(points, float))
         return np.sqrt(np.einsum("...ij,jk,...ik->...i", gradient, self.covariance, gradient))
+
+    def save(self, path: str | Path) -> None:
+        """Write everything to an HDF5 file, so that one calibration serves many recordings."""
+        tree = {
+            "transform": _numbers(self.transform),
+            "covariance": self.covariance,
+            "hr_shape": np.array(self.hr_shape),
+            "lr_shape": np.array(self.lr_shape),
+            "contest": np.array(self.contest),
+        }
+        if self.pairs is not None:
+            tree |= {f"pairs_{name}": value for name, value in self.pairs._asdict().items()}
+        save_h5(path, tree, {"kind": "SpatialCalibration"})
+
+    @classmethod
+    def load(cls, path: str | Path) -> SpatialCalibration:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        ValueError
+            The file holds something else.
+        """
+        tree, notes = load_h5(path)
+        if notes.get("kind") != "SpatialCalibration":
+            raise ValueError(f"{path} holds no spatial calibration: write it with save")
+        parts = [tree.get(f"pairs_{name}") for name in Pairs._fields]
+        (height, width), (h, w), (first, second) = (
+            tree[name].tolist() for name in ("hr_shape", "lr_shape", "contest")
+        )
+        return cls(
+            Transform(*tree["transform"].tolist()),
+            tree["covariance"],
+            None if parts[0] is None else Pairs(*parts),
+            (height, width),
+            (h, w),
+            (first, second),
+        )
 
     def seen(self) -> np.ndarray:
         """(Y, X) bool array: the sharp pixels in the field of the coarse camera."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from ..cameras import SCALE, Calibrated, pad_to, register
+from ..cameras import SCALE, Calibrated, coarsen, pad_to, register
 from .recording import Recording
 from .reds import Clip, frames_of, read_png, same_frames
 from .samples import Sample
@@ -113,23 +114,28 @@ class ActualPairs:
         "double" holds slow frames out in turn and has them as targets; "continuous" has a sample,
         without target, for each coarse frame between two slow ones. See `select_frames`.
     white : (float or (y, x) array, float or (Y, X) array), optional
-        Open beam of the fast and of the slow camera, in grey levels. Left out, it is the level
-        that 1 % of the pixels of a movie exceed, a guess for fields with some open beam.
+        Open beam of the fast and of the slow camera, in grey levels, or a map of it; pixels of a
+        map that are not above `dark` are filled from their neighbours. Left out, that of the slow
+        camera is the level that 1 % of its pixels exceed, a guess for fields with some open beam,
+        and that of the fast camera makes both agree at the moments that both have recorded.
     dark : (float or array, float or array)
-        Signal without beam of the two cameras.
+        Signal without beam of the two cameras, or a map of it.
     stride : int
         Coarse sides are padded to multiples of it; see `pad_sample`.
 
     Attributes
     ----------
     selections : list of Selection
+    shape : (int, int)
+        Sides (Y, X) of the slow frames, before they are padded.
     valid : (Y, X) bool array
-        Where the coarse camera has seen. Elsewhere its border is repeated.
+        Pixels that the coarse camera has seen. Elsewhere its border is repeated.
 
     Raises
     ------
     ValueError
-        A mode that is not there, sizes that are not those of the calibration, white below dark,
+        Levels that are not two, or of another size than the frames; a mode that is not there,
+        sizes that are not those of the calibration, white below dark, a recording without times,
         or frames that cannot be held out.
     """
 
@@ -150,16 +156,21 @@ class ActualPairs:
                 f"the slow frames are {recording.hr.shape[1:]} but the calibration was made for "
                 f"{calibration.hr_shape}: crop both alike"
             )
+        if recording.timing is None:
+            raise ValueError("the recording was read with still=True: its frames have no times")
         self.stride, timing = stride, recording.timing
-        open_beam = white or (None, None)
-        lr, self._hr = (
-            _transmission(frames, white, dark, name)
-            for frames, white, dark, name in zip(
-                (recording.lr, recording.hr), open_beam, dark, ("fast", "slow"), strict=True
-            )
+        self.shape, self.valid = recording.hr.shape[1:], calibration.seen()
+        movies = recording.lr, recording.hr
+        darks = _two_levels("dark", dark, movies)
+        whites = (None, None) if white is None else _two_levels("white", white, movies)
+        self._slow = _Light(recording.hr, whites[1], darks[1], "slow")
+        fast = _Light(
+            recording.lr, 1.0 + darks[0] if white is None else whites[0], darks[0], "fast"
         )
-        self._lr = register(lr, calibration)
-        self.valid = calibration.seen()
+        lr = register(fast[:], calibration)
+        if white is None:
+            lr /= self._common_gain(lr, timing.matched)
+        self._lr = lr
         targets = timing.held_out() if mode == "double" else timing.between[:, 0].tolist()
         self.selections = [
             select_frames(i, mode, key_times=timing.key_times, n_frames=len(lr)) for i in targets
@@ -171,15 +182,25 @@ class ActualPairs:
     def __getitem__(self, i: int) -> Sample:
         """Give the sample `i`; its target is None in the continuous mode."""
         selection = self.selections[i]
-        target = None if selection.target is None else self._hr[selection.target]
+        target = None if selection.target is None else self._slow[selection.target]
         return _sample(
             self._lr[list(selection.lr)],
-            self._hr[list(selection.hr)],
+            self._slow[list(selection.hr)],
             target,
             selection.tau,
             self.stride,
             "the registered movie",
         )
+
+    def _common_gain(self, lr: np.ndarray, matched: np.ndarray) -> float:
+        """Open beam of the fast camera at which both cameras agree on the frames that both have."""
+        if not len(matched):
+            raise ValueError("no frame was recorded by both cameras: give the open beam as white")
+        some = matched[:: -(-len(matched) // 8)]
+        seen = coarsen(pad_to(self._slow[some[:, 0]], SCALE))
+        inside = coarsen(pad_to(self.valid.astype(np.float32), SCALE)) > 0.99
+        a, b = (np.float64(frames[:, inside]) for frames in (seen, lr[some[:, 1]]))
+        return float((a * b).sum() / (a * a).sum())
 
 
 def pad_sample(sample: Sample, stride: int) -> Sample:
@@ -286,8 +307,62 @@ def _bin(image: np.ndarray) -> Any:
     return blocks.mean((-3, -1))
 
 
-def _transmission(frames: Any, white: Any, dark: Any, name: str) -> np.ndarray:
-    white = np.percentile(frames, 99) if white is None else np.asarray(white, np.float32)
-    if not np.all(white > dark):
-        raise ValueError(f"the {name} camera's open beam is not above its dark level: check both")
-    return ((frames - np.float32(dark)) / (white - dark)).astype(np.float32)
+def _two_levels(name: str, levels: Any, movies: tuple[np.ndarray, np.ndarray]) -> list[np.ndarray]:
+    """A level, or a map of it, for each of the two movies."""
+    try:
+        fast, slow = levels
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{name} is {levels!r}: give two, of the fast and of the slow camera"
+        ) from None
+    found = [np.asarray(level, np.float32) for level in (fast, slow)]
+    sizes = [level.shape[-2:] for level in found]
+    wanted = [frames.shape[1:] for frames in movies]
+    if sizes == wanted[::-1] and wanted[0] != wanted[1]:
+        raise ValueError(f"the two maps of {name} are exchanged: the fast camera's comes first")
+    for camera, size, want in zip(("fast", "slow"), sizes, wanted, strict=True):
+        if len(size) == 2 and size not in (want, (1, 1)) or len(size) == 1:
+            raise ValueError(
+                f"{name} of the {camera} camera is {size} and its frames are {want}: give a number "
+                "or a map of that size"
+            )
+    return found
+
+
+class _Light:
+    """Frames as transmission, converted when they are asked for: a whole movie needs gigabytes."""
+
+    def __init__(self, frames: np.ndarray, white: Any, dark: np.ndarray, camera: str) -> None:
+        if white is None:
+            some = frames[:: -(-len(frames) // 16)]
+            white = np.asarray(np.percentile(some, 99), np.float32)
+        self.frames, self.dark = frames, dark
+        self.range: np.ndarray = np.asarray(white - dark, np.float32)
+        bad = ~(self.range > 0)
+        if bad.mean() > 0.05 or self.range.ndim == 0 and bad:
+            raise ValueError(
+                f"the {camera} camera's open beam is not above its dark level: check both"
+            )
+        self.dead = np.argwhere(
+            bad if bad.ndim == 2 else np.any(bad, axis=tuple(range(bad.ndim - 2)))
+        )
+        if len(self.dead):
+            warnings.warn(
+                f"{len(self.dead)} pixels of the {camera} camera have no open beam above the dark "
+                "level: they are filled from their neighbours",
+                stacklevel=3,
+            )
+            self.range = np.where(bad, np.float32(np.nan), self.range)
+
+    def __getitem__(self, which: Any) -> np.ndarray:
+        light = (self.frames[which] - self._of(self.dark, which)) / self._of(self.range, which)
+        light = light.astype(np.float32)
+        for y, x in self.dead:
+            around = light[..., max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2]
+            light[..., y, x] = np.nanmedian(around, axis=(-2, -1))
+        return light
+
+    @staticmethod
+    def _of(level: np.ndarray, which: Any) -> np.ndarray:
+        """The level of these frames: it may be one for each frame, (T, 1, 1)."""
+        return level[which] if level.ndim == 3 and len(level) > 1 else level

@@ -242,7 +242,8 @@ def match_clocks(
     if not flagged.size:
         raise ValueError(
             "no slow frame carries the flag 'E': the fast camera did not record while the slow one "
-            "did, or its exposure signal was not connected"
+            "did, or its exposure signal was not connected; a grid that stands still needs no "
+            "times: read_recording(folder, still=True)"
         )
     ticks = fast.times_ns.astype(float)
     moments = (slow.times_ns[flagged] - slow.times_ns[flagged[0]]).astype(float) + offset_ns

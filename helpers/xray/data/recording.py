@@ -19,16 +19,22 @@ class Recording:
     lr : (T, y, x) uint16 array
     hr : (K, Y, X) uint16 array
         Mirrored, if it was asked for.
-    timing : Timing
+    timing : Timing or None
+        None for a specimen that stood still.
     """
 
     lr: np.ndarray
     hr: np.ndarray
-    timing: Timing
+    timing: Timing | None
 
 
 def read_recording(
-    folder: str | Path, *, mirrored: bool = True, offset_ns: int = 0, tolerance_ns: int = 10
+    folder: str | Path,
+    *,
+    mirrored: bool = True,
+    offset_ns: int = 0,
+    tolerance_ns: int = 10,
+    still: bool = False,
 ) -> Recording:
     """Read an experiment in the layout of the two cameras' programs.
 
@@ -41,6 +47,9 @@ def read_recording(
         The slow camera looks through one mirror more: turn its frames left to right.
     offset_ns, tolerance_ns : float
         See `helpers.xray.data.match_clocks`.
+    still : bool
+        Nothing moved, as with a grid: the clocks are not matched, no frame needs the flag E, and
+        the recording has no `timing`.
 
     Returns
     -------
@@ -68,7 +77,11 @@ def read_recording(
     )
     slow = _only(_inside(slow_frames, "*.xml"), slow_frames, ".xml file of the slow camera")
     fast_times, slow_times = read_shimadzu(fast), read_phantom(slow)
-    timing = match_clocks(fast_times, slow_times, offset_ns=offset_ns, tolerance_ns=tolerance_ns)
+    timing = None
+    if not still:
+        timing = match_clocks(
+            fast_times, slow_times, offset_ns=offset_ns, tolerance_ns=tolerance_ns
+        )
     lr = read_tif_folder(fast_frames, n_frames=len(fast_times.times_ns))
     hr = read_tif_folder(slow_frames, n_frames=len(slow_times.times_ns))
     return Recording(lr, hr[:, :, ::-1] if mirrored else hr, timing)

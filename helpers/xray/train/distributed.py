@@ -59,7 +59,7 @@ class Processes:
             distributed.destroy_process_group()
 
     @property
-    def cuda_devices(self) -> list[int]:
+    def cuda_devices(self) -> list[torch.device]:
         """The GPUs whose random numbers must be put back: this process's own, or none."""
         return [self.device] if self.device.type == "cuda" else []
 

@@ -5,7 +5,9 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
+from helpers.io import save_h5
 from helpers.xray.calibrate import SpatialCalibration, fit_transform, register, spatial
+from helpers.xray.calibrate._spatial import Pairs
 from helpers.xray.cameras import Transform, coarsen
 from helpers.xray.simulate import Experiment, grid_image
 from helpers.xray.simulate.recordings import COPPER
@@ -231,3 +233,29 @@ SAMPLE = images(2016)
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_calibration_is_kept_in_a_file(tmp_path):
+    path = tmp_path / "calibration.h5"
+    for pairs in (None, Pairs(np.ones((2, 2)), np.zeros((2, 2)), np.ones(2))):
+        whole = SpatialCalibration(
+            Transform(0.01, 3.9, 4.1, 5.0, -2.0),
+            np.eye(5),
+            pairs,
+            (64, 80),
+            (16, 20),
+            (0.9, np.nan),
+        )
+        whole.save(path)
+        again = SpatialCalibration.load(path)
+        assert again.transform == whole.transform
+        assert (again.hr_shape, again.lr_shape) == (whole.hr_shape, whole.lr_shape)
+        np.testing.assert_array_equal(again.contest, whole.contest)
+        np.testing.assert_array_equal(again.covariance, whole.covariance)
+        assert (again.pairs is None) == (pairs is None)
+        if pairs is not None:
+            for ours, theirs in zip(again.pairs, pairs, strict=True):
+                np.testing.assert_array_equal(ours, theirs)
+    save_h5(path, {"x": 1.0})
+    with pytest.raises(ValueError, match="holds no spatial calibration"):
+        SpatialCalibration.load(path)

@@ -3,10 +3,16 @@
 import numpy as np
 import pytest
 import tifffile
+import torch
 
+from helpers.xray import baselines
 from helpers.xray.calibrate import SpatialCalibration
-from helpers.xray.cameras import Transform
-from helpers.xray.data import ActualPairs, read_recording
+from helpers.xray.cameras import Transform, coarsen
+from helpers.xray.data import ActualPairs, match_clocks, read_recording
+from helpers.xray.data.metadata import FastRecord, SlowRecord
+from helpers.xray.data.recording import Recording
+from helpers.xray.reconstruct import reconstruct
+from helpers.xray.simulate import Experiment, simulate
 from tests.unit.xray.files import stamp, write_ini, write_tifs, write_xml
 
 HR, LR = (10, 18), (3, 5)  # not divisible by 4
@@ -150,3 +156,112 @@ def test_experiments_that_cannot_be_used_are_named(tmp_path, recording):
         ActualPairs(recording, other)
     with pytest.raises(ValueError, match="fast camera's open beam is not above its dark"):
         ActualPairs(recording, ALIGNED, white=(100.0, 1000.0), dark=(100.0, 0.0))
+
+
+# Levels of the two cameras
+
+
+@pytest.mark.parametrize(
+    ("white", "message"),
+    [
+        (3000.0, "white is 3000.0: give two, of the fast and of the slow camera"),
+        ((np.full((5, 7), 900.0), 900.0), r"white of the fast camera is \(5, 7\) and its frames"),
+        ((900.0, np.full(7, 900.0)), r"white of the slow camera is \(7,\) and its frames"),
+        ((np.full(HR, 900.0), np.full(LR, 900.0)), "the two maps of white are exchanged"),
+        ((0.0, 900.0), "the fast camera's open beam is not above its dark level"),
+        ((900.0, np.zeros(HR)), "the slow camera's open beam is not above its dark level"),
+    ],
+)
+def test_levels_that_do_not_fit_are_named(recording, white, message):
+    with pytest.raises(ValueError, match=message):
+        ActualPairs(recording, ALIGNED, white=white)
+
+
+def test_levels_may_come_as_one_array(recording):
+    one, two = (ActualPairs(recording, ALIGNED, white=w)[1] for w in (WHITE, np.array(WHITE)))
+    for a, b in zip(one, two, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_dead_pixel_of_the_open_beam_is_filled(recording):
+    white = np.full(HR, 1000.0)
+    white[4, 7] = 0
+    with pytest.warns(UserWarning, match="1 pixels of the slow camera have no open beam"):
+        pairs = ActualPairs(recording, ALIGNED, white=(1000.0, white))
+    np.testing.assert_allclose(
+        pairs[0].target, ActualPairs(recording, ALIGNED, white=WHITE)[0].target
+    )
+
+
+def recorded(columns, fast_level, slow_level):
+    """A simulated movie as grey levels, of the fast camera only some columns."""
+    movie = simulate(Experiment(shape=(64, 64), n_frames=21), seed=2001)
+    levels = (fast_level, movie.lr[..., columns]), (slow_level, movie.hr)
+    lr, hr = ((level * frames).round().astype(np.uint16) for level, frames in levels)
+    fast = FastRecord(200, 200 * np.arange(21))
+    slow = SlowRecord(5e5, np.arange(3), 2000 * np.arange(3), np.full(3, True))
+    return Recording(lr, hr, match_clocks(fast, slow))
+
+
+def test_guessed_open_beams_give_both_cameras_one_gain():
+    movie = simulate(Experiment(shape=(64, 64), n_frames=21), seed=2001)
+    lr, hr = (
+        (gain * x).round().astype(np.uint16) for gain, x in ((2100, movie.lr), (3700, movie.hr))
+    )
+    fast = FastRecord(200, 200 * np.arange(21))
+    slow = SlowRecord(5e5, np.arange(3), 2000 * np.arange(3), np.full(3, True))
+    recording = Recording(lr, hr, match_clocks(fast, slow))
+    calibration = SpatialCalibration(Transform(), np.eye(5), None, (64, 64), (16, 16), (1.0, 0.0))
+    guessed = ActualPairs(recording, calibration)[0]
+    ratio = coarsen(guessed.target[0]).mean() / guessed.lr[1, 0].mean()
+    assert abs(ratio - 1) < 0.01
+    told = ActualPairs(recording, calibration, white=(2100.0, 3700.0))[0]
+    gains = [
+        float(np.mean(g) / np.mean(t)) for g, t in ((guessed.lr, told.lr), (guessed.hr, told.hr))
+    ]
+    assert abs(gains[0] / gains[1] - 1) < 0.01
+
+
+def test_a_grid_that_stands_still_needs_no_flag(tmp_path):
+    folder = write_experiment(tmp_path / "grid", before=8)  # no frame carries the flag
+    with pytest.raises(ValueError, match="still=True"):
+        read_recording(folder)
+    grid = read_recording(folder, still=True)
+    assert grid.timing is None and grid.lr.mean(0).shape == LR and grid.hr.mean(0).shape == HR
+    with pytest.raises(ValueError, match="its frames have no times"):
+        ActualPairs(grid, ALIGNED, white=WHITE)
+
+
+# What comes of it in a reconstruction
+
+
+def test_a_result_has_the_size_of_the_slow_frames():
+    recording = recorded(slice(None), 3000, 3000)
+    cut = Recording(recording.lr, recording.hr[:, :62, :63], recording.timing)
+    whole = SpatialCalibration(Transform(), np.eye(5), None, (62, 63), (16, 16), (1.0, 0.0))
+    pairs = ActualPairs(cut, whole, white=(3000.0, 3000.0), stride=8)
+    assert pairs[0].hr.shape == (2, 1, 64, 64)
+    result = reconstruct(baselines.linear, pairs, mode="double", ensemble_std=True)
+    assert result.frames.shape == result.ensemble_std.shape == (1, 62, 63)
+    assert result.valid is None  # the fast camera saw all
+
+
+def test_nothing_is_invented_or_scored_where_the_fast_camera_saw_nothing():
+    recording = recorded(slice(8), 3000, 3000)
+    half = SpatialCalibration(Transform(), np.eye(5), None, (64, 64), (16, 8), (1.0, 0.0))
+    pairs = ActualPairs(recording, half, white=(3000.0, 3000.0))
+
+    def wild(lr, hr, tau):
+        """Right where the fast camera has seen, and wild elsewhere."""
+        estimate = hr[:, 0] + 0.1
+        estimate[..., ~torch.from_numpy(pairs.valid)] = 1e3
+        return estimate
+
+    result = reconstruct(wild, pairs, mode="double")
+    assert result.valid.mean() == 0.5 and result.valid[:, :32].all()
+    mixed = reconstruct(baselines.linear, pairs, mode="double")
+    np.testing.assert_array_equal(result.frames[:, :, 32:], mixed.frames[:, :, 32:])
+    error = result.frames[0] - pairs[0].target[0]
+    expected = -10 * np.log10(np.mean(error[:, :32] ** 2))
+    assert result.table["psnr"][0] == pytest.approx(expected, abs=1e-4)
+    assert result.table["aad"][0] == pytest.approx(np.abs(error[:, :32]).mean(), rel=1e-5)
