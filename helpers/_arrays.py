@@ -33,7 +33,8 @@ def to_tensor(
 ) -> torch.Tensor:
     """Give `x` as a torch tensor; a NumPy array is copied only if it must be.
 
-    Integers become float32. A tensor stays on its device unless `device` is given.
+    Integers become float32, and float64 too on a device that has none, as Apple's. A tensor stays
+    on its device unless `device` is given.
     """
     if not is_tensor(x):
         x = np.asarray(x)
@@ -45,7 +46,18 @@ def to_tensor(
         x = torch.as_tensor(x)
     if dtype is None and not x.is_floating_point():
         dtype = torch.float32
+    if dtype is None and x.dtype == torch.float64 and _lacks_float64(device):
+        dtype = torch.float32
     return x.to(device=device, dtype=dtype)
+
+
+def _lacks_float64(device):
+    return str(device or "").partition(":")[0] == "mps"
+
+
+def wide(t):
+    """Give a tensor in double precision, on the host if its device has none, as Apple's."""
+    return (t.cpu() if _lacks_float64(t.device) else t).double()
 
 
 def to_numpy(x: ArrayLike | torch.Tensor) -> np.ndarray:

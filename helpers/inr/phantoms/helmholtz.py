@@ -174,9 +174,9 @@ def _sweep(source, carry):
 def _sampled(spectrum, pixels):
     """Intensity (Y, X) at the pixel centres of a field that is given by its frequencies."""
     for axis, (n, p) in enumerate(zip(spectrum.shape, pixels, strict=True)):
-        frequency = torch.fft.fftfreq(p, 1 / p, dtype=torch.float64, device=spectrum.device)
+        frequency = torch.fft.fftfreq(p, 1 / p, dtype=torch.float64)
         # voxels and pixels share the corner of the field, so their centres do not coincide
         turn = torch.exp(1j * math.pi * frequency * (1 / p - 1 / n)) * p / n
-        spectrum = spectrum.index_select(axis, frequency.long() % n)
-        spectrum = spectrum * turn.unsqueeze(1 - axis).to(spectrum.dtype)
+        spectrum = spectrum.index_select(axis, (frequency.long() % n).to(spectrum.device))
+        spectrum = spectrum * turn.unsqueeze(1 - axis).to(spectrum)
     return torch.fft.ifft2(spectrum).abs().square()

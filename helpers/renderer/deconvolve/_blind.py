@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from tqdm.auto import trange
 
-from ..._arrays import Array, like
+from ..._arrays import Array, like, wide
 from ..._deprecated import renamed
 from ...lucy import Counts
 from ...optics.pupil import Pupil
@@ -190,8 +190,8 @@ def _score(problem, solver, c, damping):
     mean, columns = problem.derivatives(c, x, data)
     columns = (columns * data.used).flatten(1)
     weighted = columns / mean.flatten()
-    fisher = (weighted @ columns.T).double()
-    slope = (columns @ (1 - data.y / mean).flatten()).double()
+    fisher = wide(weighted @ columns.T)
+    slope = wide(columns @ (1 - data.y / mean).flatten())
     before, old = data.half_deviance(mean), data.background
     for _ in range(8):
         damped = fisher + damping * torch.diag(fisher.diagonal())

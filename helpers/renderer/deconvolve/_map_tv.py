@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ..._arrays import Array, like, to_numpy
+from ..._arrays import Array, like, to_numpy, wide
 from ..._deprecated import renamed
 from ...lucy import Counts, Deconvolution
 from ...noise.counting import thin
@@ -182,7 +182,7 @@ class Splitting:
 
     def objective(self, x: torch.Tensor) -> float:
         """Value of the problem for the object `x`, above that of a perfect model of the counts."""
-        roughness = float(tv(x.double(), spatial_dims=x.ndim))
+        roughness = float(tv(wide(x), spatial_dims=x.ndim))
         return self.data.half_deviance(self.data.mean(self.op, x)) + self.weight * roughness
 
     def look(self) -> Any:
@@ -208,10 +208,10 @@ class Splitting:
         # (1 - t) slope + t sensitivity must not be negative anywhere
         worst = float((-slope / self.sensitivity.clamp(min=1e-12)).max().clamp(min=0))
         t = worst / (1 + worst)
-        q, y = q.double(), data.y.double()
-        moved = (1 - t) * q + t * data.used
-        each = data.background * moved + torch.xlogy(y, (1 - t) * (1 - q))
-        return float((each * data.used).sum())
+        q, y, used = wide(q), wide(data.y), wide(data.used)
+        moved = (1 - t) * q + t * used
+        each = wide(data.background) * moved + torch.xlogy(y, (1 - t) * (1 - q))
+        return float((each * used).sum())
 
     @staticmethod
     def _on_grid(x, op):
@@ -324,7 +324,7 @@ def choose_weight(
         solver.run(n_iter)
         mean = (1 - fraction) / fraction * fitted.mean(part, solver.x)
         each = torch.xlogy(held, held / mean) - held + mean
-        scores.append(2 * float((each * data.used).sum(dtype=torch.float64)) / data.total)
+        scores.append(2 * float(wide(each * data.used).sum()) / data.total)
     score = np.array(scores)
     best = int(score.argmin())
     return WeightChoice(float(weights[best]), weights, score, best in (0, len(weights) - 1))

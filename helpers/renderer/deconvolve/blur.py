@@ -133,7 +133,7 @@ class Blur:
 
     def to(self, device: str | torch.device | None) -> Blur:
         """The same operator on another device."""
-        return self.with_kernel(self.kernel.to(device))
+        return self.with_kernel(to_tensor(self.kernel, device))
 
     def crop(self, x: ArrayT) -> ArrayT:
         r"""The part of an object (..., \*in_shape) that lies in the field."""

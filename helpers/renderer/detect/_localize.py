@@ -100,6 +100,7 @@ def localize(
 
     Examples
     --------
+    >>> from helpers.renderer.detect import match
     >>> from helpers.renderer.simulate import crowded_frames
     >>> frames, truth = crowded_frames(20, (24, 24), emitters=2, photons=(900, 1100), sigma=1.3,
     ...                                background=(5, 5), read_noise=0, seed=3)

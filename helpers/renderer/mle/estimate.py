@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..._arrays import Array, is_tensor, like
+from ..._arrays import Array, is_tensor, like, to_tensor
 from ..._deprecated import renamed, renamed_attribute
 from ...devices import pick_device
 from ...noise._checks import NoiseModel
@@ -154,7 +154,7 @@ def fit(
     checked_noise(noise, renderer.image_shape)
     y = checked_images(images, renderer.image_shape)
     target = y.device if device is None and tensors else pick_device(device)
-    y = y.to(target)
+    y = to_tensor(y, target)
     use = checked_mask(mask, saturation, y)
     renderer = to_device(renderer, y)
     fixed = named(fixed, renderer, y, "fixed")
