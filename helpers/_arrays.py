@@ -51,11 +51,11 @@ def to_tensor(
     return x.to(device=device, dtype=dtype)
 
 
-def _lacks_float64(device):
+def _lacks_float64(device: Device) -> bool:
     return str(device or "").partition(":")[0] == "mps"
 
 
-def wide(t):
+def wide(t: torch.Tensor) -> torch.Tensor:
     """Give a tensor in double precision, on the host if its device has none, as Apple's."""
     return (t.cpu() if _lacks_float64(t.device) else t).double()
 

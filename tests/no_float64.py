@@ -62,9 +62,6 @@ class OnDevice(torch.Tensor):
         return apply(func, args, kwargs or {})
 
 
-OnDevice.__module__ = torch.__name__  # helpers know a tensor by its module, without importing torch
-
-
 class Operations(TorchDispatchMode):
     """Sees every operation, also those that make a tensor of nothing."""
 
