@@ -21,6 +21,7 @@ TODO = {
     "inr.meta",
     "io",
     "renderer.train",
+    "scale",
     "training",
     "xray.calibrate",
     "xray.train",
