@@ -1,4 +1,4 @@
-"""The command line: ``python -m helpers doctor | data | export-notebooks``."""
+"""The command line: ``cmx``, which is also ``python -m helpers``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import psutil
 import torch
 
 from . import __version__, datasets, devices
+from .jobs._command import command, listing, names
 
 LIBRARIES = "numpy scipy torch numba matplotlib ipywidgets scikit-image jupyter-book".split()
 
@@ -100,8 +101,14 @@ def export_notebooks(out: Path, book: Path) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; gives its exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments and arguments[0] in (*names(), "init", "run"):
+        return command(arguments)
     parser = argparse.ArgumentParser(
-        prog="python -m helpers", description=str(__doc__).splitlines()[0]
+        prog="cmx",
+        description=str(__doc__).splitlines()[0].replace("`", ""),
+        epilog=listing(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"helpers {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)

@@ -10,10 +10,10 @@ import dataclasses
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,7 +21,13 @@ from . import __version__
 from ._arrays import is_tensor, to_numpy
 from .io.files import atomic_path
 
-__all__ = ["Chunks", "digest", "map_chunks"]
+if TYPE_CHECKING:
+    import zarr
+    from distributed import Client
+
+    from .io.stacks import Stack
+
+__all__ = ["Chunks", "map_chunks"]
 
 MARKS = ".parts"  # folder of the notes that say which parts are whole
 
@@ -47,7 +53,7 @@ class Chunks:
     n_chunks: int
     n_new: int
 
-    def open(self) -> Any:
+    def open(self) -> np.recarray | zarr.Array | dict[str, zarr.Array]:
         """Give the whole result.
 
         Returns
@@ -67,11 +73,11 @@ class Chunks:
 
 def map_chunks(
     function: Callable[[Any, int], Any],
-    source: Any,
+    source: np.ndarray | Stack | Sequence[Any],
     out: str | Path,
     *,
     chunk: int,
-    client: Any = None,
+    client: Client | None = None,
     resume: bool = True,
     progress: bool = False,
 ) -> Chunks:

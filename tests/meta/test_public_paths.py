@@ -14,7 +14,8 @@ optics: zernike noll_to_osa Pupil psf_from_pupil
 interpolate: spline_prefilter spline_sample fft_shift
 io: load_tif save_tif load_h5 save_h5 Stack open_stack save_table load_table
 io: load_tilt_angles load_alignment
-scale: map_chunks digest
+scale: map_chunks
+jobs: find
 metrics datasets devices checkpoints plots sliders:
 fusion: element_weights haadf_from_maps fuse normalize calibrate_weights choose_lambda explore
 fusion: simulate Fusion subtract_power_law subtract_vacuum
