@@ -23,11 +23,7 @@ TODO_FILES = {
     "training.log",
     "training.schedule",
 }
-TODO_TERMS = {
-    "compressed sensing",
-    "cross-validation",
-    "hyperparameter",
-}
+TODO_TERMS: set[str] = set()
 
 # What a reader types into a search box, as a pattern where there is more than one spelling.
 SEARCHED = """
