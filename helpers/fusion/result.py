@@ -58,7 +58,7 @@ class Fusion:
         Every setting of the run, as plain numbers and strings.
     """
 
-    maps: Any  # Array or dict[str, Array], as given
+    maps: Array | dict[str, Array]
     haadf: Array
     cost: Cost
     converged: bool | np.ndarray

@@ -183,7 +183,9 @@ def choose_lambda(
     def expected(fits: list[Fusion]) -> list[np.ndarray]:
         # The Poisson term is that of counts with mean x + background.
         under = [np.reshape(fit.settings["background"], (-1, 1, 1)) for fit in fits]
-        return [(fit.maps.astype(float) + b) * unit for fit, b in zip(fits, under, strict=True)]
+        return [
+            (np.asarray(fit.maps, float) + b) * unit for fit, b in zip(fits, under, strict=True)
+        ]
 
     with bar:
         if rule == "thinning":

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 
-from helpers.fusion import element_weights, fuse
+from helpers.fusion import element_weights, fuse, normalize
+from helpers.fusion._simulate import twin_dysco3
 from helpers.fusion.backends.steps import TorchSteps, WavefrontSteps
 from helpers.tv import prox_tv, tv
 from tests.unit.fusion.equation import KINDS, NUMBERS, SOLVERS, array, cost, gradient, scene
@@ -316,3 +318,20 @@ def test_settings_hold_everything():
     assert {key: settings[key] for key in chosen} == chosen
     assert settings["start"] == "given" and settings["device"] == "cpu"
     assert settings["atomic_numbers"] == [21, 66, 8] and settings["elements"] is None
+
+
+@pytest.mark.parametrize("origin", ["measured", "twin"])
+def test_the_call_without_settings_keeps_every_lattice(measured, origin):
+    """It erased two of three: r of Sc and O with their smoothed measured maps was 0.12 and 0.01."""
+    if origin == "measured":
+        data = measured("dysco3")
+        haadf, maps = data.haadf, data.maps
+    else:
+        arrays = twin_dysco3()
+        haadf, maps = normalize(arrays.pop("HAADF"), arrays)
+    result = fuse(haadf, maps)
+    assert result.converged
+    for element, image in maps.items():
+        smooth = gaussian_filter(image, 1.5)
+        assert np.corrcoef(smooth.ravel(), result.maps[element].ravel())[0, 1] > 0.75
+        assert result.maps[element].std() > 0.3 * smooth.std()
