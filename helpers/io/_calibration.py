@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +46,9 @@ class Calibration:
     channel_names: tuple[str, ...] | None = None
 
     @classmethod
-    def from_sizes(cls, sizes, units, **others):
+    def from_sizes(
+        cls, sizes: Mapping[str, float | None], units: Mapping[str, str], **others: Any
+    ) -> Calibration:
         """Calibration from sizes along "X", "Y", "Z" that may have different units.
 
         Parameters
@@ -71,7 +75,7 @@ class Calibration:
         down = along("Y") if "Y" in sizes else across
         return cls(across, down, unit, along("Z"), **others)
 
-    def warn_if_not_square(self, stacklevel):
+    def warn_if_not_square(self, stacklevel: int) -> None:
         """Warn that the pixels have two sizes: `pixel_size` alone is the one along x."""
         across, down = self.pixel_size, self.pixel_size_y
         if across is not None and down is not None and abs(across - down) > 1e-3 * across:

@@ -9,16 +9,16 @@ import os
 import platform
 import secrets
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from .. import __version__
-from .._arrays import is_tensor, to_numpy
+from .._arrays import Array, is_tensor, to_numpy
 from ._calibration import (
     AXES,
     METRES,
@@ -30,6 +30,10 @@ from ._calibration import (
     with_given,
 )
 from ._formats import TIFF, foreign
+
+if TYPE_CHECKING:
+    import dask.array
+    import xarray
 
 IMAGEJ_TYPES = ("uint8", "uint16", "float32")
 OME_TYPES = ("int8", "int16", "int32", "uint32", "float64")
@@ -128,7 +132,7 @@ class Tif(_Tif):
 
 def save_tif(
     path: str | Path,
-    image: Any,
+    image: Array | Tif | xarray.DataArray | dask.array.Array,
     *,
     pixel_size: float | tuple[float, ...] | None = None,
     unit: str | None = None,
@@ -286,7 +290,9 @@ def _as_ome(image, axes, known):
     return image, {**options, "metadata": metadata}
 
 
-def save_h5(path, tree, attributes=None):
+def save_h5(
+    path: str | Path, tree: Mapping[str, Any], attributes: Mapping[str, Any] | None = None
+) -> None:
     """Save a nested dict to HDF5, with where, when and by what it was made.
 
     Parameters
@@ -329,7 +335,7 @@ def save_h5(path, tree, attributes=None):
                 file[name] = value
 
 
-def load_h5(path):
+def load_h5(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Load an HDF5 file as a nested dict.
 
     Parameters

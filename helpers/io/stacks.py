@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._arrays import Array
 from ..noise.readout import to_electrons
 from ._formats import (
     HDF5,
@@ -24,6 +25,9 @@ from ._formats import (
 )
 from ._lazy import Joined, read
 from ._tiff import open_tiff
+
+if TYPE_CHECKING:
+    import dask.array
 
 CHUNK = 2**24  # bytes of a chunk of `to_dask`
 
@@ -88,10 +92,10 @@ class Stack:
         self,
         path: str | Path,
         *,
-        gain: Any = None,
-        offset: Any = None,
+        gain: float | Array | None = None,
+        offset: float | Array | None = None,
         dataset: str | None = None,
-    ):
+    ) -> None:
         self.path = Path(path)
         self.gain, self.offset, self.dataset = gain, offset, dataset
         if not self.path.exists():
@@ -191,7 +195,7 @@ class Stack:
             raise ValueError(f"{self!r} lies in a file: reading it makes a copy")
         return self[...].astype(dtype or self.dtype, copy=False)
 
-    def to_dask(self, chunks: Any = None) -> Any:
+    def to_dask(self, chunks: int | tuple[int, ...] | str | None = None) -> dask.array.Array:
         """Give the stack as a Dask array that reads its chunks when they are computed.
 
         Parameters

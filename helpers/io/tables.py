@@ -12,13 +12,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import __version__
+from .._arrays import Array
 from ._formats import _package, read_yaml
 from .files import atomic_path, load_h5, save_h5
+
+if TYPE_CHECKING:
+    import pandas
 
 CSV, H5, PARQUET = (".csv",), (".h5", ".hdf5"), (".parquet",)
 FORMATS = {"picasso": H5, "thunderstorm": CSV}
@@ -44,7 +48,7 @@ THUNDERSTORM = {
 
 def save_table(
     path: str | Path,
-    table: Any,
+    table: np.ndarray | Mapping[str, Array] | pandas.DataFrame,
     attributes: Mapping[str, Any] | None = None,
     *,
     format: str | None = None,

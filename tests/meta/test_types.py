@@ -18,7 +18,6 @@ from tests.doors import PACKAGE, faces, own_names
 TODO = {
     "inr.fit",
     "inr.meta",
-    "io",
     "renderer.train",
     "scale",
     "training",
