@@ -107,7 +107,7 @@ class Fusion:
         folder = _made(folder)
         earlier = _elements_of(folder / "fusion.h5")
         maps = dict(zip(names, self._stack(), strict=True))
-        tree = {
+        tree: dict[str, Any] = {
             "maps": maps,
             "haadf": to_numpy(self.haadf),
             "cost": {name: self.cost[name] for name in ("haadf", "chem", "tv", "total")},

@@ -89,7 +89,7 @@ class SpatialCalibration:
         tree, notes = load_h5(path)
         if notes.get("kind") != "SpatialCalibration":
             raise ValueError(f"{path} holds no spatial calibration: write it with save")
-        parts = [tree.get(f"pairs_{name}") for name in Pairs._fields]
+        parts: list[Any] = [tree.get(f"pairs_{name}") for name in Pairs._fields]
         (height, width), (h, w), (first, second) = (
             tree[name].tolist() for name in ("hr_shape", "lr_shape", "contest")
         )
