@@ -78,6 +78,6 @@ def _module_of(name):
 
 
 def page_imports(text):
-    """The statements ``from helpers...`` of a page's cells: (module path, names)."""
-    found = re.findall(r"^ *from (helpers[\w.]*) import (\(.*?\)|.*?)$", text, re.M | re.S)
-    return [(path, re.findall(r"\w+", names)) for path, names in found]
+    """The module paths that the cells of a page import of `helpers`, one for each statement."""
+    cells = "\n".join(re.findall(r"^```\{code-cell\}.*?^```", text, re.M | re.S))
+    return re.findall(r"^ *(?:from|import) (helpers[\w.]*)", cells, re.M)

@@ -9,7 +9,16 @@ from importlib import import_module
 import pytest
 
 from tests.book_files import ROOT, source, toc_pages
-from tests.doors import PACKAGE, PARTS, dotted, faces, imports, own_names, rooms
+from tests.doors import (
+    PACKAGE,
+    PARTS,
+    dotted,
+    faces,
+    imports,
+    own_names,
+    page_imports,
+    rooms,
+)
 from tests.meta.test_public_paths import NAMES
 
 FACES = faces()
@@ -102,3 +111,11 @@ def test_a_public_name_is_used_on_a_page_or_promised(face):
         result = hasattr(thing, "__dataclass_fields__") or hasattr(thing, "_fields")
         used = re.search(rf"\b{name}\b", text)
         assert used or name in promised or result, f"helpers.{face}.{name} is used nowhere"
+
+
+def test_a_page_comes_through_few_doors():
+    """At most three statements a page on average, and few paths to remember over the book."""
+    found = {page: page_imports(source(page)) for page in PAGES if "{code-cell}" in source(page)}
+    statements = {page: len(paths) for page, paths in found.items()}
+    assert sum(statements.values()) / len(found) <= 3, statements
+    assert len({path for paths in found.values() for path in paths}) <= 25
