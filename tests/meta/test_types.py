@@ -19,7 +19,6 @@ TODO = {
     "inr.fit",
     "inr.meta",
     "renderer.train",
-    "scale",
     "training",
     "xray.calibrate",
     "xray.train",
