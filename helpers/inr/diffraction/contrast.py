@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import nn
 
-from ..._arrays import Array, Device
+from ..._arrays import Array, Device, to_tensor
 from ..diffraction.multislice import MultiSlice
 from ..fields.encodings import extent_of
 from ..fields.field import Field, Softplus
@@ -70,7 +72,8 @@ def fit_contrast(
     ------
     ValueError
         A shape that does not fit, NaN or negative intensities, photons not above zero, no LED in
-        the bright field.
+        the bright field, a bright field that is not near 1, a field of the index in place of the
+        contrast.
 
     Notes
     -----
@@ -95,9 +98,16 @@ def fit_contrast(
     if not photons > 0:
         raise ValueError(f"photons is {photons}: give the counts of the bright field, above zero")
     start = linear_start(model, intensity)
-    field = (
-        contrast_field(model.in_shape, model.optics.voxel_size, seed) if field is None else field
-    )
+    _check_units(model, intensity)
+    if schedule is SCHEDULE:
+        schedule = replace(SCHEDULE, views=min(10, len(intensity)))
+    if field is None:
+        field = contrast_field(model.in_shape, model.optics.voxel_size, seed)
+    elif (level := _level(field, model.in_shape)) > 0.5:
+        raise ValueError(
+            f"the field starts at {level:.3g}, which is an index: the model wants the contrast to "
+            "the medium, so give its head no background, or leave `field` out"
+        )
     shared = dict(device=device, progress=progress)
     near = fit(
         field, _Identity(model.in_shape), start, loss=partial(gaussian, sigma=TYPICAL),
@@ -114,6 +124,23 @@ def fit_contrast(
         prior=prior, schedule=schedule, background=background,
         generator=torch.Generator().manual_seed(seed), **shared,
     )  # fmt: skip
+
+
+def _level(field, shape):
+    """Mean magnitude of a field, or of that of a fit."""
+    with torch.no_grad():
+        return float(cast(Any, getattr(field, "field", field)).volume(shape).abs().mean())
+
+
+def _check_units(model, intensity):
+    """Raise ValueError where the bright field is not near one."""
+    bright = model.bright.nonzero()[:, 0].tolist()
+    level = float(to_tensor(intensity)[bright].median())
+    if not 0.3 < level < 3:
+        raise ValueError(
+            f"the bright-field images have a median of {level:.3g}: divide all images by one "
+            "without a sample, so that it is near 1"
+        )
 
 
 def linear_start(model: MultiSlice | Born, intensity: Array, regularisation: float = 1e-3) -> Array:

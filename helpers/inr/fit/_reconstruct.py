@@ -62,6 +62,7 @@ def reconstruct(
     *,
     background: float | Array = 0.0,
     read_noise: float = 0.0,
+    mask: Array | None = None,
     loss: Loss | None = None,
     strengths: Sequence[float] = STRENGTHS,
     n_steps: int = 150,
@@ -83,6 +84,8 @@ def reconstruct(
         Photons in each pixel that are not of the object.
     read_noise : float
         Standard deviation in electrons.
+    mask : bool array, in the shape of the data, optional
+        True where a pixel counts; a hot pixel or a dead view is left out.
     loss : callable, optional
         ``loss(prediction, data)``, summed over pixels, for data that are not counts, such as
         ``partial(losses.gaussian, sigma=2.0)``.
@@ -127,23 +130,34 @@ def reconstruct(
     >>> result.volume.shape, bool(result.volume.min() >= 0)
     ((4, 24, 24), True)
     """
+    schedule = Stage(n_steps, 0.3, betas=SHORT)
+    relative = _checked_settings(operator, strengths, read_noise, seed)
     device = pick_device(device)
     y = to_tensor(data, device, torch.float32)
+    used = _checked_mask(mask, y)
+    y = torch.where(used, y, y.new_zeros(()))
     check_data(operator, y)
+    b = checked_background(background, y)
     if loss is None:
         if not bool((y >= 0).all()):
             raise ValueError(
                 "data has negative counts: give photons with the background left in, or "
                 "loss=functools.partial(losses.gaussian, sigma=...) for data that are not counts"
             )
+        if not bool((b >= 0).all()):
+            raise ValueError(
+                f"the background is negative, down to {float(b.min()):.3g}: give photons that are "
+                "not of the object, zero or more"
+            )
         loss = partial(losses.poisson, read_noise=read_noise)
     operator = moved(operator, device)
-    b = checked_background(background, y)
+    if mask is not None:
+        operator, y, b = _Pixels(operator, used), y[used], b[used]
     mean = _mean(operator, y - b)
     generator = torch.Generator().manual_seed(seed)
     prior = partial(losses.hessian, weights=steps(operator), smooth=1e-3 * mean)
     unit = _noise_in_a_voxel(operator, y, b, loss, generator)
-    weights = unit * np.sort(np.asarray(strengths, dtype=float))[::-1]
+    weights = unit * relative
     choice = choose_prior(operator, y, b, loss, prior, weights, mean, generator, progress=progress)
 
     shape = operator.in_shape
@@ -156,11 +170,39 @@ def reconstruct(
     )
     result = fit(
         field, operator, y, background=b, loss=loss, prior=_times(choice.weight, prior),
-        schedule=Stage(n_steps, 0.3, betas=SHORT), generator=generator, checkpoint=checkpoint,
+        schedule=schedule, generator=generator, checkpoint=checkpoint,
         progress=progress, device=device,
     )  # fmt: skip
     settings = result.settings | {"choice": choice, "seed": seed}
     return replace(result, volume=like(result.volume, data), settings=settings)
+
+
+def _checked_settings(operator, strengths, read_noise, seed):
+    """The strengths of the prior, strongest first; every setting is checked before any work."""
+    if not hasattr(operator, "adjoint"):
+        raise TypeError(
+            f"{type(operator).__name__} has no `adjoint`, but the strength of the prior is found "
+            "with it: give a linear operator, or use fit, or fit_contrast for a MultiSlice"
+        )
+    found = np.atleast_1d(np.asarray(strengths, dtype=float))
+    if found.ndim != 1 or not found.size or not (np.isfinite(found) & (found >= 0)).all():
+        raise ValueError(f"strengths is {strengths}: give one number or more, zero or above")
+    if not 0 <= read_noise < np.inf:
+        raise ValueError(f"read_noise is {read_noise}: give electrons, zero or more")
+    if not isinstance(seed, int | np.integer):
+        raise ValueError(f"seed is {seed!r}: give a whole number")
+    return np.sort(found)[::-1]
+
+
+def _checked_mask(mask, y):
+    if mask is None:
+        return torch.ones_like(y, dtype=torch.bool)
+    used = to_tensor(mask if torch.is_tensor(mask) else np.asarray(mask), y.device) > 0
+    if used.shape != y.shape:
+        raise ValueError(f"mask has shape {tuple(used.shape)} and the data {tuple(y.shape)}")
+    if not bool(used.any()):
+        raise ValueError("the mask leaves no pixel: it is True where a pixel counts")
+    return used
 
 
 def choose_prior(
@@ -232,9 +274,16 @@ class _Pixels:
     def __init__(self, operator, keep):
         self.operator, self.keep = operator, keep
         self.in_shape, self.out_shape = operator.in_shape, (int(keep.sum()),)
+        self.voxel_size = getattr(operator, "voxel_size", None)
 
     def __call__(self, volume):
         return self.operator(volume)[self.keep]
+
+    def adjoint(self, values):
+        """Smear the values of these pixels back; the others hold nothing."""
+        whole = values.new_zeros(self.keep.shape)
+        whole[self.keep] = values
+        return self.operator.adjoint(whole)
 
 
 def _mean(operator, signal):

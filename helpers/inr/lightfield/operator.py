@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.fft import next_fast_len
@@ -73,12 +74,10 @@ class LightField:
             raise ValueError("the PSF has NaN or negative values: an intensity has neither")
         if not bool((h.sum((1, 2, 3)) > 0).all()):
             raise ValueError("a view of the PSF has no energy: leave that view out")
-        shape = tuple(h.shape[-2:]) if shape is None else tuple(int(n) for n in shape)
-        view_shape = shape if view_shape is None else tuple(int(n) for n in view_shape)
-        if len(shape) != 2 or len(view_shape) != 2 or min(*shape, *view_shape) < 1:
-            raise ValueError(f"shape {shape}, view_shape {view_shape}: give (height, width) each")
+        shape = tuple(h.shape[-2:]) if shape is None else _side_lengths(shape, "shape")
+        view_shape = shape if view_shape is None else _side_lengths(view_shape, "view_shape")
         self.psf = h
-        self.voxel_size = None if voxel_size is None else tuple(map(float, voxel_size))
+        self.voxel_size = None if voxel_size is None else _checked_lengths(voxel_size)
         self.in_shape = (h.shape[1], *shape)
         self.out_shape = (h.shape[0], *view_shape)
         kernels, self._grid = h, []
@@ -197,6 +196,20 @@ def _wrap(kernels, axis, n, m):
     missing = length - kernels.shape[axis]
     pad = (0, missing) if axis == -1 else (0, 0, 0, missing)
     return F.pad(kernels, pad).roll(shift - back, axis), length
+
+
+def _side_lengths(shape, name):
+    sides = tuple(np.ravel(shape).tolist())
+    if len(sides) != 2 or any(n != int(n) or n < 1 for n in sides):
+        raise ValueError(f"{name} is {shape}: give (height, width), whole numbers, at least 1")
+    return tuple(map(int, sides))
+
+
+def _checked_lengths(voxel_size):
+    lengths = tuple(np.ravel(voxel_size).astype(float).tolist())
+    if len(lengths) != 3 or not all(0 < length < np.inf for length in lengths):
+        raise ValueError(f"voxel_size is {voxel_size}: give (z, y, x) in um, each above zero")
+    return lengths
 
 
 def _merged(h, factor):

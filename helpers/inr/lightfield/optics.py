@@ -59,6 +59,12 @@ class Optics:
     apodized: bool = True
 
     def __post_init__(self) -> None:
+        lengths = "magnification wavelength tube_focal_mm relay_focal_mm lens_focal_mm pitch_mm"
+        for name in (*lengths.split(), "lens_pixels"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be above zero")
+        if self.wavelength > 20:
+            raise ValueError(f"wavelength is {self.wavelength} um: are these nanometres?")
         if not 0 < self.numerical_aperture < self.index:
             raise ValueError(
                 f"numerical aperture {self.numerical_aperture} with index {self.index}: "
@@ -178,6 +184,10 @@ def psf(
     if path not in ("sub_pupil", "full"):
         raise ValueError(f"path is {path!r}: use 'sub_pupil' or 'full'")
     z = torch.as_tensor(np.atleast_1d(np.asarray(depths, dtype=float)))
+    if not z.numel() or not bool(z.isfinite().all()):
+        raise ValueError(f"depths are {depths}: give one distance in um or more, each finite")
+    if n_pixels != int(n_pixels) or n_pixels < 1:
+        raise ValueError(f"n_pixels is {n_pixels}: give a whole number, at least 1")
     centres = optics.lens_offset * lens_centres(views)
     reach = np.hypot(*centres.T).max() + optics.lens_radius
     if reach > optics.numerical_aperture:

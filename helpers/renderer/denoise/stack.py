@@ -422,8 +422,8 @@ def _usable(stack, mask, line, excess):
     hot = use & _hot(_filled(stack, use), line, excess)
     if n_hot := int(hot.sum()):
         warnings.warn(
-            f"{n_hot} pixels stand out from all their neighbours and are left out: hot pixels of "
-            "the camera, or an image that is sampled too coarsely for this method",
+            f"pixels that stand out from all their neighbours are left out, {n_hot} in all: hot "
+            "pixels of the camera, or an image that is sampled too coarsely for this method",
             stacklevel=3,
         )
     return use & ~hot

@@ -19,6 +19,7 @@ from helpers.inr.diffraction import (
 )
 from helpers.inr.diffraction.contrast import linear_start
 from helpers.inr.fields import Softplus, Voxels
+from helpers.inr.fields.field import Index
 from helpers.inr.fit import Stage
 from helpers.inr.fit.losses import total_variation
 from helpers.inr.phantoms.diffraction import simulate
@@ -115,6 +116,18 @@ def test_total_variation_is_the_area_of_a_box_times_its_height():
     assert torch.isfinite(volume.grad).all()
 
 
+def fields_of_an_index():
+    return Voxels((12, 48, 48), Index(0.1, 1.33))
+
+
+def test_fewer_leds_than_a_step_looks_at_are_all_looked_at():
+    leds = ring(6, 0.6)
+    scan = simulate(leds, shape=(4, 24, 24))
+    model = MultiSlice(scan.optics, scan.leds, scan.truth.shape)
+    found = fit_contrast(model, scan.intensity, photons=1000, device="cpu")
+    assert found.settings["schedule"][0]["views"] == 6
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -123,6 +136,8 @@ def test_total_variation_is_the_area_of_a_box_times_its_height():
         ({"intensity": np.ones((20, 48, 47))}, r"intensity is \(20, 48, 47\)"),
         ({"intensity": np.full((20, 48, 48), np.nan)}, "NaN"),
         ({"intensity": -np.ones((20, 48, 48))}, "negative"),
+        ({"intensity": np.full((20, 48, 48), 1000.0)}, "median of 1e.03: divide all images"),
+        ({"field": fields_of_an_index()}, "starts at 1.33, which is an index"),
     ],
 )
 def test_errors_say_what_to_do(model, scan, change, message):

@@ -70,6 +70,46 @@ def test_the_same_seed_gives_the_same_volume_and_another_seed_another(scene, res
     assert not np.array_equal(other.volume, result.volume)
 
 
+def test_hot_pixels_and_a_dead_view_are_left_out(scene, result):
+    """Whatever they hold; without them the volume is nearly as good as from sound views."""
+    broken = scene.views.copy()
+    broken[2] = np.nan
+    broken[0, 30:33, 30] = 5000
+    mask = np.isfinite(broken) & (broken < 5000)
+    found = reconstruct(scene.op, broken, mask=mask, n_steps=80, **NOISE)
+    scores = [psnr(v, scene.truth, scaled=True) for v in (result.volume, found.volume)]
+    assert scores[1] > scores[0] - 2
+    assert found.volume.sum() == pytest.approx(scene.truth.sum(), rel=0.1)
+    with pytest.raises(ValueError, match="the mask leaves no pixel"):
+        reconstruct(scene.op, broken, mask=np.zeros_like(mask), **NOISE)
+    with pytest.raises(ValueError, match="mask has shape"):
+        reconstruct(scene.op, broken, mask=mask[0], **NOISE)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"background": -50}, "the background is negative, down to -50"),
+        ({"read_noise": -2}, "read_noise is -2"),
+        ({"read_noise": np.nan}, "read_noise is nan"),
+        ({"strengths": ()}, "give one number or more"),
+        ({"strengths": (0, -1)}, "zero or above"),
+        ({"strengths": (np.nan,)}, "zero or above"),
+        ({"seed": None}, "seed is None"),
+        ({"n_steps": 0}, "n_steps is 0"),
+    ],
+)
+def test_bad_settings_are_refused_before_any_work(scene, monkeypatch, settings, message):
+    monkeypatch.setattr(LightField, "adjoint", lambda *_: pytest.fail("work began"))
+    with pytest.raises(ValueError, match=message):
+        reconstruct(scene.op, scene.views, **NOISE | settings)
+
+
+def test_an_operator_without_an_adjoint_is_named(scene):
+    with pytest.raises(TypeError, match="function has no `adjoint`.*fit_contrast for a MultiSlice"):
+        reconstruct(lambda volume: volume, scene.views)
+
+
 def test_torch_in_torch_out(scene):
     small = {"n_steps": 5, "strengths": (0.1,), **NOISE}
     result = reconstruct(scene.op, torch.as_tensor(scene.views), **small)
