@@ -30,8 +30,8 @@ def main():
     torch.manual_seed(SEED)
     net, data = FlowNet.preset("small"), movies(range(32))
     generator = torch.Generator().manual_seed(SEED)
-    alone = Schedule(600, rate=1e-3, warmup=30, clip=1.0)
-    judged = Schedule(80, rate=1e-4, warmup=5, clip=1.0)
+    alone = Schedule(600, learning_rate=1e-3, warmup=30, clip=1.0)
+    judged = Schedule(80, learning_rate=1e-4, warmup=5, clip=1.0)
     options = {"generator": generator, "progress": True, "device": "cpu"}
     train_calibrator(net, None, data, schedule=alone, **options)
     train_calibrator(net, load("flowfuse", device="cpu"), data, schedule=judged, **options)

@@ -27,9 +27,9 @@ from helpers.xray.train.losses import charbonnier, negative_psnr
 FOLDER = Path("results/xray")
 TRAINING, TEST = range(520), range(2000, 2012)
 CONFIG = FlowFuseConfig(both_ways=True)
-STEADY = Schedule(6800, rate=1.5e-3, warmup=200, decay=0.0, ema=0.998, save_every=100)
-FALLING = Schedule(12000, rate=1.5e-3, warmup=20, decay=1.0, ema=0.998, save_every=100)
-AGAIN = Schedule(8000, rate=1.2e-3, warmup=50, decay=1.0, ema=0.998, save_every=100)
+STEADY = Schedule(6800, learning_rate=1.5e-3, warmup=200, decay=0.0, ema=0.998, save_every=100)
+FALLING = Schedule(12000, learning_rate=1.5e-3, warmup=20, decay=1.0, ema=0.998, save_every=100)
+AGAIN = Schedule(8000, learning_rate=1.2e-3, warmup=50, decay=1.0, ema=0.998, save_every=100)
 
 
 def varied(seed):

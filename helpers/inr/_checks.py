@@ -1,8 +1,6 @@
-"""Input checks of the fits: data before they begin, the objective at every step."""
+"""Input checks of the fits, made before any work."""
 
 from __future__ import annotations
-
-import math
 
 import torch
 
@@ -36,12 +34,6 @@ def checked_background(background, data):
     if not bool(torch.isfinite(b).all()):
         raise ValueError("background has NaN or infinite values")
     return b
-
-
-def check_objective(value, step):
-    """Raise FloatingPointError where an objective is no longer a finite number."""
-    if not math.isfinite(value):
-        raise FloatingPointError(f"the objective is {value} at step {step}: {ADVICE}")
 
 
 def moved(operator, device):

@@ -9,16 +9,23 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+from torch import nn
 
-from .._arrays import to_numpy, to_tensor
+from .._arrays import Array, Device, to_numpy, to_tensor
 from ..devices import pick_device
-from ._checks import check_data, check_objective, checked_background, moved
-from .fit.losses import poisson
+from ..training.identity import fingerprint as identity_of
+from ..training.identity import told
+from ..training.loop import Run, Step, adapted
+from ._checks import ADVICE, check_data, checked_background, moved
+from .fit.losses import Loss, Prior, poisson
 
 __all__ = ["MetaField", "reptile", "shared_decoder"]
 
@@ -37,21 +44,24 @@ class MetaField:
     seen : frozenset of str
         Fingerprints of the data of all tasks that are tuples, see `has_seen`.
     settings : dict
+    interrupted : bool
+        Ctrl-C ended it after a step.
     """
 
-    field: object
-    history: dict = dataclass_field(repr=False)
+    field: nn.Module
+    history: dict[str, np.ndarray] = dataclass_field(repr=False)
     n_steps: int
-    seen: frozenset = dataclass_field(repr=False)
-    settings: dict
+    seen: frozenset[str] = dataclass_field(repr=False)
+    settings: dict[str, Any]
+    interrupted: bool = False
 
-    def has_seen(self, data):
-        """Whether `data` was among the tasks. What is to be judged on must not have been."""
+    def has_seen(self, data: Array) -> bool:
+        """True if `data` was among the tasks; data to judge a start by must not have been."""
         return fingerprint(data) in self.seen
 
 
-def fingerprint(data):
-    """Short name of an array that no other array has.
+def fingerprint(data: Array) -> str:
+    """Short name of an array, such that no other array has the same.
 
     Examples
     --------
@@ -63,21 +73,23 @@ def fingerprint(data):
 
 
 def reptile(
-    make_field,
-    tasks,
+    make_field: nn.Module | Callable[[], nn.Module],
+    tasks: Sequence[Any],
     *,
-    n_outer=32,
-    n_inner=15,
-    epsilon=1.0,
-    learning_rate=3e-2,
-    betas=(0.5, 0.99),
-    loss=poisson,
-    prior=None,
-    generator=None,
-    progress=False,
-    callback=None,
-    device=None,
-):
+    n_outer: int = 32,
+    n_inner: int = 15,
+    epsilon: float = 1.0,
+    learning_rate: float = 3e-2,
+    betas: tuple[float, float] = (0.5, 0.99),
+    loss: Loss = poisson,
+    prior: Prior | None = None,
+    generator: torch.Generator | None = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int = 200,
+    progress: bool = False,
+    callback: Callable[[Step], Any] | None = None,
+    device: Device = None,
+) -> MetaField:
     r"""Find the field that is nearest, in steps, to all tasks.
 
     Parameters
@@ -99,10 +111,15 @@ def reptile(
         As in `helpers.inr.fit.fit`, for the tasks that are tuples.
     generator : torch.Generator, optional
         Of the order of the tasks, on the CPU. Default: seed 0.
+    checkpoint : str or Path, optional
+        File into which the start is saved, and from which the same call goes on, bit for bit.
+    checkpoint_every : int
+        Gradient steps between two saves.
     progress : bool
         Show a bar.
     callback : callable, optional
-        Called as ``callback(n_steps, objective, field)`` after each outer step; True ends it.
+        ``callback(step)`` after each outer step, with a `helpers.training.Step` that counts
+        gradient steps; True ends it.
     device : str or torch.device, optional
         Default: the best one.
 
@@ -113,7 +130,8 @@ def reptile(
     Raises
     ------
     ValueError
-        No tasks, or one whose data do not fit its operator or hold NaN.
+        No tasks, one whose data do not fit its operator or hold NaN, or a checkpoint of another
+        run.
     FloatingPointError
         An objective is no longer finite.
 
@@ -134,9 +152,6 @@ def reptile(
     >>> start.n_steps, [round(float(v)) for v in start.field.volume().flatten()]
     (200, [2, 2])
     """
-    import torch
-    from tqdm.auto import trange
-
     if n_outer < 1 or n_inner < 1 or not 0 < epsilon <= 1:
         raise ValueError(
             f"n_outer is {n_outer}, n_inner {n_inner}, epsilon {epsilon}: "
@@ -146,52 +161,104 @@ def reptile(
     objectives, seen = _objectives(tasks, loss, prior, device)
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     field = _fresh(make_field).to(device)
-    parameters = [p for p in field.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(field.parameters(), lr=learning_rate, betas=betas)
-    log, order = _Log(), []
-    for outer in trange(n_outer, disable=not progress, leave=False, unit="task"):
-        order = order or torch.randperm(len(objectives), generator=generator).tolist()
-        objective = objectives[order.pop()]
-        start = [p.detach().clone() for p in parameters]
-        for p in parameters:
-            if p in optimizer.state:  # the direction of the last task is of no use for this one
-                optimizer.state[p]["exp_avg"].zero_()
-        for _ in range(n_inner):
-            log.step(objective(field), optimizer)
-        share = epsilon * (1 - outer / n_outer)
-        with torch.no_grad():
-            for p, before in zip(parameters, start, strict=True):
-                p.copy_(torch.lerp(before, p, share))
-        if callback is not None and callback(len(log.objective), log.objective[-1], field):
-            break
-    return log.start(
+    settings = {
+        "method": "reptile",
+        "n_tasks": len(objectives),
+        "n_outer": n_outer,
+        "n_inner": n_inner,
+        "epsilon": epsilon,
+        "learning_rate": learning_rate,
+        "betas": tuple(betas),
+        "device": str(device),
+    }
+    rounds = _Reptile(field, optimizer, len(objectives), n_inner, generator)
+
+    def share(step):
+        return epsilon * (1 - step // n_inner / n_outer)
+
+    run = Run(
         field,
-        seen,
-        method="reptile",
-        n_tasks=len(objectives),
-        n_outer=n_outer,
-        n_inner=n_inner,
-        epsilon=epsilon,
-        learning_rate=learning_rate,
-        betas=tuple(betas),
-        device=str(device),
+        optimizer,
+        n_outer * n_inner,
+        lambda step: learning_rate,
+        look=lambda step: {"epsilon": share(step)},
+        identity=lambda: {
+            **{name: settings[name] for name in ("method", "n_inner", "betas")},
+            **_decides(tasks, loss, prior, field),
+            "seed": generator.initial_seed(),
+        },
+        parts={
+            "field": field,
+            "generator": (generator.get_state, generator.set_state),
+            "rounds": (rounds.get_state, rounds.set_state),
+        },
+        checkpoint=checkpoint,
+        save_every=checkpoint_every,
+        card={"data": f"{len(objectives)} tasks", "seed": generator.initial_seed()},
+        advice=ADVICE,
     )
+    run(
+        lambda step: objectives[rounds.task(step)](field),
+        after=lambda step: rounds.end(step, share(step)),
+        callback=_every(n_inner, callback),
+        progress=progress,
+    )
+    return _start(run, field, seen, settings)
+
+
+class _Reptile:
+    """Order of the tasks, and the start of the round that a step belongs to."""
+
+    def __init__(self, field, optimizer, n_tasks, n_inner, generator):
+        self.parameters = [p for p in field.parameters() if p.requires_grad]
+        self.optimizer, self.n_tasks, self.n_inner = optimizer, n_tasks, n_inner
+        self.generator, self.order, self.now, self.before = generator, [], None, []
+
+    def task(self, step):
+        """Number of the task of a step; with the first of a round, the next one is drawn."""
+        if step % self.n_inner == 0:
+            if not self.order:
+                self.order = torch.randperm(self.n_tasks, generator=self.generator).tolist()
+            self.now = self.order.pop()
+            self.before = [p.detach().clone() for p in self.parameters]
+            for p in self.parameters:
+                if p in self.optimizer.state:  # the direction of the last task is of no use here
+                    self.optimizer.state[p]["exp_avg"].zero_()
+        return self.now
+
+    @torch.no_grad()
+    def end(self, step, share):
+        """After the last step of a round, move the start a share of the way."""
+        if (step + 1) % self.n_inner == 0:
+            for p, before in zip(self.parameters, self.before, strict=True):
+                p.copy_(torch.lerp(before, p, share))
+
+    def get_state(self):
+        return {"order": self.order, "now": self.now, "before": self.before}
+
+    def set_state(self, state):
+        self.order, self.now = state["order"], state["now"]
+        pairs = zip(state["before"], self.parameters, strict=True)
+        self.before = [before.to(p.device) for before, p in pairs]
 
 
 def shared_decoder(
-    make_field,
-    tasks,
+    make_field: Callable[[], nn.Module],
+    tasks: Sequence[Any],
     *,
-    n_rounds=200,
-    learning_rate=3e-2,
-    betas=(0.5, 0.99),
-    freeze=True,
-    loss=poisson,
-    prior=None,
-    progress=False,
-    callback=None,
-    device=None,
-):
+    n_rounds: int = 200,
+    learning_rate: float = 3e-2,
+    betas: tuple[float, float] = (0.5, 0.99),
+    freeze: bool = True,
+    loss: Loss = poisson,
+    prior: Prior | None = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int = 200,
+    progress: bool = False,
+    callback: Callable[[Step], Any] | None = None,
+    device: Device = None,
+) -> MetaField:
     r"""Train one network with an encoding of its own for each task, and keep the network.
 
     Parameters
@@ -206,8 +273,9 @@ def shared_decoder(
         Of Adam; the rate falls as a cosine.
     freeze : bool
         The network of the field that is given back is fixed; only a new encoding is to be fitted.
-    loss, prior, progress, callback, device
-        As for `reptile`; the callback is called after each round.
+    loss, prior, checkpoint, checkpoint_every, progress, callback, device
+        As for `reptile`; the callback is called after each round, and the model of its step holds
+        the fields of all tasks.
 
     Returns
     -------
@@ -228,9 +296,6 @@ def shared_decoder(
     learn the last anew. With a grid of features it is the other way round: the features say what
     is where, and that is what scenes do not share. Derived in :doc:`/book/inr/04_meta_learning`.
     """
-    import torch
-    from tqdm.auto import trange
-
     if n_rounds < 1:
         raise ValueError(f"n_rounds is {n_rounds}: at least 1")
     device = pick_device(device)
@@ -245,65 +310,81 @@ def shared_decoder(
     for scene in scenes:
         scene.network = network
     own = [p for scene in scenes for p in scene.encoding.parameters()]
-    optimizer = torch.optim.Adam([*own, *network.parameters()], lr=learning_rate, betas=betas)
-    log = _Log()
-    for number in trange(n_rounds, disable=not progress, leave=False, unit="round"):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate * (0.525 + 0.475 * math.cos(math.pi * number / n_rounds))
-        for scene, objective in zip(scenes, objectives, strict=True):
-            log.step(objective(scene), optimizer)
-        if callback is not None and callback(len(log.objective), log.objective[-1], scenes):
-            break
+    n_tasks, fields = len(objectives), nn.ModuleList(scenes)
+    settings = {
+        "method": "shared_decoder",
+        "n_tasks": n_tasks,
+        "n_rounds": n_rounds,
+        "learning_rate": learning_rate,
+        "betas": tuple(betas),
+        "freeze": freeze,
+        "device": str(device),
+    }
+
+    def rate(step):
+        return learning_rate * (0.525 + 0.475 * math.cos(math.pi * (step // n_tasks) / n_rounds))
+
+    run = Run(
+        fields,
+        torch.optim.Adam([*own, *network.parameters()], lr=learning_rate, betas=betas),
+        n_rounds * n_tasks,
+        rate,
+        identity=lambda: {
+            **{name: settings[name] for name in ("method", "betas")},
+            **_decides(tasks, loss, prior, fields),
+        },
+        parts={"fields": fields},
+        checkpoint=checkpoint,
+        save_every=checkpoint_every,
+        card={"data": f"{n_tasks} tasks", "seed": None},
+        advice=ADVICE,
+    )
+    run(
+        lambda step: objectives[step % n_tasks](scenes[step % n_tasks]),
+        callback=_every(n_tasks, callback),
+        progress=progress,
+    )
     field = _fresh(make_field).to(device)
     field.network.load_state_dict(network.state_dict())
     field.network.requires_grad_(not freeze)
-    return log.start(
-        field,
-        seen,
-        method="shared_decoder",
-        n_tasks=len(objectives),
-        n_rounds=n_rounds,
-        learning_rate=learning_rate,
-        betas=tuple(betas),
-        freeze=freeze,
-        device=str(device),
+    return _start(run, field, seen, settings)
+
+
+def _every(n, callback):
+    """The callback after each round of n steps only."""
+    at_step = adapted(callback, lambda step: (int(step), step.loss, step.model))
+    return at_step and (lambda step: step % n == 0 and at_step(step))
+
+
+def _decides(tasks, loss, prior, start):
+    """Tasks, losses and first weights, which decide a start beside its settings."""
+    return {
+        "tasks": identity_of(list(tasks)),
+        "loss": told(loss),
+        "prior": prior and told(prior),
+        "start": identity_of(start),
+    }
+
+
+def _start(run, field, seen, settings):
+    """The start that the steps of a run led to."""
+    return MetaField(
+        field=field,
+        history={"objective": np.array(run.history), "seconds": np.array(run.seconds)},
+        n_steps=len(run.history),
+        seen=seen,
+        settings=settings,
+        interrupted=run.interrupted,
     )
-
-
-class _Log:
-    """Steps of an optimiser, written down."""
-
-    def __init__(self):
-        self.objective, self.seconds, self.begun = [], [], time.perf_counter()
-
-    def step(self, value, optimizer):
-        check_objective(value.item(), len(self.objective) + 1)
-        optimizer.zero_grad(set_to_none=True)
-        value.backward()
-        optimizer.step()
-        self.objective.append(value.item())
-        self.seconds.append(time.perf_counter() - self.begun)
-
-    def start(self, field, seen, **settings):
-        """The start that these steps led to."""
-        return MetaField(
-            field=field,
-            history={"objective": np.array(self.objective), "seconds": np.array(self.seconds)},
-            n_steps=len(self.objective),
-            seen=seen,
-            settings=settings,
-        )
 
 
 def _fresh(make_field):
     """A new field, or a copy of the one that was given."""
-    import torch
-
-    return copy.deepcopy(make_field) if isinstance(make_field, torch.nn.Module) else make_field()
+    return copy.deepcopy(make_field) if isinstance(make_field, nn.Module) else make_field()
 
 
 def _objectives(tasks, loss, prior, device):
-    """What each task minimises, as a function of a field; and fingerprints of all data."""
+    """Objective of each task, a function of a field; and fingerprints of all data."""
     if len(tasks) == 0:
         raise ValueError("there are no tasks: give at least one (operator, data, background)")
     objectives, seen = [], set()

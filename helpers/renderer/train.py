@@ -7,61 +7,54 @@ package.
 from __future__ import annotations
 
 import math
-import signal
-import threading
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
-from .. import checkpoints
-from .._arrays import to_tensor
+from .._arrays import Array, Device, to_tensor
+from .._deprecated import renamed
 from ..devices import pick_device
-
-# how a run is judged and read, found here too
+from ..training import loop as training_loop
+from ..training.identity import told
 from ..training.log import runs_folder, side_by_side
+from ..training.loop import Run, Step, adapted
+from .model import FitModel
 
-__all__ = ["OverBound", "Trainer", "Training"]
+__all__ = ["OverBound", "Trainer"]
 
 CHECKPOINT = "checkpoint.safetensors"
 WARM = 2  # steps before the profiler looks
 
 
-@dataclass(frozen=True)
-class Training:
+@dataclass(frozen=True, kw_only=True)
+class Training(training_loop.Training):
     """Result of `Trainer.fit`.
 
     Attributes
     ----------
-    history : array (n_steps,)
-        Loss of each step, those before a restart included.
+    net, history, n_steps, resumed, interrupted, settings
+        As of every training; the net is the model.
     metrics : dict
         By name: (steps, values), two arrays.
-    n_steps : int
-        Steps made in all.
-    resumed : int
-        The step at which this call took over, 0 for a fresh run.
     folder : Path
         Where event files and the checkpoint are.
-    interrupted : bool
-        Ctrl-C ended it; the same call goes on from there.
     profile : str
         Table of where the time went, if asked for.
-    settings : dict
     """
 
-    history: np.ndarray = field(repr=False)
-    metrics: dict = field(repr=False)
-    n_steps: int
-    resumed: int
+    metrics: dict[str, tuple[np.ndarray, np.ndarray]] = field(repr=False)
     folder: Path
-    interrupted: bool
     profile: str = field(repr=False)
-    settings: dict = field(repr=False)
 
 
+@renamed(rate="learning_rate")
 class Trainer:
     r"""Train a model by Adam, and keep a record.
 
@@ -74,10 +67,13 @@ class Trainer:
         ``data(n, rng)`` that gives n fresh ones from a NumPy generator, or a pair of images and
         the index that a `PerImage` needs. There is no place for labels.
     n_steps : int
-    rate : float
-        Learning rate after the warm-up; from there it falls along half a cosine.
+    learning_rate : float
+        Of Adam, after the warm-up.
     warmup : int
         Steps over which the rate rises.
+    decay : float
+        Share of the steps, the last ones, over which the rate falls along half a cosine. With 0
+        the rate is constant, and a run goes on with more steps.
     batch : int
         Images of a step.
     clip : float
@@ -99,7 +95,7 @@ class Trainer:
     profile : int
         Steps to look at with `torch.profiler`; the trace is written beside the event file.
     callback : callable, optional
-        ``callback(step, loss)`` after every step, counted from 1. True ends the run.
+        ``callback(step)`` after every step, with a `helpers.training.Step`. True ends the run.
     progress : bool
         Show a bar.
     device : str or torch.device, optional
@@ -113,9 +109,10 @@ class Trainer:
     Notes
     -----
     Adam :cite:p:`kingma2015` with a clipped gradient. A checkpoint holds the weights, the state of
-    Adam and of the generator, the schedule and the step: a run that was killed goes on from the
+    Adam and of the generator, and what decides the result: a run that was killed goes on from the
     last one as if nothing had happened, on the CPU bit for bit. Steps between the checkpoint and
-    the kill are made again, and their old record is dropped.
+    the kill are made again, and their old record is dropped. A run with other images, noise,
+    renderer or settings is refused.
     Used in :doc:`/book/renderer/02_learn_without_labels`.
 
     Examples
@@ -129,7 +126,7 @@ class Trainer:
     >>> spots = Gaussian2D((13, 13))
     >>> image = spots.render({"x": [0.8], "y": [-0.4], "photons": 1200.0})
     >>> model = FitModel(PerImage((13, 13)), Direct(), spots, Poisson())
-    >>> trainer = Trainer(model, image, n_steps=300, rate=0.05, batch=1,
+    >>> trainer = Trainer(model, image, n_steps=300, learning_rate=0.05, batch=1,
     ...                   folder=tempfile.mkdtemp(), device="cpu")
     >>> run = trainer.fit()
     >>> round(float(model.estimate(image)["x"][0]), 2)
@@ -138,47 +135,50 @@ class Trainer:
 
     def __init__(
         self,
-        model,
-        data,
+        model: nn.Module,
+        data: Array | Callable[[int, np.random.Generator], Any],
         *,
-        n_steps=1000,
-        rate=3e-3,
-        warmup=20,
-        batch=64,
-        clip=0.5,
-        seed=0,
-        folder=None,
-        name=None,
-        save_every=200,
-        show_every=0,
-        metric=None,
-        metric_every=100,
-        profile=0,
-        callback=None,
-        progress=False,
-        device=None,
-    ):
+        n_steps: int = 1000,
+        learning_rate: float = 3e-3,
+        warmup: int = 20,
+        decay: float = 1.0,
+        batch: int = 64,
+        clip: float = 0.5,
+        seed: int = 0,
+        folder: str | Path | None = None,
+        name: str | None = None,
+        save_every: int = 200,
+        show_every: int = 0,
+        metric: Callable[[Any], dict[str, float]] | None = None,
+        metric_every: int = 100,
+        profile: int = 0,
+        callback: Callable[[Step], Any] | None = None,
+        progress: bool = False,
+        device: Device = None,
+    ) -> None:
         counts = {"n_steps": n_steps, "batch": batch, "save_every": save_every}
         for key, value in (counts | {"metric_every": metric_every}).items():
             if value != int(value) or value < 1:
                 raise ValueError(f"{key} is {value}: give a whole number, at least 1")
-        if not (rate > 0 and clip > 0 and warmup >= 0 and profile >= 0 and show_every >= 0):
+        positive = learning_rate > 0 and clip > 0 and warmup >= 0 and 0 <= decay <= 1
+        if not (positive and profile >= 0 and show_every >= 0):
             raise ValueError(
-                f"rate is {rate}, clip {clip}, warmup {warmup}, profile {profile}, show_every "
-                f"{show_every}: give positive ones"
+                f"learning_rate is {learning_rate}, clip {clip}, warmup {warmup}, decay {decay}, "
+                f"profile {profile}, show_every {show_every}: give positive ones, and a share"
             )
         self.device = pick_device(device)
         self.model = model.to(self.device)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         if not self.parameters:
             raise ValueError("the model has no parameter to train: thaw one by requires_grad_()")
-        self.data = data if callable(data) else to_tensor(data)
+        self.data: Any = data if callable(data) else to_tensor(data)
         if not callable(data) and len(self.data) == 0:
             raise ValueError("there are no images: give at least one")
-        self.schedule = {
+        self.schedule: dict[str, Any] = {
             "n_steps": int(n_steps),
-            "rate": float(rate),
+            "learning_rate": float(learning_rate),
             "warmup": int(warmup),
+            "decay": float(decay),
             "batch": int(batch),
             "clip": float(clip),
             "seed": int(seed),
@@ -186,15 +186,18 @@ class Trainer:
         self.folder = runs_folder(folder) / (name or f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}")
         self.save_every, self.show_every = int(save_every), int(show_every)
         self.metric, self.metric_every = metric, int(metric_every)
-        self.profile, self.callback, self.progress = int(profile), callback, progress
+        self.profile, self.progress = int(profile), progress
+        self.callback = adapted(callback, lambda step: (int(step), step.loss))
 
-    def rate_at(self, step):
+    def rate_at(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""
         s = self.schedule
         rise = min(1.0, (step + 1) / max(1, s["warmup"]))
-        return s["rate"] * rise * 0.5 * (1 + math.cos(math.pi * step / s["n_steps"]))
+        start = s["n_steps"] * (1 - s["decay"])
+        place = max(0.0, step - start) / (s["n_steps"] - start) if s["decay"] else 0.0
+        return s["learning_rate"] * rise * 0.5 * (1 + math.cos(math.pi * place))
 
-    def fit(self):
+    def fit(self) -> Training:
         """Train, or go on; gives a `Training`.
 
         Ctrl-C ends the run after the step it is in, with a checkpoint.
@@ -207,59 +210,82 @@ class Trainer:
             The loss is no longer finite. The last checkpoint is from before.
         """
         from torch.utils.tensorboard import SummaryWriter
-        from tqdm.auto import tqdm
 
         self.rng = np.random.default_rng(self.schedule["seed"])
-        self.optimizer = torch.optim.Adam(self.parameters, lr=self.schedule["rate"])
-        self.history, self.metrics = [], {}
-        checkpoint = self.folder / CHECKPOINT
-        resumed = self._resume(checkpoint) if checkpoint.exists() else 0
+        self.metrics: dict[str, tuple[list[int], list[float]]] = {}
+        run = self._run()
         self.model.train()
         cuda = [self.device] if self.device.type == "cuda" else []
-        steps = range(resumed, self.schedule["n_steps"])
-        done, stop, table = resumed, False, ""
-        writer = SummaryWriter(str(self.folder), purge_step=resumed + 1 if resumed else None)
-        with torch.random.fork_rng(cuda), _Interrupt() as interrupt, writer:
-            profiler = self._profiler() if self.profile and len(steps) else None
-            for step in tqdm(steps, disable=not self.progress, leave=False):
-                loss = self._step(step, writer)
-                done = step + 1
-                stop = bool(self.callback and self.callback(done, loss))
-                if profiler is not None and _advance(profiler, done - resumed, WARM + self.profile):
-                    table, profiler = self._profiled(profiler), None
-                last = stop or interrupt.asked or done == self.schedule["n_steps"]
-                if last or done % self.save_every == 0:
-                    writer.flush()
-                    self._save(checkpoint)
-                if last:
-                    break
-            if profiler is not None:
-                table = self._profiled(profiler)
+        purge = run.resumed + 1 if run.resumed else None
+        with torch.random.fork_rng(cuda), ExitStack() as stack:
+            profiler = stack.enter_context(_Profiler(self, run.n_steps > run.resumed))
+            self.writer = stack.enter_context(SummaryWriter(str(self.folder), purge_step=purge))
+
+            def after(step):
+                self._record(step, run.history[-1])
+                profiler.step(step + 1 - run.resumed)
+
+            run(self._loss, after=after, callback=self.callback, progress=self.progress)
         self.model.eval()
         metrics = {name: (np.array(n), np.array(v)) for name, (n, v) in self.metrics.items()}
-        history, settings = np.array(self.history), dict(self.schedule)
         return Training(
-            history, metrics, done, resumed, self.folder, interrupt.asked, table, settings
+            net=self.model,
+            history=np.array(run.history),
+            n_steps=len(run.history),
+            resumed=run.resumed,
+            interrupted=run.interrupted,
+            settings=dict(self.schedule),
+            metrics=metrics,
+            folder=self.folder,
+            profile=profiler.table,
         )
 
-    def _step(self, step, writer):
-        images, index = self._draw()
+    def _run(self):
+        """The loop, at the step of the checkpoint."""
+        bits, schedule = self.rng.bit_generator, self.schedule
+        fixed = ("batch", "clip", "seed")  # the rates say the rest
+
+        def put_bits(state):
+            bits.state = state
+
+        def put_metrics(metrics):
+            self.metrics = {name: tuple(pair) for name, pair in metrics.items()}
+
+        return Run(
+            self.model,
+            torch.optim.Adam(self.parameters, lr=schedule["learning_rate"]),
+            schedule["n_steps"],
+            self.rate_at,
+            identity=lambda: {
+                **{name: schedule[name] for name in fixed},
+                "data": told(self.data),
+                "model": told(self.model, trained=False),
+            },
+            parts={
+                "model": self.model,
+                "generator": (lambda: bits.state, put_bits),
+                "metrics": (lambda: self.metrics, put_metrics),
+            },
+            clip=schedule["clip"],
+            checkpoint=self.folder / CHECKPOINT,
+            save_every=self.save_every,
+            card={
+                "data": "fresh images" if callable(self.data) else f"{len(self.data)} images",
+                "seed": schedule["seed"],
+            },
+        )
+
+    def _loss(self, step):
+        """Loss of a batch; what was drawn is kept for a picture."""
+        self.images, self.index = self._draw()
         torch.manual_seed(int(self.rng.integers(2**62)))  # of dropout
-        loss = self.model.loss(images, index)
-        value = loss.item()
-        if not math.isfinite(value):
-            raise FloatingPointError(
-                f"the loss of step {step} is {value}: lower the rate, or look for NaN in the data"
-            )
-        self.optimizer.param_groups[0]["lr"] = rate = self.rate_at(step)
-        self.optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.parameters, self.schedule["clip"])
-        self.optimizer.step()
-        self.history.append(value)
-        done = step + 1
-        writer.add_scalar("loss", value, done)
-        writer.add_scalar("rate", rate, done)
+        return self.model.loss(self.images, self.index)
+
+    def _record(self, step, loss):
+        """Write the step, and at times the metrics and a picture, into the event file."""
+        done, writer = step + 1, self.writer
+        writer.add_scalar("loss", loss, done)
+        writer.add_scalar("rate", self.rate_at(step), done)
         last = done == self.schedule["n_steps"]
         if self.metric and (last or done % self.metric_every == 0):
             self.model.eval()
@@ -272,11 +298,13 @@ class Trainer:
                 values.append(float(number))
                 writer.add_scalar(f"metric/{name}", float(number), done)
         if self.show_every and (last or done % self.show_every == 0):
-            few = None if index is None else index[:4]
+            few = None if self.index is None else self.index[:4]
             with torch.no_grad():
-                expected = self.model(images[:4], few)
-            writer.add_image("image, expected, rest", side_by_side(images[:4], expected), done)
-        return value
+                expected = self.model(self.images[:4], few)
+            picture = side_by_side(self.images[:4], expected)
+            writer.add_image("image, expected, rest", picture, done)
+        if last or done % self.save_every == 0:
+            writer.flush()  # the checkpoint that follows is not ahead of the record
 
     def _draw(self):
         n = self.schedule["batch"]
@@ -290,84 +318,39 @@ class Trainer:
         images = to_tensor(images, self.device, dtype)
         return images, None if index is None else torch.as_tensor(index).to(self.device)
 
-    def _save(self, path):
-        state = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule,
-            "generator": self.rng.bit_generator.state,
-            "step": len(self.history),
-            "history": np.array(self.history),
-            "metrics": self.metrics,
-        }
-        images = "fresh images" if callable(self.data) else f"{len(self.data)} images"
-        card = {
-            "data": images,
-            "seed": self.schedule["seed"],
-            "steps": len(self.history),
-            "metric": {"loss": self.history[-1]}
-            | {name: values[-1] for name, (_, values) in self.metrics.items()},
-        }
-        checkpoints.save(path, state, card)
 
-    def _resume(self, path):
-        state, _ = checkpoints.load(path, expect={"model": self.model.state_dict()})
-        then = state.get("schedule", {})
-        wrong = [key for key in self.schedule if then.get(key) != self.schedule[key]]
-        if wrong:
-            told = ", ".join(f"{key} {then.get(key)}, not {self.schedule[key]}" for key in wrong)
-            raise ValueError(f"{path} is of another run, with {told}: choose another name")
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.rng.bit_generator.state = state["generator"]
-        self.history = state["history"].tolist()
-        self.metrics = {name: tuple(pair) for name, pair in state["metrics"].items()}
-        return state["step"]
+class _Profiler:
+    """Looks at some steps of a training with `torch.profiler`, where it is asked to."""
 
-    def _profiler(self):
-        from torch.profiler import ProfilerActivity, profile, schedule
-
-        activities = [ProfilerActivity.CPU]
-        if self.device.type == "cuda":
-            activities.append(ProfilerActivity.CUDA)
-        plan = schedule(wait=0, warmup=WARM, active=self.profile, repeat=1)
-        profiler = profile(activities=activities, schedule=plan, acc_events=True)
-        profiler.start()
-        return profiler
-
-    def _profiled(self, profiler):
-        profiler.stop()
-        sort = "self_cuda_time_total" if self.device.type == "cuda" else "self_cpu_time_total"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        profiler.export_chrome_trace(str(self.folder / "trace.json"))
-        return profiler.key_averages().table(sort_by=sort, row_limit=10)
-
-
-def _advance(profiler, done, last):
-    """Tell the profiler that a step is over; true when it has seen enough."""
-    if done == last:
-        return True
-    profiler.step()
-    return False
-
-
-class _Interrupt:
-    """Ctrl-C asks for an end after the step; a second one ends at once."""
+    def __init__(self, trainer, wanted):
+        self.trainer, self.table, self.profiler = trainer, "", None
+        self.last = WARM + trainer.profile if wanted and trainer.profile else 0
 
     def __enter__(self):
-        self.asked = False
-        self.usable = threading.current_thread() is threading.main_thread()
-        if self.usable:
-            self.before = signal.signal(signal.SIGINT, self._ask)
+        if self.last:
+            from torch.profiler import ProfilerActivity, profile, schedule
+
+            self.cuda = self.trainer.device.type == "cuda"
+            activities = [ProfilerActivity.CPU] + self.cuda * [ProfilerActivity.CUDA]
+            plan = schedule(wait=0, warmup=WARM, active=self.trainer.profile, repeat=1)
+            self.profiler = profile(activities=activities, schedule=plan, acc_events=True)
+            self.profiler.start()
         return self
 
-    def _ask(self, number, frame):
-        self.asked = True
-        signal.signal(signal.SIGINT, self.before)
+    def step(self, done):
+        """Take note that a step is over; after the last one there is a table."""
+        if self.profiler and done < self.last:
+            self.profiler.step()
+        elif self.profiler:
+            self.__exit__()
 
     def __exit__(self, *error):
-        if self.usable:
-            signal.signal(signal.SIGINT, self.before)
+        if self.profiler:
+            profiler, self.profiler = self.profiler, None
+            profiler.stop()
+            profiler.export_chrome_trace(str(self.trainer.folder / "trace.json"))
+            order = "self_cuda_time_total" if self.cuda else "self_cpu_time_total"
+            self.table = profiler.key_averages().table(sort_by=order, row_limit=10)
 
 
 class OverBound:
@@ -399,7 +382,13 @@ class OverBound:
     {'x': 2.0}
     """
 
-    def __init__(self, images, truth, bound, names=("x", "y")):
+    def __init__(
+        self,
+        images: Array,
+        truth: dict[str, Any],
+        bound: dict[str, Any],
+        names: Sequence[str] = ("x", "y"),
+    ) -> None:
         lacking = [name for name in names if name not in truth or name not in bound]
         if lacking:
             raise ValueError(f"no truth or no bound for {', '.join(lacking)}: give both")
@@ -407,7 +396,7 @@ class OverBound:
         self.truth = {name: np.asarray(truth[name]) for name in self.names}
         self.bound = {name: float(_rms(np.asarray(bound[name]))) for name in self.names}
 
-    def __call__(self, model):
+    def __call__(self, model: FitModel) -> dict[str, float]:
         """Errors over bounds, by name."""
         found = model.estimate(self.images)
         return {

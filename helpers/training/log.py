@@ -1,4 +1,4 @@
-r"""Where a training keeps its record, how it is judged, and how the record is read."""
+r"""Record of a training: its folder, its pictures, and its curves read back."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import os
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from ..datasets import cache_folder
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
 
-def runs_folder(folder=None):
+def runs_folder(folder: str | Path | None = None) -> Path:
     """Choose where runs are written.
 
     Parameters
@@ -45,7 +46,7 @@ def runs_folder(folder=None):
     return chosen
 
 
-def side_by_side(images, expected):
+def side_by_side(images: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
     """Image, expected image and what is left, a row for each, in one grey scale (1, rows, columns).
 
     Parameters
@@ -59,8 +60,6 @@ def side_by_side(images, expected):
     >>> side_by_side(torch.rand(4, 8, 9), torch.rand(4, 8, 9)).shape
     torch.Size([1, 32, 27])
     """
-    import torch
-
     rows = []
     for image, guess in zip(images, expected, strict=True):
         low, high = image.amin(), image.amax()
@@ -70,7 +69,7 @@ def side_by_side(images, expected):
     return torch.cat(rows).clamp(0, 1)[None].cpu()
 
 
-def read_curves(folder):
+def read_curves(folder: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Read the curves of a run back from its event files.
 
     Parameters
@@ -90,17 +89,33 @@ def read_curves(folder):
 
     Notes
     -----
-    The same that ``tensorboard --logdir`` shows. Event files hold values in single precision.
+    The same that ``tensorboard --logdir`` shows. Event files hold values in single precision. Each
+    process that goes on with a run writes a file of its own; what is in an earlier one from the
+    step on at which a later one begins was made again, and is left out. The order is that of the
+    steps: names of the files are times of whole seconds, and clocks differ.
     """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     folder = Path(folder)
-    if not any(folder.glob("events.out.tfevents.*")):
+    files = list(folder.glob("events.out.tfevents.*"))
+    if not files:
         raise FileNotFoundError(f"{folder} has no event file: give the folder of one run")
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
-    curves = {}
-    for name in events.Tags()["scalars"]:
-        scalars = events.Scalars(name)
-        steps = np.array([event.step for event in scalars])
-        curves[name] = steps, np.array([event.value for event in scalars])
-    return curves
+    parts = []
+    for file in files:
+        events = EventAccumulator(str(file), size_guidance={"scalars": 0}).Reload()
+        scalars = {name: events.Scalars(name) for name in events.Tags()["scalars"]}
+        made = [event for each in scalars.values() for event in each]
+        if made:
+            first = min((event.step, event.wall_time) for event in made)
+            parts.append((first, scalars))
+    parts.sort(key=lambda part: part[0])
+    ends = [first for (first, _), _ in parts[1:]] + [np.inf]
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for end, (_, scalars) in zip(ends, parts, strict=True):
+        for name, events in scalars.items():
+            curves.setdefault(name, []).extend((e.step, e.value) for e in events if e.step < end)
+    return {
+        name: (np.array([step for step, _ in points]), np.array([value for _, value in points]))
+        for name, points in curves.items()
+        if points
+    }

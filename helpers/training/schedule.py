@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from .._deprecated import renamed, renamed_attribute
 
+
+@renamed(rate="learning_rate")
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast.
+    """Length, learning rate and batches of a training.
 
     Attributes
     ----------
     n_steps : int
-    rate : float
-        Learning rate of Adam after the warm-up.
+    learning_rate : float
+        Of Adam, after the warm-up.
     warmup : int
         Steps over which the rate rises.
     decay : float
@@ -39,34 +42,40 @@ class Schedule:
 
     Examples
     --------
-    >>> schedule = Schedule(100, rate=1.0, warmup=10)
+    >>> schedule = Schedule(100, learning_rate=1.0, warmup=10)
     >>> [round(schedule.rate_at(step), 3) for step in (0, 9, 55, 99)]
     [0.1, 1.0, 0.5, 0.0]
     """
 
     n_steps: int = 1500
-    rate: float = 1.5e-3
+    learning_rate: float = 1.5e-3
     warmup: int = 40
     decay: float = 1.0
     batch: int = 4
     patch: int | None = 64
     clip: float = 0.5
     ema: float = 0.995
-    betas: tuple = (0.9, 0.999)
+    betas: tuple[float, float] = (0.9, 0.999)
     save_every: int = 200
 
-    def __post_init__(self):
+    rate = renamed_attribute("learning_rate")
+
+    def __post_init__(self) -> None:
         for name in ("n_steps", "batch", "save_every"):
             value = getattr(self, name)
             if value != int(value) or value < 1:
                 raise ValueError(f"{name} is {value}: give a whole number, at least 1")
-        if not (0 < self.rate and 0 <= self.decay <= 1 and 0 <= self.ema < 1 and 0 < self.clip):
-            raise ValueError(f"{self}: rate and clip must be positive, decay and ema shares")
+        if not (
+            0 < self.learning_rate and 0 <= self.decay <= 1 and 0 <= self.ema < 1 and 0 < self.clip
+        ):
+            raise ValueError(
+                f"{self}: learning_rate and clip must be positive, decay and ema shares"
+            )
 
-    def rate_at(self, step):
+    def rate_at(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""
         rise = min(1.0, (step + 1) / max(1, self.warmup))
         start = self.n_steps * (1 - self.decay)
         start = max(start, min(self.warmup, self.n_steps - 1)) if self.decay else self.n_steps
         place = min(1.0, max(0.0, (step - start) / max(1, self.n_steps - start)))
-        return self.rate * rise * 0.5 * (1 + math.cos(math.pi * place))
+        return self.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * place))

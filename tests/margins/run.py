@@ -6,6 +6,7 @@ import builtins
 import contextlib
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 from tests.margins.record import Recorder, Rewriter
@@ -88,8 +89,8 @@ def run_tests(paths, recorder):
             if report.failed:
                 errors[f"{report.nodeid}::collection"] = crash_line(report)
 
-    options = ["-q", "--no-header", "-p", "no:cacheprovider", f"--rootdir={Path.cwd()}"]
-    with silence():
+    with silence(), tempfile.TemporaryDirectory() as cache:
+        options = ["-q", f"--rootdir={Path.cwd()}", "-o", f"cache_dir={cache}"]
         pytest.main([*options, *paths], plugins=[Plugin()])
     return errors
 

@@ -15,7 +15,7 @@ from ..diffraction.multislice import MultiSlice
 from ..fields.encodings import extent_of
 from ..fields.field import Field, Softplus
 from ..fields.grids import FeatureGrid, pyramid
-from ..fit.loop import FieldFit, fit
+from ..fit.loop import FieldFit, fit, uninterrupted
 from ..fit.losses import amplitude, gaussian, l1, step_weights, total_variation
 from ..fit.sampling import Stage
 from .born import Born, grounded, linear_inverse
@@ -108,11 +108,12 @@ def fit_contrast(
             f"the field starts at {level:.3g}, which is an index: the model wants the contrast to "
             "the medium, so give its head no background, or leave `field` out"
         )
-    shared = dict(device=device, progress=progress)
+    shared: dict[str, Any] = dict(device=device, progress=progress)
     near = fit(
         field, _Identity(model.in_shape), start, loss=partial(gaussian, sigma=TYPICAL),
         schedule=Stage(60, 0.1), **shared,
     )  # fmt: skip
+    uninterrupted(near)
     steps = step_weights(model.optics.voxel_size)
 
     def prior(volume):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from pathlib import Path
 
 from ... import checkpoints
-from ..._arrays import to_numpy
+from ...training.identity import differences, fingerprint, told
+from ...training.loop import check_writable
 from .loop import FieldFit
 
 
@@ -34,14 +34,18 @@ class FrameStore:
     def __init__(self, folder, start, problem, settings):
         self.folder, self.generator = Path(folder), problem.generator
         self.field = getattr(start, "field", start)
-        digest = hashlib.sha256(repr(settings).encode())
-        for name, value in self.field.state_dict().items():
-            digest.update(name.encode() + to_numpy(value).tobytes())
-        self.identities = []
-        for frame, background in zip(problem.data, problem.background, strict=True):
-            digest.update(to_numpy(frame).tobytes() + to_numpy(background).tobytes())
-            self.identities.append(digest.hexdigest()[:16])
-        self.folder.mkdir(parents=True, exist_ok=True)
+        check_writable(self.path(0))
+        same = settings | {
+            "operator": told(problem.operator),
+            "loss": told(problem.loss),
+            "prior": problem.prior and told(problem.prior),
+            "start": fingerprint([self.field, getattr(start, "moments", None)]),
+            "seed": self.generator.initial_seed(),
+        }
+        self.identities, frames = [], ""
+        for pair in zip(problem.data, problem.background, strict=True):
+            frames = fingerprint([frames, *pair])  # of all up to this one
+            self.identities.append(same | {"frames": frames})
 
     def path(self, number):
         """The file of a frame."""
@@ -59,9 +63,10 @@ class FrameStore:
             "history": history,
             "seconds": seconds,
             "generator": self.generator.get_state(),
+            "identity": self.identities[number],
         }
         card = {
-            "data": self.identities[number],
+            "data": f"frame {number}",
             "seed": self.generator.initial_seed(),
             "steps": len(history["objective"]),
             "metric": {"misfit": float(history["misfit"][-1])},
@@ -73,12 +78,9 @@ class FrameStore:
         path = self.path(number)
         if not path.exists():
             return None
-        state, card = checkpoints.load(path, expect={"field": dict(self.field.state_dict())})
-        if card["data"] != self.identities[number]:
-            raise ValueError(
-                f"{path} is of another sequence, start or schedule: "
-                "give another folder, or delete it to begin anew"
-            )
+        state, _ = checkpoints.load(path, expect={"field": dict(self.field.state_dict())})
+        if wrong := differences(state.get("identity", {}), self.identities[number]):
+            raise ValueError(f"{path} is of another sequence, with {wrong}: choose another folder")
         field = copy.deepcopy(self.field)
         field.load_state_dict(state["field"])
         self.generator.set_state(state["generator"])

@@ -21,7 +21,7 @@ from ..fields.grids import FeatureGrid, pyramid
 from ..fit.loop import FieldFit
 from ..fit.losses import Loss, Prior
 from . import losses
-from .loop import fit
+from .loop import fit, uninterrupted
 from .sampling import Stage
 
 STRENGTHS = (0.8, 0.4, 0.2, 0.1, 0.05, 0.025)
@@ -249,6 +249,7 @@ def choose_prior(
             prior=_times(float(weight), prior), device=data.device, progress=progress,
             schedule=Stage(80 if n == 0 else 40, 0.6, betas=SHORT),
         )  # fmt: skip
+        uninterrupted(start)
         with torch.no_grad():
             prediction = (operator(start.volume) + background)[~keep]
         unseen = data[~keep]

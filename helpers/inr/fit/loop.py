@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import bisect
 import copy
-import hashlib
-import json
-import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from dataclasses import field as dataclass_field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+from torch import nn
 
-from ... import checkpoints
-from ..._arrays import like, to_numpy, to_tensor
+from ..._arrays import Array, Device, like, to_tensor
 from ...devices import pick_device
-from .._checks import ADVICE, check_data, check_objective, checked_background, moved
-from .losses import poisson
+from ...operators import Operator
+from ...training.identity import fingerprint, name_of, told
+from ...training.loop import Run, Step, adapted
+from .._checks import ADVICE, check_data, checked_background, moved
+from .losses import Loss, Prior, poisson
 from .sampling import Stage, sampler
 
 ONE_STAGE = Stage()
@@ -43,33 +47,36 @@ class FieldFit:
     settings : dict
     moments : dict
         State of the optimiser, for a fit that goes on from here.
+    interrupted : bool
+        Ctrl-C ended it after a step.
     """
 
-    volume: np.ndarray
-    field: object
-    history: dict
+    volume: Array
+    field: nn.Module
+    history: dict[str, np.ndarray]
     n_iter: int
     converged: bool
-    settings: dict
-    moments: dict = dataclass_field(repr=False)
+    settings: dict[str, Any]
+    moments: dict[str, Any] = dataclass_field(repr=False)
+    interrupted: bool = False
 
 
 def fit(
-    field,
-    operator,
-    data,
+    field: nn.Module | FieldFit,
+    operator: Operator | Callable[[torch.Tensor], torch.Tensor],
+    data: Array,
     *,
-    loss=poisson,
-    prior=None,
-    schedule=ONE_STAGE,
-    background=0.0,
-    generator=None,
-    checkpoint=None,
-    checkpoint_every=200,
-    progress=False,
-    callback=None,
-    device=None,
-):
+    loss: Loss = poisson,
+    prior: Prior | None = None,
+    schedule: Stage | Sequence[Stage] = ONE_STAGE,
+    background: float | Array = 0.0,
+    generator: torch.Generator | None = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int = 200,
+    progress: bool = False,
+    callback: Callable[[Step], Any] | None = None,
+    device: Device = None,
+) -> FieldFit:
     r"""Minimise ``loss(operator(volume) + background, data) + prior(volume)`` over a field.
 
     Parameters
@@ -92,13 +99,15 @@ def fit(
     generator : torch.Generator, optional
         On the CPU, for blocks and views drawn at random. Default: seed 0.
     checkpoint : str or Path, optional
-        File from which an interrupted fit goes on, bit for bit, and into which it is saved.
+        File into which the fit is saved, and from which the same fit goes on, bit for bit; so
+        does one with more stages. Same are data, background, operator, loss, prior, start and
+        generator, each with all its settings.
     checkpoint_every : int
         Steps between two saves.
     progress : bool
         Show a bar.
     callback : callable, optional
-        Called after each step as ``callback(step, objective, fit_field)``; True ends the fit.
+        ``callback(step)`` after each step, with a `helpers.training.Step`; True ends the fit.
     device : str or torch.device, optional
         Default: the best one.
 
@@ -135,19 +144,17 @@ def fit(
     >>> result.volume.shape, result.history["objective"][-1] < result.history["objective"][0]
     ((2, 16, 16), np.True_)
     """
-    import torch
-    from tqdm.auto import tqdm
-
     stages = (schedule,) if isinstance(schedule, Stage) else tuple(schedule)
     if not stages:
         raise ValueError("schedule is empty: give at least one Stage")
+    callback = adapted(callback, lambda step: (int(step), step.loss, step.model))
     device = pick_device(device)
     y = to_tensor(data, device, torch.float32)
     check_data(operator, y)
     _check_counts(loss, y)
     b = checked_background(background, y)
     operator = moved(operator, device)
-    draws = [sampler(stage, operator, y, b) for stage in stages]
+    plan = _Plan(stages, [sampler(stage, operator, y, b) for stage in stages])
     moments = getattr(field, "moments", None)
     field = copy.deepcopy(getattr(field, "field", field)).to(device)
     optimizer = torch.optim.Adam(field.parameters(), lr=stages[0].learning_rate)
@@ -155,106 +162,110 @@ def fit(
         optimizer.load_state_dict(copy.deepcopy(moments))  # Adam works in place
     generator = torch.Generator().manual_seed(0) if generator is None else generator
 
-    run, memory = _Run(field, optimizer, generator), None
-    if checkpoint is not None:
-        run.identity = _identity(y, b, operator, stages, loss, prior)
-        memory = run.resume(checkpoint)
-    total = sum(stage.n_steps for stage in stages)
-    bar = tqdm(total=total, initial=run.step, disable=not progress, leave=False, unit="step")
-    begun = time.perf_counter() - (run.seconds[-1] if run.seconds else 0.0)
-    end, stopped = 0, False
-    for stage, draw in zip(stages, draws, strict=True):
-        start, end = end, end + stage.n_steps
-        if start < run.step < end and memory is not None:
-            draw.memory = memory
-        while run.step < end and not stopped:
-            for group in optimizer.param_groups:
-                group["lr"], group["betas"] = stage.rate(run.step - start), stage.betas
-            seen = draw(field, generator)
-            objective = loss(seen.prediction, seen.data) / seen.share_of_data
-            if prior is not None and stage.coarsen == 1 and seen.volume is not None:
-                objective = objective + prior(seen.volume) / seen.share_of_volume
-            optimizer.zero_grad(set_to_none=True)
-            objective.backward()
-            optimizer.step()
-            run.record(objective.item(), time.perf_counter() - begun)
-            bar.update()
-            if callback is not None:
-                stopped = bool(callback(run.step, run.objective[-1], field))
-            due = stopped or run.step == total or run.step % checkpoint_every == 0
-            if checkpoint is not None and due:
-                run.save(checkpoint, draw.memory)
-    bar.close()
+    run = Run(
+        field,
+        optimizer,
+        plan.n_steps,
+        plan.rate,
+        look=plan.settings,
+        identity=lambda: {
+            "data": fingerprint([y, b]),
+            "operator": told(operator),
+            "loss": told(loss),
+            "prior": prior and told(prior),
+            "start": fingerprint([field, moments]),
+            "seed": generator.initial_seed(),
+        },
+        parts={
+            "field": field,
+            "generator": (generator.get_state, generator.set_state),
+            "memory": (plan.get_memory, plan.set_memory),
+        },
+        checkpoint=checkpoint,
+        save_every=checkpoint_every,
+        card={"data": f"{tuple(y.shape)} numbers", "seed": generator.initial_seed()},
+        advice=ADVICE,
+    )
+
+    def objective(step):
+        stage, draw = plan.at(step)
+        seen = draw(field, generator)
+        value = loss(seen.prediction, seen.data) / seen.share_of_data
+        if prior is not None and stage.coarsen == 1 and seen.volume is not None:
+            value = value + prior(seen.volume) / seen.share_of_volume
+        return value
+
+    run(objective, callback=callback, progress=progress)
     with torch.no_grad():
         volume = field.volume(operator.in_shape)
     if not bool(torch.isfinite(volume).all()):
-        raise FloatingPointError(f"the volume is not finite after step {run.step}: {ADVICE}")
+        raise FloatingPointError(
+            f"the volume is not finite after step {len(run.history)}: {ADVICE}"
+        )
     return FieldFit(
         volume=like(volume, data),
         field=field,
-        history={"objective": np.array(run.objective), "seconds": np.array(run.seconds)},
-        n_iter=run.step,
-        converged=_converged(run.objective[total - stages[-1].n_steps :]),
+        history={"objective": np.array(run.history), "seconds": np.array(run.seconds)},
+        n_iter=len(run.history),
+        converged=_converged(run.history[plan.n_steps - stages[-1].n_steps :]),
         settings={
             "schedule": [asdict(stage) for stage in stages],
-            "loss": _name(loss),
-            "prior": None if prior is None else _name(prior),
+            "loss": name_of(loss),
+            "prior": None if prior is None else name_of(prior),
             "seed": generator.initial_seed(),
             "device": str(device),
         },
         moments=optimizer.state_dict(),
+        interrupted=run.interrupted,
     )
 
 
-class _Run:
-    """What an interrupted fit must find again to go on bit for bit."""
+def uninterrupted(part: FieldFit) -> FieldFit:
+    """The fit, where it is one of several; Ctrl-C during one ends all of them."""
+    if part.interrupted:
+        raise KeyboardInterrupt
+    return part
 
-    def __init__(self, field, optimizer, generator):
-        self.field, self.optimizer, self.generator = field, optimizer, generator
-        self.identity = None  # reading all data takes time, and only a checkpoint asks for it
-        self.objective, self.seconds = [], []
 
-    @property
-    def step(self):
-        return len(self.objective)
+class _Plan:
+    """Stages one after the other: for each step its stage, and what that looks at."""
 
-    def record(self, objective, seconds):
-        check_objective(objective, self.step + 1)
-        self.objective.append(objective)
-        self.seconds.append(seconds)
+    def __init__(self, stages, draws):
+        self.stages, self.draws = stages, draws
+        self.ends = np.cumsum([stage.n_steps for stage in stages]).tolist()
+        self.n_steps, self.made = self.ends[-1], 0
 
-    def save(self, path, memory):
-        state = {
-            "field": dict(self.field.state_dict()),
-            "optimizer": self.optimizer.state_dict(),
-            "generator": self.generator.get_state(),
-            "memory": memory,
-            "objective": np.array(self.objective),
-            "seconds": np.array(self.seconds),
+    def place(self, step):
+        """Number of the stage of a step, and the step within it."""
+        number = bisect.bisect_right(self.ends, step)
+        return number, step - self.ends[number] + self.stages[number].n_steps
+
+    def at(self, step):
+        self.made = step + 1
+        number, _ = self.place(step)
+        return self.stages[number], self.draws[number]
+
+    def rate(self, step):
+        number, within = self.place(step)
+        return self.stages[number].rate(within)
+
+    def settings(self, step):
+        """Settings of a step that a fit which goes on must share: its data, the memory of Adam."""
+        stage = asdict(self.stages[self.place(step)[0]])
+        return {
+            k: v for k, v in stage.items() if k not in ("n_steps", "learning_rate", "final_rate")
         }
-        card = {
-            "data": self.identity,
-            "seed": self.generator.initial_seed(),
-            "steps": self.step,
-            "metric": {"objective": self.objective[-1]},
-        }
-        checkpoints.save(path, state, card)
 
-    def resume(self, path):
-        """Take over what is in the file, if there is one; give back the memory of the sampler."""
-        if not Path(path).exists():
-            return None
-        state, card = checkpoints.load(path, expect={"field": dict(self.field.state_dict())})
-        if card["data"] != self.identity:
-            raise ValueError(
-                f"{path} is of a fit to other data, or with other settings: "
-                "give another name, or delete it to begin anew"
-            )
-        self.field.load_state_dict(state["field"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.generator.set_state(state["generator"])
-        self.objective, self.seconds = state["objective"].tolist(), state["seconds"].tolist()
-        return state["memory"]
+    def get_memory(self):
+        """The steps made, and what the stage of the last one has found out about the data."""
+        number, _ = self.place(self.made - 1)
+        return {"made": self.made, "memory": self.draws[number].memory}
+
+    def set_memory(self, kept):
+        self.made = kept["made"]
+        number, _ = self.place(self.made - 1)
+        if self.draws[number].memory is not None:
+            self.draws[number].memory = kept["memory"]
 
 
 def _check_counts(loss, data):
@@ -270,30 +281,9 @@ def _check_counts(loss, data):
         )
 
 
-def _identity(data, background, operator, stages, loss, prior):
-    """What a fit is of: a checkpoint of another one is refused.
-
-    Losses are known by their names alone: how their settings print may change from run to run.
-    """
-    names = [None if f is None else _name(f).partition("(")[0] for f in (loss, prior)]
-    about = [asdict(stage) for stage in stages], list(data.shape), list(operator.in_shape), names
-    digest = hashlib.sha256(json.dumps(about).encode())
-    for tensor in (data, background):
-        digest.update(to_numpy(tensor).tobytes())
-    return digest.hexdigest()[:16]
-
-
 def _converged(objective):
     tenth = max(1, len(objective) // 10)
     if len(objective) <= tenth:
         return False
     best = np.minimum.accumulate(objective)
     return bool(best[-1 - tenth] - best[-1] < 1e-3 * (best[0] - best[-1]))
-
-
-def _name(function):
-    """Name and bound settings of a loss or prior."""
-    if isinstance(function, partial):
-        settings = ", ".join(f"{key}={value}" for key, value in function.keywords.items())
-        return f"{_name(function.func)}({settings})"
-    return getattr(function, "__name__", type(function).__name__)

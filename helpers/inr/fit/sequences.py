@@ -24,7 +24,7 @@ from ..._deprecated import renamed
 from ...devices import pick_device
 from .._checks import check_data, moved
 from ._frame_store import FrameStore
-from .loop import ONE_STAGE, FieldFit, fit
+from .loop import ONE_STAGE, FieldFit, fit, uninterrupted
 from .losses import Loss, Prior, poisson
 from .sampling import Stage
 from .spacetime import Frames, LowRank
@@ -249,7 +249,7 @@ class _Problem:
     def fit(self, start, at, schedule, operator=None, checkpoint=None):
         """Fit a frame, or with a slice and an operator for them, several at once."""
         data = self.data[at]
-        return fit(
+        fitted = fit(
             start,
             operator or self.operator,
             data if self.as_tensor else to_numpy(data),
@@ -261,6 +261,7 @@ class _Problem:
             checkpoint=checkpoint,
             device=self.data.device,
         )
+        return uninterrupted(fitted)
 
     def misfit(self, volume, number):
         """Loss for each number in a frame."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -85,14 +86,11 @@ class LightField:
             kernels, length = _wrap(kernels, axis, n, m)
             self._grid.append(length)
         self._otf = torch.fft.rfft2(kernels)
-        self._sensitivity: torch.Tensor | None = None
 
-    @property
+    @cached_property
     def sensitivity(self) -> torch.Tensor:
         """Share of each voxel's light that the views catch, a tensor (Z, Y, X)."""
-        if self._sensitivity is None:
-            self._sensitivity = self.adjoint(self.psf.new_ones(self.out_shape))
-        return self._sensitivity
+        return self.adjoint(self.psf.new_ones(self.out_shape))
 
     def __call__(self, x: ArrayT) -> ArrayT:
         """Views (..., V, Y', X') of the volume `x` (..., Z, Y, X)."""
@@ -122,7 +120,7 @@ class LightField:
         part, views = copy.copy(self), list(views)
         part.psf, part._otf = self.psf[views], self._otf[views]
         part.out_shape = (len(part.psf), *self.out_shape[1:])
-        part._sensitivity = None
+        part.__dict__.pop("sensitivity", None)
         return part
 
     def block(self, size: Sequence[int], energy: float = 0.99) -> LightField:

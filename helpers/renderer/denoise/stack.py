@@ -19,10 +19,12 @@ import torch
 from scipy.ndimage import median_filter, rank_filter
 
 from ..._arrays import Array, is_tensor, like, to_numpy, to_tensor
+from ..._deprecated import renamed
 from ...devices import pick_device
 from ...noise._checks import NoiseModel
 from ...noise.counting import SCMOS, Poisson
 from ...noise.readout import EMCCD, PoissonGauss
+from ...training.loop import Step
 from ..train import Trainer, Training
 from .blindspot import BlindSpot, noise_variance, with_the_pixel
 
@@ -61,6 +63,7 @@ class Denoised:
     n_masked: int = 0
 
 
+@renamed(rate="learning_rate")
 def denoise(
     images: Array,
     noise: NoiseModel | None = None,
@@ -68,7 +71,7 @@ def denoise(
     n_steps: int = 1000,
     batch: int = 1,
     patch: int = 66,
-    rate: float = 1e-2,
+    learning_rate: float = 1e-2,
     width: int = 32,
     depth: int = 3,
     mask: Array | None = None,
@@ -77,7 +80,7 @@ def denoise(
     folder: str | Path | None = None,
     name: str = "denoise",
     progress: bool = False,
-    callback: Callable[[int, float], Any] | None = None,
+    callback: Callable[[Step], Any] | None = None,
     device: str | torch.device | None = None,
 ) -> Denoised:
     r"""Denoise a stack by a network that is trained on the stack.
@@ -94,8 +97,7 @@ def denoise(
         True where a pixel counts. The others are predicted from their neighbours.
     n_steps, batch, patch : int
         Steps of the training, and how many squares of which side each of them sees.
-    rate : float
-        Learning rate.
+    learning_rate : float
     width, depth : int
         See `BlindSpot`.
     network : BlindSpot, optional
@@ -109,7 +111,7 @@ def denoise(
     progress : bool
         Show a bar.
     callback : callable, optional
-        ``callback(step, loss)`` after every step, counted from 1. True ends the training.
+        ``callback(step)`` after every step, with a `helpers.training.Step`. True ends the training.
     device : str or torch.device, optional
         Default: the best one.
 
@@ -178,7 +180,7 @@ def denoise(
         n_steps=n_steps,
         batch=batch,
         patch=patch,
-        rate=rate,
+        learning_rate=learning_rate,
         seed=seed,
         folder=folder,
         name=name,

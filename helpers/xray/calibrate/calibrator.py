@@ -2,59 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ... import checkpoints
+from ..._arrays import Device
+from ...devices import pick_device
+from ...training.identity import told
+from ...training.loop import Run, Step, Training, adapted
+from ...training.schedule import Schedule
 from ..cameras import SCALE
 from ..data.samples import stack
 from ..flowfuse import warp
-
-
-@dataclass(frozen=True)
-class CalibratorTraining:
-    """Result of `train_calibrator`.
-
-    Attributes
-    ----------
-    net : FlowNet
-        Trained, in evaluation mode.
-    history : (n_steps, 2) array
-        Loss of the flow in coarse pixels, and mean square error of the fusion, of each step. The
-        second is NaN without an evaluator.
-    n_steps : int
-    resumed : int
-        The step at which this call took over, 0 for a fresh run.
-    settings : dict
-    """
-
-    net: nn.Module = field(repr=False)
-    history: np.ndarray = field(repr=False)
-    n_steps: int
-    resumed: int
-    settings: dict
+from .misalign import Misalignments
 
 
 def train_calibrator(
-    net,
-    evaluator,
-    data,
+    net: nn.Module,
+    evaluator: nn.Module | None,
+    data: Misalignments,
     *,
-    schedule=None,
-    weight=10.0,
-    gamma=0.8,
-    checkpoint=None,
-    generator=None,
-    progress=False,
-    callback=None,
-    device=None,
-):
+    schedule: Schedule | None = None,
+    weight: float = 10.0,
+    gamma: float = 0.8,
+    checkpoint: str | Path | None = None,
+    generator: torch.Generator | None = None,
+    progress: bool = False,
+    callback: Callable[[Step], Any] | None = None,
+    device: Device = None,
+) -> Training:
     r"""Train a network to find the flow between the cameras.
 
     Parameters
@@ -73,20 +56,21 @@ def train_calibrator(
     gamma : float
         Weight of each correction of the flow over that of the next one.
     checkpoint : str or Path, optional
-        File of the run, written every ``schedule.save_every`` steps and at the end; where it
-        exists the run goes on from it.
+        File of the run, as for `helpers.xray.train.train`.
     generator : torch.Generator, optional
         Its seed is that of the run. Default: seed 0.
     progress : bool
         Show a bar.
     callback : callable, optional
-        ``callback(step, net)`` after every step, counted from 1. True ends the run.
+        ``callback(step)`` after every step, with a `helpers.training.Step`. True ends the run.
     device : str or torch.device, optional
         See `helpers.devices.pick_device`.
 
     Returns
     -------
-    CalibratorTraining
+    Training
+        Its `history` (n_steps, 2) holds the loss of the flow in coarse pixels, and the mean square
+        error of the fusion, NaN without an evaluator.
 
     Raises
     ------
@@ -106,12 +90,8 @@ def train_calibrator(
     is minimised with Adam and decoupled weight decay :cite:p:`loshchilov2019`. Derived in
     :doc:`/book/xray/02_calibrate`.
     """
-    from tqdm.auto import tqdm
-
-    from ...devices import pick_device
-    from ...training.schedule import Schedule
-
-    schedule = schedule or Schedule(1000, rate=5e-4, warmup=50, clip=1.0)
+    schedule = schedule or Schedule(1000, learning_rate=5e-4, warmup=50, clip=1.0)
+    callback = adapted(callback, lambda step: (int(step), step.model))
     if weight < 0 or not 0 < gamma <= 1:
         raise ValueError(f"weight is {weight} and gamma {gamma}: give 0 or more, and up to 1")
     seed = 0 if generator is None else generator.initial_seed()
@@ -119,43 +99,54 @@ def train_calibrator(
     settings = asdict(schedule) | {"seed": seed, "weight": weight, "gamma": gamma}
     settings["judged"] = evaluator is not None
     net.to(device).train()
-    optimizer = torch.optim.AdamW(
-        net.parameters(), lr=schedule.rate, betas=schedule.betas, weight_decay=5e-5
+    run = Run(
+        net,
+        torch.optim.AdamW(
+            net.parameters(), lr=schedule.learning_rate, betas=schedule.betas, weight_decay=5e-5
+        ),
+        schedule.n_steps,
+        schedule.rate_at,
+        identity=lambda: {
+            **{name: settings[name] for name in ("batch", "clip", "betas", "seed")},
+            "weight": weight,
+            "gamma": gamma,
+            "evaluator": evaluator and told(evaluator),
+            "data": told(data),
+            "net": told(net, trained=False),
+        },
+        parts={"net": net},
+        clip=schedule.clip,
+        checkpoint=checkpoint,
+        save_every=schedule.save_every,
+        card={"data": "misaligned movies", "seed": seed},
     )
-    history = _resume(checkpoint, net, optimizer, settings)
-    resumed = len(history)
+
+    def objective(step: int) -> tuple[torch.Tensor, list[float]]:
+        rngs = [np.random.default_rng((seed, step, k)) for k in range(schedule.batch)]
+        batch: Any = stack([data.draw(rng) for rng in rngs], device)
+        flows = net(batch.lr[:, 1], batch.centre)
+        flow, fusion = (
+            flow_loss(flows, batch.flow, batch.valid, gamma),
+            _judge(evaluator, batch, flows[-1]),
+        )
+        total = flow + (0 if evaluator is None else weight * fusion)
+        return total, [float(torch.as_tensor(loss).detach()) for loss in (flow, fusion)]
+
     with _frozen(evaluator, device):
-        for step in tqdm(range(resumed, schedule.n_steps), disable=not progress, leave=False):
-            rngs = [np.random.default_rng((seed, step, k)) for k in range(schedule.batch)]
-            batch = stack([data.draw(rng) for rng in rngs], device)
-            flows = net(batch.lr[:, 1], batch.centre)
-            losses = (
-                flow_loss(flows, batch.flow, batch.valid, gamma),
-                _judge(evaluator, batch, flows[-1]),
-            )
-            total = losses[0] + (0 if evaluator is None else weight * losses[1])
-            if not bool(total.isfinite()):
-                raise FloatingPointError(
-                    f"the loss of step {step} is {total.item()}: lower the learning rate, or look "
-                    "for NaN in the data"
-                )
-            optimizer.param_groups[0]["lr"] = schedule.rate_at(step)
-            optimizer.zero_grad()
-            total.backward()
-            nn.utils.clip_grad_norm_(net.parameters(), schedule.clip)
-            optimizer.step()
-            history.append([float(torch.as_tensor(loss).detach()) for loss in losses])
-            stop = callback is not None and callback(step + 1, net)
-            last = stop or step + 1 == schedule.n_steps
-            if checkpoint and (last or (step + 1) % schedule.save_every == 0):
-                _save(checkpoint, net, optimizer, settings, history)
-            if stop:
-                break
-    history = np.array(history).reshape(-1, 2)
-    return CalibratorTraining(net.eval(), history, len(history), resumed, settings)
+        run(objective, callback=callback, progress=progress)
+    return Training(
+        net=net.eval(),
+        history=np.array(run.history).reshape(-1, 2),
+        n_steps=len(run.history),
+        resumed=run.resumed,
+        interrupted=run.interrupted,
+        settings=settings,
+    )
 
 
-def flow_loss(flows, truth, valid, gamma=0.8):
+def flow_loss(
+    flows: Sequence[torch.Tensor], truth: torch.Tensor, valid: torch.Tensor, gamma: float = 0.8
+) -> torch.Tensor:
     """Mean absolute error of a sequence of flows on the valid places, the last one weighing most.
 
     Parameters
@@ -177,14 +168,16 @@ def flow_loss(flows, truth, valid, gamma=0.8):
     1.5
     """
     share = valid / (2 * valid.sum()).clamp_min(1)
-    n = len(flows)
-    return sum(
-        gamma ** (n - 1 - i) * (share * (flow - truth).abs()).sum() for i, flow in enumerate(flows)
-    )
+    total = torch.zeros_like(share.sum())
+    for i, flow in enumerate(flows, 1):
+        total = total + gamma ** (len(flows) - i) * (share * (flow - truth).abs()).sum()
+    return total
 
 
 @torch.no_grad()
-def end_point_error(net, data, n_samples=32, seed=0, device=None):
+def end_point_error(
+    net: nn.Module, data: Misalignments, n_samples: int = 32, seed: int = 0, device: Device = None
+) -> np.ndarray:
     """Distance between flow and truth, over the valid places of random samples.
 
     Parameters
@@ -201,8 +194,6 @@ def end_point_error(net, data, n_samples=32, seed=0, device=None):
     (n_samples,) array
         Mean of each sample, in sharp pixels.
     """
-    from ...devices import pick_device
-
     device = pick_device(device)
     net = net.to(device).eval()
     errors = []
@@ -213,7 +204,7 @@ def end_point_error(net, data, n_samples=32, seed=0, device=None):
     return np.array(errors)
 
 
-def _judge(evaluator, batch, flow):
+def _judge(evaluator: nn.Module | None, batch: Any, flow: torch.Tensor) -> torch.Tensor | float:
     """Error of the fusion of frames that the flow has aligned."""
     if evaluator is None:
         return float("nan")
@@ -222,7 +213,7 @@ def _judge(evaluator, batch, flow):
 
 
 @contextmanager
-def _frozen(evaluator, device):
+def _frozen(evaluator: nn.Module | None, device: torch.device) -> Iterator[None]:
     """Keep a network as it is: no gradient of its own, no training mode."""
     if evaluator is None:
         yield
@@ -236,29 +227,3 @@ def _frozen(evaluator, device):
         evaluator.train(training)
         for parameter, wanted in asked:
             parameter.requires_grad_(wanted)
-
-
-def _save(path, net, optimizer, settings, history):
-    state = {"net": net.state_dict(), "optimizer": optimizer.state_dict()}
-    state |= {"history": np.array(history), "settings": settings}
-    card = {"data": "misaligned movies", "seed": settings["seed"], "steps": len(history)}
-    checkpoints.save(path, state, card | {"metric": {"loss": history[-1][0]}})
-
-
-def _resume(path, net, optimizer, settings):
-    """Go on from a file, if it is there; gives the losses so far."""
-    if not path or not Path(path).exists():
-        return []
-    state, _ = checkpoints.load(path, expect={"net": net.state_dict()})
-    found = state["settings"]
-    wrong = [
-        f"{k} {found.get(k)}, not {v}"
-        for k, v in settings.items()
-        if (list(v) if isinstance(v, tuple) else v)
-        != (list(found[k]) if isinstance(found.get(k), tuple) else found.get(k))
-    ]
-    if wrong:
-        raise ValueError(f"{path} is of another run, with {'; '.join(wrong)}: choose another file")
-    net.load_state_dict(state["net"])
-    optimizer.load_state_dict(state["optimizer"])
-    return state["history"].tolist()

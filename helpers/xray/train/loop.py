@@ -7,59 +7,37 @@ therefore goes on as if nothing had happened, and several processes share one ba
 from __future__ import annotations
 
 import copy
-import math
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from ... import checkpoints
+from ..._arrays import Device
+from ...training.identity import told
+from ...training.loop import Run, Step, Training, adapted
 from ...training.schedule import Schedule
-from ..data.samples import augment, stack
+from ..data.samples import Sample, augment, stack
 from .distributed import Processes
 from .losses import charbonnier
 
-SAME = ("batch", "patch", "clip", "ema", "betas", "seed", "n_samples")  # in one and the same run
-
-
-@dataclass(frozen=True)
-class Training:
-    """Result of `train`.
-
-    Attributes
-    ----------
-    net : torch.nn.Module
-        The network with the running mean of the weights, ready to be called.
-    history : (n_steps,) array
-        Loss of each step, over all processes.
-    n_steps : int
-    resumed : int
-        The step at which this call took over, 0 for a fresh run.
-    settings : dict
-    """
-
-    net: nn.Module = field(repr=False)
-    history: np.ndarray = field(repr=False)
-    n_steps: int
-    resumed: int
-    settings: dict
-
 
 def train(
-    net,
-    data,
+    net: nn.Module,
+    data: Sequence[Sample],
     *,
-    loss=charbonnier,
-    schedule=None,
-    noise=None,
-    checkpoint=None,
-    generator=None,
-    progress=False,
-    callback=None,
-    device=None,
-):
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = charbonnier,
+    schedule: Schedule | None = None,
+    noise: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None,
+    checkpoint: str | Path | None = None,
+    generator: torch.Generator | None = None,
+    progress: bool = False,
+    callback: Callable[[Step], Any] | None = None,
+    device: Device = None,
+) -> Training:
     r"""Train a fusion network.
 
     Parameters
@@ -76,20 +54,22 @@ def train(
         `helpers.xray.train.PoissonLR`.
     checkpoint : str or Path, optional
         File of the run. It is written every ``schedule.save_every`` steps and at the end; where it
-        exists the run goes on from it.
+        exists the same run goes on from it, also for more steps. Same are data, loss, noise,
+        network, seed and schedule.
     generator : torch.Generator, optional
         Its seed is that of the run. Default: seed 0.
     progress : bool
         Show a bar.
     callback : callable, optional
-        ``callback(step, average)`` after every step, counted from 1, with the network of mean
-        weights. True ends the run.
+        ``callback(step)`` after every step, with a `helpers.training.Step` whose model is the
+        network of mean weights. True ends the run.
     device : str or torch.device, optional
         Default: the best one; under torchrun one GPU for each process.
 
     Returns
     -------
     Training
+        Its `net` has the running mean of the weights.
 
     Raises
     ------
@@ -112,6 +92,7 @@ def train(
 
     Examples
     --------
+    >>> from torch import nn
     >>> from helpers.xray.data.samples import Sample
     >>> class Mix(nn.Module):
     ...     def __init__(self):
@@ -125,40 +106,86 @@ def train(
     >>> round(float(result.net.share), 2)
     0.5
     """
-    from tqdm.auto import tqdm
-
     schedule = schedule or Schedule()
+    callback = adapted(callback, lambda step: (int(step), step.model))
     seed = 0 if generator is None else generator.initial_seed()
     if len(data) == 0:
         raise ValueError("there are no data: give at least one sample")
+    settings = asdict(schedule) | {"seed": seed, "n_samples": len(data)}
     with Processes(device) as processes, torch.random.fork_rng(processes.cuda_devices):
         mine = processes.share(schedule.batch)
-        run = _Run(net.to(processes.device), schedule, seed, len(data))
-        resumed = run.resume(checkpoint) if checkpoint and Path(checkpoint).exists() else 0
+        net.to(processes.device)
+        parameters = [p for p in net.parameters() if p.requires_grad]
+        if not parameters:
+            raise ValueError("the network has no parameter to train")
+        average = copy.deepcopy(net).eval().requires_grad_(False)
+        run = Run(
+            average,
+            torch.optim.Adam(
+                parameters, lr=schedule.learning_rate, betas=schedule.betas, foreach=True
+            ),
+            schedule.n_steps,
+            schedule.rate_at,
+            identity=lambda: {
+                **{name: settings[name] for name in ("batch", "patch", "clip", "ema", "betas")},
+                "seed": seed,
+                "n_samples": len(data),
+                "data": told(data),
+                "noise": noise and told(noise),
+                "loss": told(loss),
+                "net": told(net, trained=False),
+            },
+            parts={"net": net, "average": average},
+            clip=schedule.clip,
+            checkpoint=checkpoint,
+            save_every=schedule.save_every,
+            card={"data": f"{len(data)} samples", "seed": seed},
+            writes=processes.rank == 0,
+        )
         model = processes.wrap(net)
         net.train()
-        steps = range(resumed, schedule.n_steps)
-        for step in tqdm(steps, disable=not progress or processes.rank > 0, leave=False):
+
+        def objective(step: int) -> tuple[torch.Tensor, float]:
             torch.manual_seed(_number(seed, step, processes.rank))  # of dropout
-            batch = draw(data, schedule, seed, step, noise, mine)
+            batch: Any = draw(data, schedule, seed, step, noise, mine)
             batch = type(batch)(*(part.to(processes.device) for part in batch))
             value = loss(model(batch.lr, batch.hr, batch.tau), batch.target)
-            run.update(value, processes.mean(value.detach()))
-            stop = callback is not None and callback(step + 1, run.average)
-            last = stop or step + 1 == schedule.n_steps
-            if (
-                checkpoint
-                and processes.rank == 0
-                and (last or (step + 1) % schedule.save_every == 0)
-            ):
-                run.save(checkpoint)
-            if stop:
-                break
+            return value, processes.mean(value.detach())
+
+        def after(step: int) -> None:
+            _towards(average, net, 1 - min(schedule.ema, (1 + step) / (10 + step)))
+
+        run(objective, after=after, callback=callback, progress=progress and processes.rank == 0)
         processes.wait()
-    return Training(run.average, np.array(run.history), len(run.history), resumed, run.settings)
+    return Training(
+        net=average,
+        history=np.array(run.history),
+        n_steps=len(run.history),
+        resumed=run.resumed,
+        interrupted=run.interrupted,
+        settings=settings,
+    )
 
 
-def draw(data, schedule, seed, step, noise=None, mine=slice(None)):
+@torch.no_grad()
+def _towards(average: nn.Module, net: nn.Module, share: float) -> None:
+    """Move the running mean of the weights towards the weights, by a share of the way."""
+    pairs = zip(average.state_dict().values(), net.state_dict().values(), strict=True)
+    for mean, weight in pairs:
+        if mean.is_floating_point():
+            mean.lerp_(weight, share)
+        else:
+            mean.copy_(weight)
+
+
+def draw(
+    data: Sequence[Sample],
+    schedule: Schedule,
+    seed: int,
+    step: int,
+    noise: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None,
+    mine: slice = slice(None),
+) -> Sample:
     """Draw the batch of a step, or a part of it.
 
     Parameters
@@ -185,85 +212,6 @@ def draw(data, schedule, seed, step, noise=None, mine=slice(None)):
     return stack(samples)
 
 
-class _Run:
-    """The state of a run: weights, their running mean, the optimizer, the losses."""
-
-    def __init__(self, net, schedule, seed, n_samples):
-        self.net, self.schedule = net, schedule
-        self.average = copy.deepcopy(net).eval().requires_grad_(False)
-        self.parameters = [p for p in net.parameters() if p.requires_grad]
-        if not self.parameters:
-            raise ValueError("the network has no parameter to train")
-        self.optimizer = torch.optim.Adam(
-            self.parameters, lr=schedule.rate, betas=schedule.betas, foreach=True
-        )
-        self.history = []
-        self.settings = asdict(schedule) | {"seed": seed, "n_samples": n_samples}
-
-    def update(self, value, shared):
-        """One step down the gradient of `value`; `shared` is its mean over the processes."""
-        step = len(self.history)
-        if not math.isfinite(shared):
-            raise FloatingPointError(
-                f"the loss of step {step} is {shared}: lower the learning rate, or look for NaN in "
-                "the data"
-            )
-        self.optimizer.param_groups[0]["lr"] = self.schedule.rate_at(step)
-        self.optimizer.zero_grad()
-        value.backward()
-        nn.utils.clip_grad_norm_(self.parameters, self.schedule.clip)
-        self.optimizer.step()
-        memory = min(self.schedule.ema, (1 + step) / (10 + step))
-        with torch.no_grad():
-            new, old = self.net.state_dict().values(), self.average.state_dict().values()
-            for mean, weight in zip(old, new, strict=True):
-                if mean.is_floating_point():
-                    mean.lerp_(weight, 1 - memory)
-                else:
-                    mean.copy_(weight)
-        self.history.append(shared)
-
-    def save(self, path):
-        """Write everything that the rest of the run depends on."""
-        state = {
-            "net": self.net.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "history": np.array(self.history),
-            "settings": self.settings,
-        }
-        card = {
-            "data": f"{self.settings['n_samples']} samples",
-            "seed": self.settings["seed"],
-            "steps": len(self.history),
-            "metric": {"loss": self.history[-1]},
-        }
-        checkpoints.save(path, state, card)
-
-    def resume(self, path):
-        """Go on from a file; gives the number of steps that were made."""
-        expected = {"net": self.net.state_dict(), "average": self.average.state_dict()}
-        state, _ = checkpoints.load(path, expect=expected)
-        then, done = state["settings"], len(state["history"])
-        wrong = [k for k in SAME if then.get(k) != self.settings[k]]
-        if wrong:
-            told = ", ".join(f"{k} {then.get(k)}, not {self.settings[k]}" for k in wrong)
-            raise ValueError(f"{path} is of another run, with {told}: choose another file")
-        before = Schedule(**{k: then[k] for k in asdict(self.schedule)})
-        steps = range(min(done, self.schedule.n_steps))
-        if done > self.schedule.n_steps or any(
-            before.rate_at(n) != self.schedule.rate_at(n) for n in steps
-        ):
-            raise ValueError(
-                f"{path} holds {done} steps of another schedule, {before}: choose another file"
-            )
-        self.net.load_state_dict(state["net"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.history = state["history"].tolist()
-        return len(self.history)
-
-
-def _number(*key):
+def _number(*key: int) -> int:
     """One seed for several numbers."""
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)

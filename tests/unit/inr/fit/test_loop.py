@@ -152,7 +152,7 @@ def test_the_objective_is_the_loss_plus_the_prior(scene):
     result = fit(
         field, op, views, background=background, loss=partial(poisson, read_noise=1.5),
         prior=lambda volume: 0.3 * l1(volume), schedule=Stage(2, 0.1),
-        callback=lambda step, objective, fitted: seen.append((step, objective, fitted)),
+        callback=lambda step: seen.append((step, step.loss, step.model)),
     )  # fmt: skip
     volume = field.volume(SHAPE).detach()
     expected = poisson(op(volume) + background, torch.tensor(views), read_noise=1.5)
@@ -393,7 +393,7 @@ def test_a_checkpoint_of_another_fit_is_refused(scene, checkpoint, change):
     size = checkpoint.stat().st_mtime_ns
     settings = {"background": background, "prior": weak, "schedule": SCHEDULES["whole"]} | change
     data = settings.pop("data", lambda views: views)(views)
-    with pytest.raises(ValueError, match="is of a fit to other data, or with other settings: give"):
+    with pytest.raises(ValueError, match="is of another run, with .*: choose another name"):
         fit(grid_field(), op, data, checkpoint=checkpoint, **settings)
     assert checkpoint.stat().st_mtime_ns == size, "the checkpoint was written to"
 

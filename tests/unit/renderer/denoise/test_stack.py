@@ -183,7 +183,7 @@ def test_without_a_hole_the_noise_is_learned():
     controls = {}
     for blind in (True, False):
         net = network(blind=blind)
-        train(net, noisy, n_steps=100, patch=48, rate=1e-2, device="cpu")
+        train(net, noisy, n_steps=100, patch=48, learning_rate=1e-2, device="cpu")
         controls[blind] = db(apply(net, noisy).images, clean)
     before = db(noisy, clean)
     assert controls[True] > before + 5
@@ -221,7 +221,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(tmp_path):
     options = {"n_steps": 12, "width": 4, "patch": 30, "device": "cpu", "seed": 3}
     whole = denoise(noisy, PoissonGauss(READ), folder=tmp_path / "a", **options)
     run = {"folder": tmp_path / "b"} | options
-    denoise(noisy, PoissonGauss(READ), callback=lambda step, loss: step == 5, **run)
+    denoise(noisy, PoissonGauss(READ), callback=lambda step: step == 5, **run)
     resumed = denoise(noisy, PoissonGauss(READ), **run)
     assert resumed.training.resumed == 5
     np.testing.assert_array_equal(resumed.training.history, whole.training.history)

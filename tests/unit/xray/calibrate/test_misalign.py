@@ -191,7 +191,7 @@ def test_it_learns_and_holds_on_movies_that_it_has_not_seen():
     """Thirty steps; the shipped network took hundreds."""
     torch.manual_seed(0)
     net = FlowNet.preset("small")
-    schedule = Schedule(30, rate=1e-3, warmup=8, batch=2, clip=1.0)
+    schedule = Schedule(30, learning_rate=1e-3, warmup=8, batch=2, clip=1.0)
     unseen = Misalignments(movies([2040, 2041]))
     at_first = end_point_error(net, unseen, 8, device="cpu")
     training = train_calibrator(
@@ -215,7 +215,7 @@ def test_a_run_that_was_cut_off_goes_on_as_if_it_had_not(tmp_path, data):
         schedule=schedule,
         checkpoint=path,
         device="cpu",
-        callback=lambda step, net: step == 4,
+        callback=lambda step: step == 4,
     )
     assert cut.n_steps == 4 and cut.resumed == 0
     rest = train_calibrator(fresh(9), None, data, schedule=schedule, checkpoint=path, device="cpu")

@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from helpers import checkpoints
-from helpers.xray import train as module
 from helpers.xray.data.samples import Sample
 from helpers.xray.flowfuse import FlowFuse, FlowFuseConfig
 from helpers.xray.train import PoissonLR, Schedule, train
+from helpers.xray.train import loop as module
 from helpers.xray.train.loop import draw
 from helpers.xray.train.losses import charbonnier
 
@@ -70,7 +70,7 @@ def test_the_loss_falls_and_the_mean_network_is_ready():
     result = train(
         FlowFuse(TINY, generator=seeded()),
         data,
-        schedule=Schedule(60, rate=5e-3, warmup=5, patch=16, ema=0.9),
+        schedule=Schedule(60, learning_rate=5e-3, warmup=5, patch=16, ema=0.9),
         device="cpu",
     )
     assert result.n_steps == 60 == len(result.history) and result.resumed == 0
@@ -109,12 +109,12 @@ def test_every_step_is_the_recipe():
 
 
 def test_the_rate_rises_stays_and_falls():
-    schedule = Schedule(100, rate=2.0, warmup=10, decay=0.5)
+    schedule = Schedule(100, learning_rate=2.0, warmup=10, decay=0.5)
     rates = [schedule.rate_at(n) for n in range(100)]
     np.testing.assert_allclose(rates[:10], np.arange(1, 11) / 5)
     assert rates[10:51] == [2.0] * 41
     assert rates[75] == pytest.approx(1.0) and 0 < rates[99] < 0.01
-    steady = Schedule(100, rate=2.0, warmup=10, decay=0.0)
+    steady = Schedule(100, learning_rate=2.0, warmup=10, decay=0.0)
     assert [steady.rate_at(n) for n in range(10, 100)] == [2.0] * 90
 
 
@@ -134,7 +134,7 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path, make, at):
     }
     whole = train(make(), data, **setting)
 
-    def kill(step, average):
+    def kill(step):
         if step == at:
             raise Killed
 
@@ -171,7 +171,7 @@ def test_a_callback_ends_the_run_and_torch_is_left_alone(tmp_path):
         schedule=SHORT,
         checkpoint=path,
         device="cpu",
-        callback=lambda step, average: step == 2,
+        callback=lambda step: step == 2,
     )
     assert result.n_steps == 2 and path.exists()
     assert torch.equal(before, torch.random.get_rng_state())
@@ -204,7 +204,7 @@ TORCHRUN = """
 import json, sys, torch
 torch.set_num_threads(1)
 sys.path.insert(0, {tests!r})
-from test_train import TINY, SHORT, samples, seeded, FlowFuse, PoissonLR, train
+from test_loop import TINY, SHORT, samples, seeded, FlowFuse, PoissonLR, train
 import os
 out = train(FlowFuse(TINY, generator=seeded()), samples(), schedule=SHORT, noise=PoissonLR(),
             checkpoint={checkpoint!r}, generator=seeded(4), device="cpu")
@@ -271,11 +271,14 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"generator": seeded(1)}, "with seed 0, not 1: choose another file"),
+        ({"generator": seeded(1)}, "with seed 0, not 1: choose another name"),
         ({"data": samples(5)}, "with n_samples 6, not 5"),
         ({"schedule": Schedule(12, warmup=3, patch=16, batch=2)}, "with batch 4, not 2"),
-        ({"schedule": Schedule(12, rate=1e-4, warmup=3, patch=16)}, "steps of another schedule"),
-        ({"schedule": Schedule(3, warmup=3, patch=16)}, "12 steps of another schedule"),
+        (
+            {"schedule": Schedule(12, learning_rate=1e-4, warmup=3, patch=16)},
+            "another schedule: lea",
+        ),
+        ({"schedule": Schedule(3, warmup=3, patch=16)}, "12 steps made, not 3"),
         ({"net": FlowFuse(FlowFuseConfig(16, 8, 1, 8, 1))}, "is for another model"),
     ],
 )
@@ -293,7 +296,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path, change, message):
         (lambda: run(nn.Identity()), "has no parameter to train"),
         (lambda: Schedule(0), "n_steps is 0: give a whole number"),
         (lambda: Schedule(batch=2.5), "batch is 2.5"),
-        (lambda: Schedule(rate=-1), "rate and clip must be positive"),
+        (lambda: Schedule(learning_rate=-1), "learning_rate and clip must be positive"),
         (lambda: Schedule(ema=1.0), "decay and ema shares"),
     ],
 )
