@@ -172,7 +172,7 @@ class Trainer:
         if not self.parameters:
             raise ValueError("the model has no parameter to train: thaw one by requires_grad_()")
         self.data: Any = data if callable(data) else to_tensor(data)
-        if not callable(data) and len(self.data) == 0:
+        if not callable(self.data) and len(self.data) == 0:
             raise ValueError("there are no images: give at least one")
         self.schedule: dict[str, Any] = {
             "n_steps": int(n_steps),

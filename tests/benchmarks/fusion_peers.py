@@ -64,10 +64,15 @@ def _compare(case, options):
 
 def _steps_alone(case, weights):
     """What the package does and no more: the steps, without a cost curve."""
+
+    def each(value):
+        return torch.full((len(case.maps),), value)
+
     steps = WavefrontSteps(
         torch.from_numpy(case.maps), torch.from_numpy(case.haadf),
         torch.from_numpy(weights.astype(np.float32)), SETTINGS["gamma"], 1 / len(case.maps),
-        SETTINGS["lambda_chem"], SETTINGS["lambda_tv"], SETTINGS["background"], "isotropic",
+        SETTINGS["lambda_chem"], each(SETTINGS["lambda_tv"]), each(SETTINGS["background"]),
+        "isotropic",
     )  # fmt: skip
     x = steps.maps
     for _ in range(SETTINGS["n_iter"]):
