@@ -15,7 +15,6 @@ from tests.book_files import ROOT
 
 PACKAGE = ROOT / "helpers"
 PARTS = ("fusion", "inr", "xray", "renderer")
-OLD = ("stacks",)  # places of 0.1.0 that warn, until the next release
 
 
 def dotted(path):
@@ -28,7 +27,7 @@ def rooms():
     """Every folder of the package: its dotted name ("" for the ground floor) and its files."""
     for face in sorted(PACKAGE.rglob("__init__.py")):
         files = [path for path in sorted(face.parent.glob("*.py")) if path.stem[:2] != "__"]
-        yield dotted(face), [path for path in files if dotted(path) not in OLD]
+        yield dotted(face), files
 
 
 @cache

@@ -164,7 +164,7 @@ def stale(root=ROOT):
     """Files that must be measured: path -> why."""
     kept, why = read(root), {}
     for path, now in measurable(root).items():
-        if path in kept["unmeasured"] and not path.endswith(".md"):
+        if path in kept["unmeasured"]:
             continue
         each = kept["files"].get(path)
         if each is None:

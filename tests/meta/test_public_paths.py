@@ -65,15 +65,6 @@ def test_the_module_imports(module):
     assert import_module(module).__doc__
 
 
-def test_an_old_place_says_the_new_one():
-    with pytest.warns(DeprecationWarning, match="stacks.Stack is now io.Stack") as caught:
-        from helpers.stacks import Stack
-    assert caught[0].filename == __file__
-    assert Stack is import_module("helpers.io").Stack
-    with pytest.raises(ImportError):
-        from helpers.stacks import Nothing  # noqa: F401
-
-
 @pytest.mark.parametrize(("module", "name"), NAMES)
 def test_the_name_is_behind_its_door(module, name):
     face = import_module(module)
