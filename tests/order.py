@@ -21,6 +21,12 @@ def pytest_configure(config):
     config.pluginmanager.register(Seconds(config), "seconds-of-files")
 
 
+def remembered(config):
+    """Seconds of the files that were run before; none where pytest runs without its cache."""
+    cache = getattr(config, "cache", None)
+    return cache.get(KEY, {}) if cache else {}
+
+
 def expected(file, seconds):
     """Seconds that a file takes: measured, else the usual of its kind."""
     return seconds.get(file) or next(t for kind, t in USUAL.items() if file.startswith(kind))
@@ -54,7 +60,7 @@ def pytest_collection_modifyitems(config, items):
     if config.getoption("--quick"):
         names = firsts(names)
         config.hook.pytest_deselected(items=[named[n] for n in set(named) - set(names)])
-    items[:] = [named[name] for name in in_order(names, config.cache.get(KEY, {}))]
+    items[:] = [named[name] for name in in_order(names, remembered(config))]
 
 
 class Seconds:
@@ -67,5 +73,6 @@ class Seconds:
         self.seconds[file_of(report.nodeid)] += report.duration
 
     def pytest_sessionfinish(self):
-        if not hasattr(self.config, "workerinput") and not self.config.getoption("--quick"):
-            self.config.cache.set(KEY, self.config.cache.get(KEY, {}) | dict(self.seconds))
+        config, cache = self.config, getattr(self.config, "cache", None)
+        if cache and not hasattr(config, "workerinput") and not config.getoption("--quick"):
+            cache.set(KEY, remembered(config) | dict(self.seconds))
