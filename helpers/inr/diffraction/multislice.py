@@ -70,6 +70,7 @@ class MultiSlice:
     Examples
     --------
     >>> import numpy as np
+    >>> from helpers.inr.diffraction import Microscope, spiral
     >>> model = MultiSlice(Microscope(), spiral(3, 0.6), (4, 16, 16))
     >>> bool(np.allclose(model(np.zeros((4, 16, 16))), 1))
     True

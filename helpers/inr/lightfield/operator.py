@@ -53,6 +53,7 @@ class LightField:
 
     Examples
     --------
+    >>> from helpers.inr.lightfield import Optics, psf
     >>> op = LightField(psf(Optics(), [-1.0, 0.0, 1.0], 32), shape=(20, 20))
     >>> op.in_shape, op.out_shape
     ((3, 20, 20), (7, 20, 20))

@@ -92,7 +92,7 @@ def raw_picture(values: Array, name: str, dims: int) -> torch.Tensor:
     if picked.ndim != dims or not bool((picked >= 0).all() and picked.isfinite().all()):
         raise ValueError(
             f"the {name} is {tuple(picked.shape)}, from {float(picked.min()):.3g}: give {dims} "
-            "axes of finite picked, zero or more"
+            "axes of finite values, zero or more"
         )
     if not picked.sum() > 0:
         raise ValueError(f"the {name} holds no light: give one that does")

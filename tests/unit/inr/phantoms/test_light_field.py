@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from helpers.inr import phantoms
+from helpers.inr.lightfield import Optics
 from helpers.inr.phantoms import (
     Simulation,
     beads,
@@ -251,7 +252,7 @@ def test_views_optics_and_phantoms_of_your_own():
     assert sim.views.shape == (3, 42, 42)
     two = simulate(slab, shape=(4, 32, 32), height=3.0, views=[(0, 0), (0, 1)], view_pad=5)
     assert two.views.shape == (2, 42, 42)
-    index = phantoms.Optics(index=1.45)
+    index = Optics(index=1.45)
     other = simulate(slab, shape=(4, 32, 32), height=3.0, views="hex3", view_pad=5, optics=index)
     assert np.abs(other.expected - sim.expected).max() > 0.1
 
