@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any, NamedTuple
 
 import torch
@@ -50,22 +49,6 @@ def raw_near(param: Param, value: torch.Tensor) -> torch.Tensor:
     else:
         raw = transform.inverse(value)
     return raw - transform.inverse(param.start)
-
-
-def seed_of(generator: torch.Generator | None) -> int | None:
-    """Draw a seed: a number can be copied with a model, a generator cannot."""
-    return None if generator is None else int(torch.randint(2**62, (), generator=generator))
-
-
-@contextlib.contextmanager
-def seeded(seed: int | None) -> Any:
-    """Draw weights from a seed and leave torch's own stream as it was; None draws from that."""
-    if seed is None:
-        yield
-        return
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
 
 
 def small(layer: Any) -> Any:

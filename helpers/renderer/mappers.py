@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ._channels import Channel, seed_of, seeded, small
+from ..training.seeds import seed_of, seeded
+from ._channels import Channel, small
 from .renderers.base import Renderer
 
 __all__ = ["Centroid", "Direct", "ImageMapper", "Stacked"]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .baselines import check_inputs
+from ..training.seeds import seed_of, seeded
 from .cameras import SCALE, bicubic, coarsen
-from .stems import CENTRE, GREY, Residual, padded, seeded
+from .stems import CENTRE, GREY, FusionNetwork, Residual
 
 __all__ = ["FlowFuse", "FlowFuseConfig", "warp"]
 
@@ -60,13 +61,7 @@ class FlowFuseConfig:
             raise ValueError(f"{self}: give whole numbers from 1 on, and an even detail")
 
 
-PRESETS = {
-    "small": FlowFuseConfig(blocks=1),
-    "full": FlowFuseConfig(),
-}
-
-
-class FlowFuse(nn.Module):
+class FlowFuse(FusionNetwork):
     r"""Warp, blend, correct: two key frames carried to the time of a coarse frame.
 
     Parameters
@@ -105,13 +100,16 @@ class FlowFuse(nn.Module):
     torch.Size([1, 1, 20, 32])
     """
 
+    presets: ClassVar = {"small": FlowFuseConfig(blocks=1), "full": FlowFuseConfig()}
+    multiple = 2
+
     def __init__(
         self, config: FlowFuseConfig | None = None, *, generator: torch.Generator | None = None
     ) -> None:
         super().__init__()
         self.config = c = config or FlowFuseConfig()
         n_seen = 3 + 2 * SCALE**2 + 2 + 1
-        with seeded(generator):
+        with seeded(seed_of(generator)):
             self.stem = nn.Conv2d(n_seen, c.width, 3, padding=1)
             self.down = nn.Conv2d(c.width, c.deep, 3, stride=2, padding=1)
             self.far = nn.Sequential(*(Residual(c.deep) for _ in range(c.blocks)))
@@ -126,25 +124,8 @@ class FlowFuse(nn.Module):
             nn.init.zeros_(parameter)
         nn.Module.to(self, memory_format=torch.channels_last)  # type: ignore[call-overload]  # the faster order for few channels on a CPU
 
-    @classmethod
-    def preset(cls, name: str, *, generator: torch.Generator | None = None) -> FlowFuse:
-        """Make the network called "full" (as large as the shipped one) or "small"."""
-        if name not in PRESETS:
-            raise ValueError(f"no FlowFuse is called {name!r}: use one of {', '.join(PRESETS)}")
-        return cls(PRESETS[name], generator=generator)
-
     def forward(self, lr: torch.Tensor, hr: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
-        """Transmission (B, 1, 4h, 4w) of the target.
-
-        Parameters
-        ----------
-        lr : (B, 3, 1, h, w) tensor
-            Coarse frames before, at and after the target.
-        hr : (B, 2, 1, 4h, 4w) tensor
-            Key frames before and after the target.
-        tau : (B,) tensor
-            Place of the target between the key frames, 0..1.
-        """
+        """Like every `FusionNetwork`; with `both_ways`, the mean of both directions of time."""
         image = self.one_way(lr, hr, tau)
         if self.config.both_ways and not self.training:
             image = (image + self.one_way(lr.flip(1), hr.flip(1), 1 - tau)) / 2
@@ -152,17 +133,18 @@ class FlowFuse(nn.Module):
 
     def one_way(self, lr: torch.Tensor, hr: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
         """Like a call, but with time in the given direction only, whatever the config says."""
-        check_inputs(lr, hr, tau)
-        height, width = hr.shape[-2:]
-        lr, hr = (frames[:, :, 0] for frames in padded(lr, hr, 2))
+        return super().forward(lr, hr, tau)
+
+    def estimate(self, lr: torch.Tensor, hr: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
+        """See `FusionNetwork`."""
+        lr, hr = lr[:, :, 0], hr[:, :, 0]
         features = self.look(lr, hr, tau)
         base, warped = self.fuse(features, lr, hr, tau)
         enlarged = bicubic(lr[:, CENTRE, None])
         seen = torch.cat([base - GREY, warped - base, enlarged - base], dim=1)
         guide = F.pixel_shuffle(self.guide(features), 2)
         x = F.relu(self.gather(torch.cat([F.pixel_unshuffle(seen, 2), guide], dim=1)))
-        image = base + F.pixel_shuffle(self.correct(self.detail(x)), 2)
-        return image[..., :height, :width]
+        return base + F.pixel_shuffle(self.correct(self.detail(x)), 2)
 
     def look(self, lr: torch.Tensor, hr: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
         """Features (B, C, h, w) of everything that was recorded, on the coarse grid."""

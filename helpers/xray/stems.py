@@ -1,4 +1,4 @@
-"""Stems and heads: the way of two cameras' frames into a network, and of an image out of it.
+"""Base, stems and heads of the networks: two cameras' frames in, one image out.
 
 Each network of this part has five frames on the coarse grid: three of the fast camera, then the
 key frame before and the key frame after. There are two ways in and out: the published one, and one
@@ -7,14 +7,13 @@ that never lets go of the key frames' detail.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .baselines import detail_injection
+from .baselines import check_inputs, detail_injection
 from .cameras import SCALE, coarsen, pad_to
 
 __all__ = ["PooledStem", "SharpStem"]
@@ -24,22 +23,57 @@ CENTRE = 1  # of them: the fast frame of the target's time
 GREY = 0.7  # between metal and the open beam, so that what convolutions pad with is neither
 
 
-def padded(lr: torch.Tensor, hr: torch.Tensor, multiple: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Repeat the last row and column until the coarse sides are multiples of `multiple`."""
-    return pad_to(lr, multiple), pad_to(hr, SCALE * multiple)
+class FusionNetwork(nn.Module):
+    """A network from three coarse frames and two key frames to the image of the middle time.
 
+    A subclass has an ``estimate(lr, hr, tau)`` for frames whose coarse sides are multiples of
+    `multiple`, the configurations `presets`, and a constructor ``(config, *, generator=None)``.
+    """
 
-@contextmanager
-def seeded(generator: torch.Generator | None) -> Iterator[None]:
-    """Draw what is drawn inside from `generator`, and leave torch's own stream as it was."""
-    if generator is None:
-        yield
-        return
-    device = generator.device
-    seed = int(torch.randint(2**62, (), generator=generator, device=device))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
+    presets: ClassVar[dict[str, Any]] = {}
+    multiple = 1
+
+    @classmethod
+    def preset(cls, name: str, *, generator: torch.Generator | None = None) -> Self:
+        """Make the network of a name in `presets`, with fresh weights.
+
+        Parameters
+        ----------
+        name : str
+            Such as "full" or "small"; the notes of the class say which is which.
+        generator : torch.Generator, optional
+            Of the weights at the start. Default: torch's own stream.
+
+        Raises
+        ------
+        ValueError
+            Another name.
+        """
+        if name not in cls.presets:
+            names = ", ".join(cls.presets)
+            raise ValueError(f"no {cls.__name__} is called {name!r}: use one of {names}")
+        return cls(cls.presets[name], generator=generator)
+
+    def forward(self, lr: torch.Tensor, hr: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
+        """Transmission (B, 1, 4h, 4w) of the target.
+
+        Parameters
+        ----------
+        lr : (B, 3, 1, h, w) tensor
+            Fast frames before, at and after the target.
+        hr : (B, 2, 1, 4h, 4w) tensor
+            Key frames before and after the target.
+        tau : (B,) tensor
+            Place of the target between the key frames, 0..1.
+        """
+        check_inputs(lr, hr, tau)
+        height, width = hr.shape[-2:]
+        lr, hr = pad_to(lr, self.multiple), pad_to(hr, SCALE * self.multiple)
+        return self.estimate(lr, hr, tau)[..., :height, :width]
+
+    def estimate(self, lr: torch.Tensor, hr: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
+        """Image (B, 1, 4h, 4w) of frames that are checked and padded."""
+        raise NotImplementedError
 
 
 def each_frame(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:

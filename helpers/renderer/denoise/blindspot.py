@@ -17,7 +17,7 @@ from torch.nn import functional
 from ... import checkpoints
 from ...datasets import data_folder
 from ...devices import pick_device
-from .._channels import seed_of, seeded
+from ...training.seeds import seed_of, seeded
 
 KERNEL = 5  # side of the window that has the hole
 

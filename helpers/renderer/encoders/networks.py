@@ -18,7 +18,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from .._channels import Channel, raw_near, seed_of, seeded, small
+from ...training.seeds import seed_of, seeded
+from .._channels import Channel, raw_near, small
 
 
 def block(n_in: int, n_out: int) -> nn.Sequential:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from .._channels import Channel, raw_near, seed_of, seeded
+from ...training.seeds import seed_of, seeded
+from .._channels import Channel, raw_near
 
 
 class PerImage(nn.Module):

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..baselines import check_inputs
-from ..stems import CENTRE, N_FRAMES, PooledStem, Residual, SharpHead, SharpStem, padded, seeded
+from ...training.seeds import seed_of, seeded
+from ..stems import (
+    CENTRE,
+    N_FRAMES,
+    FusionNetwork,
+    PooledStem,
+    Residual,
+    SharpHead,
+    SharpStem,
+)
 from .alignment import Pyramid, PyramidAlignment, conv
 from .attention import AttentionFusion
 
@@ -50,13 +59,7 @@ class EDVRConfig:
     sharp: bool = False
 
 
-PRESETS = {
-    "full": EDVRConfig(),
-    "small": EDVRConfig(16, 4, 2, 5, 16, offset_gain=0.1, sharp=True),
-}
-
-
-class EDVR(nn.Module):
+class EDVR(FusionNetwork):
     r"""Deformable alignment and attention over three coarse and two sharp frames.
 
     Parameters
@@ -91,11 +94,17 @@ class EDVR(nn.Module):
     torch.Size([1, 1, 40, 48])
     """
 
+    presets: ClassVar = {
+        "full": EDVRConfig(),
+        "small": EDVRConfig(16, 4, 2, 5, 16, offset_gain=0.1, sharp=True),
+    }
+    multiple = 4  # two levels of the pyramid, each of half the size
+
     def __init__(self, config: EDVRConfig, *, generator: torch.Generator | None = None) -> None:
         super().__init__()
         self.config = config
         width = config.width
-        with seeded(generator):
+        with seeded(seed_of(generator)):
             self.stem = SharpStem(width) if config.sharp else PooledStem(width)
             self.extract = nn.Sequential(*(Residual(width) for _ in range(config.n_extract)))
             self.pyramid = Pyramid(width)
@@ -108,13 +117,6 @@ class EDVR(nn.Module):
             head = SharpHead if config.sharp else PlainHead
             self.head = head(width, config.head_width)
 
-    @classmethod
-    def preset(cls, name: str, *, generator: torch.Generator | None = None) -> EDVR:
-        """Make the network called "full" (published) or "small" (improved, for one CPU)."""
-        if name not in PRESETS:
-            raise ValueError(f"no EDVR is called {name!r}: use one of {', '.join(PRESETS)}")
-        return cls(PRESETS[name], generator=generator)
-
     def aligned(self, features: torch.Tensor) -> torch.Tensor:
         """Features (B, 5, C, h, w) of the stem, aligned to the centre; sides multiples of 4."""
         batch = features.shape[:2]
@@ -123,26 +125,13 @@ class EDVR(nn.Module):
         reference = [r.repeat_interleave(N_FRAMES, dim=0) for r in reference]
         return self.align(levels, reference).unflatten(0, batch)
 
-    def forward(self, lr: torch.Tensor, hr: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
-        """Transmission (B, 1, 4h, 4w) of the target.
-
-        Parameters
-        ----------
-        lr : (B, 3, 1, h, w) tensor
-            Fast frames before, at and after the target.
-        hr : (B, 2, 1, 4h, 4w) tensor
-            Key frames before and after the target.
-        tau : (B,) tensor
-            Place of the target between the key frames, 0..1.
-        """
-        check_inputs(lr, hr, tau)
-        height, width = hr.shape[-2:]
-        lr, hr = padded(lr, hr, 4)
+    def estimate(self, lr: torch.Tensor, hr: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
+        """See `FusionNetwork`."""
         features = self.stem(lr, hr, tau)
         fused = self.fuse(self.aligned(features))
         if self.around is not None:
             fused = fused + self.around(features.flatten(1, 2))
-        return self.head(self.reconstruct(fused), lr, hr, tau)[..., :height, :width]
+        return self.head(self.reconstruct(fused), lr, hr, tau)
 
 
 class PlainHead(nn.Module):

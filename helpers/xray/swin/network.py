@@ -5,13 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..baselines import check_inputs
-from ..stems import CENTRE, N_FRAMES, PooledStem, SharpHead, SharpStem, each_frame, padded, seeded
+from ...training.seeds import seed_of, seeded
+from ..stems import (
+    CENTRE,
+    N_FRAMES,
+    FusionNetwork,
+    PooledStem,
+    SharpHead,
+    SharpStem,
+    each_frame,
+)
 from .windows import WindowAttention, window_shift
 
 
@@ -53,14 +62,7 @@ class SwinConfig:
     sharp: bool = False
 
 
-PRESETS = {
-    "full": SwinConfig(),
-    "actual": SwinConfig(width=384, heads=6, window=(5, 4, 4)),
-    "small": SwinConfig(32, (2, 2), 2, (5, 4, 4), 16, drop_path=0.0, sharp=True),
-}
-
-
-class SwinXVR(nn.Module):
+class SwinXVR(FusionNetwork):
     r"""Window attention over three coarse and two sharp frames.
 
     Parameters
@@ -95,12 +97,19 @@ class SwinXVR(nn.Module):
     torch.Size([1, 1, 40, 48])
     """
 
+    presets: ClassVar = {
+        "full": SwinConfig(),
+        "actual": SwinConfig(width=384, heads=6, window=(5, 4, 4)),
+        "small": SwinConfig(32, (2, 2), 2, (5, 4, 4), 16, drop_path=0.0, sharp=True),
+    }
+
     def __init__(self, config: SwinConfig, *, generator: torch.Generator | None = None) -> None:
         super().__init__()
         self.config = config
+        self.multiple = math.lcm(*config.window[1:])
         width, count = config.width, sum(config.depths)
         drops = iter(config.drop_path * k / max(count - 1, 1) for k in range(count))
-        with seeded(generator):
+        with seeded(seed_of(generator)):
             self.stem = SharpStem(width) if config.sharp else PooledStem(width)
             self.groups = nn.ModuleList(
                 Group(width, depth, config.heads, config.window, drops) for depth in config.depths
@@ -112,28 +121,8 @@ class SwinXVR(nn.Module):
             head = SharpHead if config.sharp else BareHead
             self.head = head(width, config.head_width)
 
-    @classmethod
-    def preset(cls, name: str, *, generator: torch.Generator | None = None) -> SwinXVR:
-        """Make "full" or "actual" (published) or "small" (improved, for one CPU)."""
-        if name not in PRESETS:
-            raise ValueError(f"no SwinXVR is called {name!r}: use one of {', '.join(PRESETS)}")
-        return cls(PRESETS[name], generator=generator)
-
-    def forward(self, lr: torch.Tensor, hr: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
-        """Transmission (B, 1, 4h, 4w) of the target.
-
-        Parameters
-        ----------
-        lr : (B, 3, 1, h, w) tensor
-            Fast frames before, at and after the target.
-        hr : (B, 2, 1, 4h, 4w) tensor
-            Key frames before and after the target.
-        tau : (B,) tensor
-            Place of the target between the key frames, 0..1.
-        """
-        check_inputs(lr, hr, tau)
-        height, width = hr.shape[-2:]
-        lr, hr = padded(lr, hr, math.lcm(*self.config.window[1:]))
+    def estimate(self, lr: torch.Tensor, hr: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
+        """See `FusionNetwork`."""
         features = self.stem(lr, hr, tau)
         x = features.movedim(2, -1)
         for group in self.groups:
@@ -142,7 +131,7 @@ class SwinXVR(nn.Module):
         fused = self.after(self.norm(x[:, CENTRE]).movedim(-1, 1)) + features[:, CENTRE]
         if self.around is not None:
             fused = fused + self.around(features.flatten(1, 2))
-        return self.head(fused, lr, hr, tau)[..., :height, :width]
+        return self.head(fused, lr, hr, tau)
 
 
 class Group(nn.Module):

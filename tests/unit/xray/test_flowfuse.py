@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from scipy.ndimage import map_coordinates
 
 from helpers.xray.cameras import bicubic, coarsen
-from helpers.xray.flowfuse import DOUBT, PRESETS, FlowFuse, FlowFuseConfig, warp
+from helpers.xray.flowfuse import DOUBT, FlowFuse, FlowFuseConfig, warp
 from helpers.xray.train.losses import charbonnier
 
 TINY = FlowFuseConfig(8, 8, 1, 8, 1)
@@ -35,7 +35,7 @@ def awake(config=TINY, seed=0):
     return net.eval()
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", FlowFuse.presets)
 def test_before_training_it_is_half_of_detail_injection(name):
     lr, hr, tau = inputs()
     net = FlowFuse.preset(name, generator=seeded())

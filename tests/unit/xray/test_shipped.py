@@ -13,7 +13,6 @@ from helpers.xray._shipped import NETWORKS, weights_file
 from helpers.xray.cameras import coarsen
 from helpers.xray.data import MoviePairs
 from helpers.xray.edvr import EDVR
-from helpers.xray.edvr.network import PRESETS
 from helpers.xray.flowfuse import FlowFuse, FlowFuseConfig
 from helpers.xray.reconstruct import reconstruct
 from helpers.xray.score import evaluate
@@ -98,7 +97,7 @@ def test_shipped_files_are_small():
 
 
 @pytest.mark.parametrize(
-    "net", [FlowFuse(replace(TINY, align=False)), EDVR(PRESETS["small"])], ids=["flowfuse", "edvr"]
+    "net", [FlowFuse(replace(TINY, align=False)), EDVR.preset("small")], ids=["flowfuse", "edvr"]
 )
 def test_what_was_saved_is_loaded(tmp_path, net):
     path = tmp_path / "net.safetensors"

@@ -4,12 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from helpers.training.seeds import seeded
 from helpers.xray.baselines import detail_injection
+from helpers.xray.cameras import pad_to
 from helpers.xray.edvr import EDVR, EDVRConfig
 from helpers.xray.edvr.alignment import Pyramid, PyramidAlignment
 from helpers.xray.edvr.attention import AttentionFusion
-from helpers.xray.edvr.network import PRESETS
-from helpers.xray.stems import CENTRE, PooledStem, SharpStem, padded, seeded
+from helpers.xray.stems import CENTRE, PooledStem, SharpStem
 from tests.unit.xray.networks import count, disturb, frames
 
 TINY = EDVRConfig(8, 2, 1, 1, 8)
@@ -38,7 +39,7 @@ def test_the_published_network_has_its_parameters():
     }
 
 
-@pytest.mark.parametrize("config", [TINY, TINY_SHARP, PRESETS["small"]], ids=str)
+@pytest.mark.parametrize("config", [TINY, TINY_SHARP, EDVR.presets["small"]], ids=str)
 @pytest.mark.parametrize("size", [(8, 12), (9, 7), (1, 3)])
 def test_frames_of_any_size_come_out_sharp(config, size):
     lr, hr, tau = frames(2, *size)
@@ -47,7 +48,7 @@ def test_frames_of_any_size_come_out_sharp(config, size):
 
 def test_what_is_padded_repeats_the_border_and_moves_nothing():
     lr, hr, tau = frames(1, 5, 8)
-    grown_lr, grown_hr = padded(lr, hr, 4)
+    grown_lr, grown_hr = pad_to(lr, 4), pad_to(hr, 16)
     assert grown_lr.shape == (1, 3, 1, 8, 8) and grown_hr.shape == (1, 2, 1, 32, 32)
     assert torch.equal(grown_lr[..., :5, :], lr) and torch.equal(grown_hr[..., :20, :], hr)
     assert torch.equal(grown_lr[..., 7, :], lr[..., 4, :])
@@ -69,7 +70,7 @@ def test_without_its_last_layer_the_published_network_is_bilinear():
 
 def test_the_small_network_starts_at_the_classical_estimate():
     lr, hr, tau = frames()
-    net = seeded_net(PRESETS["small"])
+    net = seeded_net(EDVR.presets["small"])
     assert torch.equal(net(lr, hr, tau), detail_injection(lr, hr, tau))
     assert not torch.allclose(disturb(net)(lr, hr, tau), detail_injection(lr, hr, tau))
 

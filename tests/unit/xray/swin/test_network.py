@@ -18,7 +18,6 @@ from helpers.xray.swin import (
     window_reverse,
     wrapped_regions,
 )
-from helpers.xray.swin.network import PRESETS
 from helpers.xray.swin.windows import window_shift
 from tests.unit.xray.networks import count, disturb, frames
 
@@ -57,7 +56,7 @@ def test_blocks_are_left_out_more_often_towards_the_end():
     assert [b.shifted for b in blocks] == [False, True] * 12
 
 
-@pytest.mark.parametrize("config", [TINY, TINY_SHARP, PRESETS["small"]], ids=str)
+@pytest.mark.parametrize("config", [TINY, TINY_SHARP, SwinXVR.presets["small"]], ids=str)
 @pytest.mark.parametrize("size", [(8, 12), (9, 7), (1, 3)])
 def test_frames_of_any_size_come_out_sharp(config, size):
     lr, hr, tau = frames(2, *size)
@@ -66,7 +65,7 @@ def test_frames_of_any_size_come_out_sharp(config, size):
 
 def test_the_small_network_starts_at_the_classical_estimate():
     lr, hr, tau = frames()
-    net = seeded_net(PRESETS["small"])
+    net = seeded_net(SwinXVR.presets["small"])
     assert torch.equal(net(lr, hr, tau), detail_injection(lr, hr, tau))
     assert not torch.allclose(disturb(net)(lr, hr, tau), detail_injection(lr, hr, tau))
 
