@@ -103,7 +103,14 @@ class ParallelBeam:
         angles = [self.angles_deg[view] for view in views]
         return ParallelBeam(angles, self.in_shape, self.out_shape[2])
 
-    def _apply(self, array, shape, result_shape, *, transposed):
+    def _apply(
+        self,
+        array: ArrayT,
+        shape: tuple[int, ...],
+        result_shape: tuple[int, ...],
+        *,
+        transposed: bool,
+    ) -> ArrayT:
         t = to_tensor(array)
         if tuple(t.shape[-3:]) != shape:
             names = ("projections", "N, Y, S") if transposed else ("volume", "Z, Y, X")
@@ -118,7 +125,9 @@ class ParallelBeam:
         result = columns.T.reshape(shape[1], *batch, result_shape[0], result_shape[2])
         return like(result.movedim(0, -2), array)
 
-    def _make_matrix(self, transposed, dtype, device):
+    def _make_matrix(
+        self, transposed: bool, dtype: torch.dtype, device: torch.device
+    ) -> torch.Tensor:
         matrix = _footprints(self.angles_deg, self.in_shape[0], self.in_shape[2], self.out_shape[2])
         matrix = (matrix.T if transposed else matrix).tocsr()
         with warnings.catch_warnings():  # torch calls its sparse rows a beta, once
@@ -132,7 +141,7 @@ class ParallelBeam:
             )
 
 
-def _footprints(angles_deg, depth, breadth, width):
+def _footprints(angles_deg: Sequence[float], depth: int, breadth: int, width: int) -> csr_matrix:
     """Sparse matrix (N S, Z X): the part of each voxel's shadow that falls on each pixel."""
     z = np.arange(depth)[:, None] - (depth - 1) / 2
     x = np.arange(breadth) - (breadth - 1) / 2
@@ -153,7 +162,7 @@ def _footprints(angles_deg, depth, breadth, width):
     return csr_matrix(entries, (len(angles_deg) * width, depth * breadth))
 
 
-def _trapezoid(u, sides):
+def _trapezoid(u: np.ndarray, sides: np.ndarray) -> np.ndarray:
     """Area left of `u` under the shadow of a unit square: the convolution of two boxes."""
     wide, narrow = max(sides), min(sides)
     if narrow < 1e-6:  # a box
@@ -167,7 +176,9 @@ class _Product(torch.autograd.Function):
     """The sparse product, and its transpose as derivative."""
 
     @staticmethod
-    def forward(ctx, columns, op, transposed):
+    def forward(
+        ctx: Any, columns: torch.Tensor, op: ParallelBeam, transposed: bool
+    ) -> torch.Tensor:
         ctx.op, ctx.transposed = op, transposed
         # Apple's MPS has no sparse products
         device = "cpu" if columns.device.type == "mps" else columns.device
@@ -175,7 +186,7 @@ class _Product(torch.autograd.Function):
         return (matrix @ columns.to(device)).to(columns.device)
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         return _Product.apply(gradient, ctx.op, not ctx.transposed), None, None
 
 
@@ -279,7 +290,7 @@ def sirt(
     seen = op.adjoint(data.new_ones(op.out_shape))
     columns = torch.where(seen > 1e-6, 1 / seen.clamp_min(1e-6), 0)
 
-    def misfit(error):
+    def misfit(error: torch.Tensor) -> float:
         return float((rows * error**2).sum().sqrt())
 
     volume = data.new_zeros((*data.shape[:-3], *op.in_shape))
@@ -366,14 +377,14 @@ def missing_wedge(
     return np.broadcast_to(outside, shape).copy()
 
 
-def _checked_shape(shape):
+def _checked_shape(shape: Sequence[int]) -> tuple[int, ...]:
     shape = tuple(shape)
     if len(shape) != 3 or any(n != int(n) or n < 1 for n in shape):
         raise ValueError(f"shape is {shape}: give three positive whole numbers (Z, Y, X)")
     return tuple(int(n) for n in shape)
 
 
-def _checked_angles(angles_deg):
+def _checked_angles(angles_deg: ArrayLike | None) -> tuple[float, ...]:
     angles = np.asarray(angles_deg, dtype=float)
     if angles.ndim != 1 or not angles.size or not np.isfinite(angles).all():
         raise ValueError(f"angles_deg is {angles_deg!r}: give a list of finite angles in degrees")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -59,21 +59,19 @@ class Calibration:
         others : Any
             `time_step`, `channel_names`.
         """
-        sizes = {axis: float(size) for axis, size in sizes.items() if size}
+        known = {axis: float(size) for axis, size in sizes.items() if size}
         units = {axis: SPELLINGS.get(unit, unit) for axis, unit in units.items()}
-        sizes = {axis: size for axis, size in sizes.items() if units.get(axis) in METRES}
-        unit = next((units[axis] for axis in "XYZ" if axis in sizes), "px")
+        known = {axis: size for axis, size in known.items() if units.get(axis) in METRES}
+        unit = next((units[axis] for axis in "XYZ" if axis in known), "px")
 
-        def along(axis):
-            if axis not in sizes:
-                return None
+        def along(axis: str) -> float:
             if units[axis] == unit:
-                return _decimal(sizes[axis])
-            return _decimal(sizes[axis] * METRES[units[axis]] / METRES[unit])
+                return _decimal(known[axis])
+            return _decimal(known[axis] * METRES[units[axis]] / METRES[unit])
 
-        across = along("X")
-        down = along("Y") if "Y" in sizes else across
-        return cls(across, down, unit, along("Z"), **others)
+        across = along("X") if "X" in known else None
+        down = along("Y") if "Y" in known else across
+        return cls(across, down, unit, along("Z") if "Z" in known else None, **others)
 
     def warn_if_not_square(self, stacklevel: int) -> None:
         """Warn that the pixels have two sizes: `pixel_size` alone is the one along x."""
@@ -86,13 +84,13 @@ class Calibration:
             )
 
 
-def seconds(value, unit):
+def seconds(value: Any, unit: str | None) -> float | None:
     """A time in seconds; None if there is none, or its unit is unknown."""
     scale = SECONDS.get(unit or "s")
     return None if not value or scale is None else _decimal(float(value) * scale)
 
 
-def calibration_of_tiff(file):
+def calibration_of_tiff(file: Any) -> Calibration:
     """Calibration from the ImageJ or OME metadata of an open `tifffile.TiffFile`."""
     if file.is_ome:
         return calibration_of_ome(file.ome_metadata)
@@ -101,7 +99,7 @@ def calibration_of_tiff(file):
     return Calibration()
 
 
-def calibration_of_ome(xml):
+def calibration_of_ome(xml: str) -> Calibration:
     """Calibration from the text of OME-XML, of its first image."""
     import tifffile
 
@@ -111,12 +109,12 @@ def calibration_of_ome(xml):
     step = seconds(pixels.get("TimeIncrement"), pixels.get("TimeIncrementUnit", "s"))
     channels = pixels.get("Channel", [])
     channels = channels if isinstance(channels, list) else [channels]
-    names = [channel.get("Name") for channel in channels]
-    names = tuple(str(name) for name in names) if names and None not in names else None
+    found = [channel.get("Name") for channel in channels]
+    names = tuple(map(str, found)) if found and None not in found else None
     return Calibration.from_sizes(sizes, units, time_step=step, channel_names=names)
 
 
-def _of_imagej(file):
+def _of_imagej(file: Any) -> Calibration:
     notes, tags = file.imagej_metadata or {}, file.pages[0].tags
     unit = str(notes.get("unit", "px"))
     unit = unit.encode("latin-1", "backslashreplace").decode("unicode_escape")
@@ -130,16 +128,17 @@ def _of_imagej(file):
     return Calibration.from_sizes(sizes, units, time_step=step, channel_names=names)
 
 
-def _names_of_labels(labels, channels):
+def _names_of_labels(labels: Sequence[str] | None, channels: int) -> tuple[str, ...] | None:
     """Names of the channels from the labels of the planes, which go round all channels."""
-    names = tuple((labels or [])[:channels])
+    labels = labels or []
+    names = tuple(labels[:channels])
     whole = channels > 1 and len(names) == channels and len(set(names)) == channels
     if whole and all(label == names[k % channels] for k, label in enumerate(labels)):
         return names
     return None
 
 
-def labelled(array):
+def labelled(array: Any) -> tuple[np.ndarray, str, Calibration, list[str]]:
     """Split an `xarray.DataArray` into values, axes, calibration and what has no place in TIFF.
 
     Parameters
@@ -191,7 +190,7 @@ def labelled(array):
     return values, "".join(axes[k] for k in order), calibration, dropped
 
 
-def _even(name, values):
+def _even(name: object, values: np.ndarray) -> float | None:
     """Step of an evenly spaced coordinate; None for one value or no numbers."""
     if len(values) < 2 or values.dtype.kind not in "iuf":
         return None
@@ -201,12 +200,19 @@ def _even(name, values):
     return float(values[-1] - values[0]) / (len(values) - 1)
 
 
-def is_labelled(x):
+def is_labelled(x: object) -> bool:
     """True for an `xarray.DataArray`; does not import xarray."""
     return type(x).__module__.partition(".")[0] == "xarray" and hasattr(x, "dims")
 
 
-def with_given(calibration, pixel_size, unit, z_step, time_step, channel_names):
+def with_given(
+    calibration: Calibration,
+    pixel_size: Any,
+    unit: str | None,
+    z_step: float | None,
+    time_step: float | None,
+    channel_names: Sequence[str] | None,
+) -> Calibration:
     """Calibration with those values replaced that a caller has given.
 
     `pixel_size` is one number, (y, x) or (z, y, x).
@@ -234,10 +240,10 @@ def with_given(calibration, pixel_size, unit, z_step, time_step, channel_names):
     return replace(calibration, **given)
 
 
-def _decimal(value):
+def _decimal(value: float) -> float:
     """A length without the noise of a ratio of integers: nine digits bring the decimal back."""
     return float(f"{value:.9g}")
 
 
-def _first(item):
+def _first(item: Any) -> Any:
     return item[0] if isinstance(item, list) else item

@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import re
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ._calibration import AXES, Calibration, seconds
-from ._lazy import Lazy, Planes, Reordered
+from ._lazy import Lazy, Opened, Planes, Reordered, Source
 
 SLICES = (".tif", ".tiff", ".png")
 TIFF = (".tif", ".tiff", ".btf", ".tf2", ".tf8", ".lsm", ".stk")
@@ -40,7 +42,7 @@ RSCIIO = {
 PIMS = (".seq", ".cine", ".avi", ".mp4", ".mov")
 
 
-def foreign(path):
+def foreign(path: Path) -> str | None:
     """A line that says which package reads a vendor's file; None for a format that is read here.
 
     Parameters
@@ -61,7 +63,7 @@ def foreign(path):
     return f"{path} is a {end[1:]} file: pip install {install}, and read it by {call}"
 
 
-def open_vendor(path):
+def open_vendor(path: Path) -> Opened:
     """Open a vendor's file through bioio or pims, or say which package reads it.
 
     Returns
@@ -97,13 +99,13 @@ def open_vendor(path):
     )
 
 
-def _open_bioio(path):
+def _open_bioio(path: Path) -> Opened:
     from bioio import BioImage
 
     image = BioImage(path)
     sizes = image.physical_pixel_sizes
     sizes = {axis: getattr(sizes, axis, None) for axis in "XYZ"}
-    step = getattr(image, "time_interval", None)
+    step: Any = getattr(image, "time_interval", None)
     step = step.total_seconds() if hasattr(step, "total_seconds") else step
     calibration = Calibration.from_sizes(
         sizes,
@@ -114,7 +116,7 @@ def _open_bioio(path):
     return Lazy(image.dask_data), image.dims.order, calibration, _nothing
 
 
-def _open_pims(path):
+def _open_pims(path: Path) -> Opened:
     import pims
 
     frames = pims.open(str(path))
@@ -126,7 +128,7 @@ def _open_pims(path):
     return source, "TYX", Calibration(), frames.close
 
 
-def open_npy(path):
+def open_npy(path: Path) -> Opened:
     """Open an NPY file as a memory map; returns as `open_tiff`."""
     try:
         mapped = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -137,7 +139,7 @@ def open_npy(path):
     return Lazy(mapped), AXES[-mapped.ndim :], Calibration(), _nothing
 
 
-def open_h5(path, dataset=None):
+def open_h5(path: Path, dataset: str | None = None) -> Opened:
     """Open one data set of an HDF5 file; returns as `open_tiff`.
 
     Parameters
@@ -157,7 +159,7 @@ def open_h5(path, dataset=None):
     try:
         names = []
 
-        def note(name, item):
+        def note(name: str, item: Any) -> None:
             if isinstance(item, h5py.Dataset) and item.ndim >= 2 and item.dtype.kind in "iuf":
                 names.append(name)
 
@@ -175,7 +177,7 @@ def open_h5(path, dataset=None):
         raise
 
 
-def _of_element_size(item):
+def _of_element_size(item: Any) -> Calibration:
     """Calibration from `element_size_um` (z, y, x), which ImageJ's and ilastik's HDF5 have."""
     sizes = np.atleast_1d(item.attrs.get("element_size_um", ()))
     if len(sizes) != 3:
@@ -183,7 +185,7 @@ def _of_element_size(item):
     return Calibration.from_sizes(dict(zip("ZYX", sizes, strict=True)), dict.fromkeys("XYZ", "µm"))
 
 
-def open_mrc(path):
+def open_mrc(path: Path) -> Opened:
     """Open an MRC file as a memory map; returns as `open_tiff`."""
     mrcfile = _package("mrcfile", path)
     try:
@@ -200,7 +202,7 @@ def open_mrc(path):
     return Lazy(data), "ZYX", calibration, file.close
 
 
-def open_raw(path):
+def open_raw(path: Path) -> Opened:
     """Open a raw movie of Picasso, which has its shape in a YAML file; returns as `open_tiff`."""
     info = read_yaml(path.with_suffix(".yaml"), f"{path} is a raw movie")[0]
     try:
@@ -221,7 +223,7 @@ def open_raw(path):
     return Lazy(np.memmap(path, dtype, "r", 0, shape)), "TYX", calibration, _nothing
 
 
-def read_yaml(path, why):
+def read_yaml(path: Path, why: str) -> list[dict[str, Any]]:
     """All documents of a YAML file, or a ValueError that names what is missing."""
     yaml = _package("yaml", path, "pyyaml")
     if not path.exists():
@@ -235,7 +237,7 @@ def read_yaml(path, why):
     return documents
 
 
-def open_zarr(path):
+def open_zarr(path: Path) -> Opened:
     """Open an array of Zarr, or the finest level of an OME-Zarr image; returns as `open_tiff`."""
     zarr = _package("zarr", path)
     try:
@@ -263,16 +265,16 @@ def open_zarr(path):
         array = node[level["path"]]
     except KeyError as error:
         raise ValueError(f"{path} names the array {level['path']!r}, which is not there") from error
-    axes = [a if isinstance(a, dict) else {"name": a} for a in image.get("axes", [])]
-    axes = axes or [{"name": a} for a in AXES[-array.ndim :].lower()]
+    listed = image.get("axes") or AXES[-array.ndim :].lower()
+    described = [a if isinstance(a, dict) else {"name": a} for a in listed]
     scale = np.ones(array.ndim)
     for owner in (level, image):
         for step in owner.get("coordinateTransformations", ()):
             if step.get("type") == "scale":
                 scale = scale * np.asarray(step["scale"], float)
-    letters = "".join(axis["name"].upper() for axis in axes)
+    letters = "".join(axis["name"].upper() for axis in described)
     sizes = dict(zip(letters, scale, strict=True))
-    units = {a: axis.get("unit", "") for a, axis in zip(letters, axes, strict=True)}
+    units = {a: axis.get("unit", "") for a, axis in zip(letters, described, strict=True)}
     known = {axis: sizes[axis] for axis in "XYZ" if axis in sizes}
     channels = attributes.get("omero", {}).get("channels", [])
     names = tuple(str(channel["label"]) for channel in channels if "label" in channel)
@@ -285,7 +287,7 @@ def open_zarr(path):
     return Lazy(array), letters, calibration, _nothing
 
 
-def open_slices(path):
+def open_slices(path: Path) -> Opened:
     """Open a zip file or folder with one TIFF or PNG a slice; returns as `open_tiff`."""
     if path.is_dir():
         names = natural_order(p.name for p in path.iterdir() if p.suffix.lower() in SLICES)
@@ -300,7 +302,7 @@ def open_slices(path):
         raise ValueError(f"{path} holds no slices: files that end on {', '.join(SLICES)}")
     first = _read_slice(path, names[0])
 
-    def plane(k):
+    def plane(k: int) -> np.ndarray:
         image = _read_slice(path, names[k])
         if image.shape != first.shape:
             raise ValueError(
@@ -313,7 +315,7 @@ def open_slices(path):
     return source, "ZYX", Calibration(), _nothing
 
 
-def natural_order(names):
+def natural_order(names: Iterable[str]) -> list[str]:
     """Sort names so that numbers in them count as numbers.
 
     Examples
@@ -322,14 +324,14 @@ def natural_order(names):
     ['a.tif', 'z2.tif', 'z10.tif']
     """
 
-    def key(name):
+    def key(name: str) -> list[tuple[int, str]]:
         parts = re.split(r"(\d+)", str(name))
         return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
 
     return sorted(names, key=key)
 
 
-def in_order(source, axes):
+def in_order(source: Source, axes: str) -> tuple[Source, str]:
     """The same source with its axes in the order of "TCZYX", without leading ones of length one.
 
     A single image keeps one leading axis.
@@ -344,7 +346,7 @@ def in_order(source, axes):
     return source, letters
 
 
-def _read_slice(path, name):
+def _read_slice(path: Path, name: str) -> np.ndarray:
     try:
         if path.is_dir():
             data = (path / name).read_bytes()
@@ -366,7 +368,7 @@ def _read_slice(path, name):
     return image
 
 
-def _package(name, path, install=None):
+def _package(name: str, path: Path, install: str | None = None) -> Any:
     """Import a package that reads a format, or say how it is installed."""
     from importlib import import_module
 
@@ -376,5 +378,5 @@ def _package(name, path, install=None):
         raise ValueError(f"{path} is read by {name}: pip install {install or name}") from error
 
 
-def _nothing():
+def _nothing() -> None:
     """Nothing to close: the operating system keeps a memory map as long as it is used."""

@@ -8,9 +8,27 @@ NumPy into such a block and an index into it, so that the rules of indexing stay
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from itertools import product
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
+
+Positions: TypeAlias = Sequence[np.ndarray]
+
+
+class Source(Protocol):
+    """What can be read at the crossing of positions."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def outer(self, positions: Positions) -> np.ndarray:
+        """Block at the crossing of positions."""
+
+
+Opened: TypeAlias = tuple[Source, str, Any, Callable[[], object]]
+"""Source, a letter for each of its axes, `Calibration`, and the function that closes the file."""
 
 
 class Lazy:
@@ -22,11 +40,11 @@ class Lazy:
         With `shape`, `dtype` and basic slicing.
     """
 
-    def __init__(self, array):
+    def __init__(self, array: Any) -> None:
         self.array, self.shape = array, tuple(int(n) for n in array.shape)
         self.dtype = np.dtype(array.dtype).newbyteorder("=")
 
-    def outer(self, positions):
+    def outer(self, positions: Positions) -> np.ndarray:
         """Block at the crossing of positions."""
         if any(len(where) == 0 for where in positions):
             return np.empty([len(where) for where in positions], self.dtype)
@@ -54,11 +72,13 @@ class Planes:
     dtype : numpy.dtype
     """
 
-    def __init__(self, plane, shape, dtype):
+    def __init__(
+        self, plane: Callable[[int], np.ndarray], shape: Sequence[int], dtype: Any
+    ) -> None:
         self.plane, self.shape = plane, tuple(int(n) for n in shape)
         self.dtype = np.dtype(dtype).newbyteorder("=")
 
-    def outer(self, positions):
+    def outer(self, positions: Positions) -> np.ndarray:
         """Block at the crossing of positions."""
         *leading, rows, columns = positions
         block = np.empty([len(where) for where in positions], self.dtype)
@@ -84,11 +104,11 @@ class Reordered:
         Axes that stay, as by `numpy.transpose`.
     """
 
-    def __init__(self, source, order):
+    def __init__(self, source: Source, order: Sequence[int]) -> None:
         self.source, self.order, self.dtype = source, tuple(order), source.dtype
         self.shape = tuple(source.shape[axis] for axis in self.order)
 
-    def outer(self, positions):
+    def outer(self, positions: Positions) -> np.ndarray:
         """Block at the crossing of positions."""
         inner = [np.zeros(1, int)] * len(self.source.shape)
         for axis, where in zip(self.order, positions, strict=True):
@@ -107,12 +127,12 @@ class Joined:
     source : Lazy, Planes or Reordered
     """
 
-    def __init__(self, source):
+    def __init__(self, source: Source) -> None:
         self.source, self.dtype = source, source.dtype
         self.leading = source.shape[:-2]
         self.shape = (math.prod(self.leading), *source.shape[-2:])
 
-    def outer(self, positions):
+    def outer(self, positions: Positions) -> np.ndarray:
         """Block at the crossing of positions."""
         frames, *inside = positions
         if len(self.leading) == 1:
@@ -126,7 +146,9 @@ class Joined:
         return block
 
 
-def read(source, index, convert=None):
+def read(
+    source: Source, index: Any, convert: Callable[[np.ndarray, Positions], np.ndarray] | None = None
+) -> np.ndarray:
     """Read what a NumPy index asks for, and no more than the block about it.
 
     Parameters
@@ -144,7 +166,9 @@ def read(source, index, convert=None):
         An index outside of the shape, too many of them, or something that is no index.
     """
     index = _full(index, len(source.shape), source.shape)
-    positions, local, axis = [], [], 0
+    positions: list[np.ndarray] = []
+    local: list[Any] = []
+    axis = 0
     for part in index:
         if part is None:
             local.append(None)
@@ -159,9 +183,9 @@ def read(source, index, convert=None):
     return block[tuple(local)]
 
 
-def _full(index, ndim, shape):
+def _full(index: Any, ndim: int, shape: tuple[int, ...]) -> list[Any]:
     """An index as a list with one part for each axis, and None for each new one."""
-    parts = []
+    parts: list[Any] = []
     for part in index if isinstance(index, tuple) else (index,):
         if isinstance(part, list) or (hasattr(part, "__array__") and not np.isscalar(part)):
             part = np.asarray(part)
@@ -187,11 +211,10 @@ def _full(index, ndim, shape):
     return parts[:at] + rest + parts[at + 1 :]
 
 
-def _axis(part, size, axis):
+def _axis(part: Any, size: int, axis: int) -> tuple[np.ndarray, Any]:
     """Positions on an axis, and the index that picks from them as `part` does from the axis."""
     if isinstance(part, slice):
-        chosen = range(*part.indices(size))
-        backwards = chosen.step < 0
+        backwards = part.indices(size)[2] < 0
         chosen = np.arange(size)[part]
         return (chosen[::-1], slice(None, None, -1)) if backwards else (chosen, slice(None))
     if isinstance(part, np.ndarray) and part.ndim > 0:
@@ -215,7 +238,7 @@ def _axis(part, size, axis):
     return np.array([k % size]), 0
 
 
-def _hull(where):
+def _hull(where: np.ndarray) -> tuple[slice, np.ndarray | None]:
     """A slice over rising positions, and which of its members they are; None for all."""
     where = np.asarray(where)
     first, last = int(where[0]), int(where[-1])
@@ -225,7 +248,7 @@ def _hull(where):
     return slice(first, last + 1), where - first
 
 
-def _runs(where):
+def _runs(where: np.ndarray) -> list[slice]:
     """Slices over the neighbours among rising positions."""
     where = np.asarray(where)
     ends = np.flatnonzero(np.diff(where) > 1)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import struct
 import threading
 from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ._calibration import AXES, calibration_of_tiff
-from ._lazy import Lazy, Planes
+from ._lazy import Lazy, Opened, Planes, Source
 
 AT_ONCE = 32  # open files of one series
 NAMES = {"I": "T", "Q": "T", "R": "T", "S": "S"}  # tifffile's letters for axes without a meaning
 
 
-def open_tiff(path):
+def open_tiff(path: Path) -> Opened:
     """Open a TIFF file as a lazy source.
 
     Parameters
@@ -38,6 +40,7 @@ def open_tiff(path):
     """
     import tifffile
 
+    source: Source
     try:
         file = tifffile.TiffFile(path)
     except Exception as error:  # tifffile meets a broken file with many kinds of error
@@ -69,11 +72,12 @@ def open_tiff(path):
 class _Pages:
     """Reads page n of a series; safe to call from several threads."""
 
-    def __init__(self, series):
-        self.pages, self.lock, self.others = list(series.pages), threading.RLock(), {}
+    def __init__(self, series: Any) -> None:
+        self.pages, self.lock = list(series.pages), threading.RLock()
+        self.others: dict[int, Any] = {}
         self.empty = np.zeros(series.shape[-2:], series.dtype)
 
-    def __call__(self, n):
+    def __call__(self, n: int) -> np.ndarray:
         page = self.pages[n]
         if page is None:  # a plane that an OME file names and does not hold
             return self.empty
@@ -84,20 +88,20 @@ class _Pages:
             self.open(handle)
             return page.asarray(maxworkers=1)
 
-    def open(self, handle):
+    def open(self, handle: Any) -> None:
         """Open another file of the series, and close the one that was opened first of too many."""
         if len(self.others) >= AT_ONCE:
             self.others.pop(next(iter(self.others))).close()
         handle.open()
         self.others[id(handle)] = handle
 
-    def close(self):
+    def close(self) -> None:
         """Close the other files of the series."""
         for handle in self.others.values():
             handle.close()
 
 
-def _axes(path, series):
+def _axes(path: Path, series: Any) -> str:
     """Axes of a series in letters of the book, or a ValueError for images that are not grey."""
     shape, axes = series.shape, series.axes
     letters = [NAMES.get(letter, letter) for letter in axes]
@@ -111,12 +115,12 @@ def _axes(path, series):
     return "".join(letters)
 
 
-def _samples(series):
+def _samples(series: Any) -> list[Any]:
     pages = series.pages
     return [pages[k] for k in {0, len(pages) // 2, len(pages) - 1}]
 
 
-def _check_whole(path, file):
+def _check_whole(path: Path, file: Any) -> None:
     """Raise a ValueError that names the first page whose data or directory is not there.
 
     Every directory is read here, once, and kept: by its place and length alone where all pages are
@@ -159,7 +163,7 @@ def _check_whole(path, file):
         )
 
 
-def _chain_ends(file):
+def _chain_ends(file: Any) -> bool:
     """True if the directory of the last page says that no other one follows."""
     last, kind = file.pages[-1], file.tiff
     handle = file.filehandle

@@ -9,7 +9,7 @@ import os
 import platform
 import secrets
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,7 +40,7 @@ OME_TYPES = ("int8", "int16", "int32", "uint32", "float64")
 
 
 @contextmanager
-def atomic_path(path):
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path in the folder of `path`; it replaces `path` when the block succeeds.
 
     If the block fails, the temporary file is removed and an older file stays as it was.
@@ -121,12 +121,12 @@ class Tif(_Tif):
         self.axes, self.calibration = axes, calibration
         return self
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         if name in Calibration.__dataclass_fields__:
             return getattr(self.__dict__["calibration"], name)
         raise AttributeError(f"{type(self).__name__} has no {name!r}")
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.image, self.calibration, self.axes)
 
 
@@ -182,7 +182,8 @@ def save_tif(
     """
     import tifffile
 
-    known, dropped = Calibration(), []
+    known = Calibration()
+    dropped: list[str] = []
     if isinstance(image, Tif):
         axes, known, image = axes or image.axes or None, image.calibration, image.image
     elif is_labelled(image):
@@ -253,12 +254,15 @@ def load_tif(path: str | Path) -> Tif:
     return Tif(image, calibration, axes)
 
 
-def _as_imagej(image, axes, known):
+def _as_imagej(
+    image: np.ndarray, axes: str, known: Calibration
+) -> tuple[np.ndarray, dict[str, Any]]:
     """Image and options of `tifffile.imwrite` for a file of ImageJ."""
     shape = [image.shape[axes.index(a)] if a in axes else 1 for a in AXES]
     image = image.reshape(shape).transpose(0, 2, 1, 3, 4)  # ImageJ has the channels after z
-    metadata, options = {"axes": "TZCYX"}, {"imagej": True}
-    if known.pixel_size is not None:
+    metadata: dict[str, Any] = {"axes": "TZCYX"}
+    options: dict[str, Any] = {"imagej": True}
+    if known.pixel_size is not None and known.pixel_size_y is not None:
         options["resolution"] = (1 / known.pixel_size, 1 / known.pixel_size_y)
     if known.unit != "px":
         metadata["unit"] = known.unit.encode("unicode_escape").decode().replace("\\x", "\\u00")
@@ -271,10 +275,11 @@ def _as_imagej(image, axes, known):
     return image, {**options, "metadata": metadata}
 
 
-def _as_ome(image, axes, known):
+def _as_ome(image: np.ndarray, axes: str, known: Calibration) -> tuple[np.ndarray, dict[str, Any]]:
     """Image and options of `tifffile.imwrite` for an OME-TIFF."""
-    metadata, options = {"axes": axes}, {"ome": True}
-    if known.pixel_size is not None:
+    metadata: dict[str, Any] = {"axes": axes}
+    options: dict[str, Any] = {"ome": True}
+    if known.pixel_size is not None and known.pixel_size_y is not None:
         scale = METRES["cm"] / METRES[known.unit]
         sizes = {"X": known.pixel_size, "Y": known.pixel_size_y}
         options |= {"resolution": tuple(scale / s for s in sizes.values())}
@@ -370,7 +375,7 @@ def load_h5(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
 GROUP = object()  # marks an (even empty) dict among the leaves
 
 
-def _existing_file(path):
+def _existing_file(path: str | Path) -> Path:
     path = Path(path)
     if path.is_dir() and path.suffix.lower() == ".zarr":
         raise IsADirectoryError(f"{path} is a Zarr image: open it by helpers.io.Stack")
@@ -381,7 +386,7 @@ def _existing_file(path):
     return path
 
 
-def _check_tif(image, known, unit):
+def _check_tif(image: np.ndarray, known: Calibration, unit: str | None) -> None:
     if image.dtype.name not in IMAGEJ_TYPES + OME_TYPES:
         types = ", ".join(IMAGEJ_TYPES + OME_TYPES)
         raise TypeError(f"image is {image.dtype}: convert it to one of {types}")
@@ -396,12 +401,12 @@ def _check_tif(image, known, unit):
             raise ValueError(f"{name} is {value!r}: give a positive {what}, or leave it out")
 
 
-def _check_names(names, n_channels):
+def _check_names(names: Sequence[str] | None, n_channels: int) -> None:
     if names is not None and len(names) != n_channels:
         raise ValueError(f"channel_names {names}: the image has {n_channels} channels, name each")
 
 
-def _provenance():
+def _provenance() -> dict[str, str]:
     import h5py
 
     return {
@@ -413,7 +418,7 @@ def _provenance():
     }
 
 
-def _leaves(tree, where):
+def _leaves(tree: Mapping[str, Any], where: str) -> Iterator[tuple[str, Any]]:
     """Flatten a nested dict to (path, storable value), checking everything on the way."""
     for key, value in tree.items():
         if not isinstance(key, str) or not key or "/" in key or key == ".":
@@ -426,7 +431,7 @@ def _leaves(tree, where):
             yield name, _leaf(value, name)
 
 
-def _leaf(value, name):
+def _leaf(value: Any, name: str) -> Any:
     import h5py
 
     if value is None:
@@ -448,7 +453,7 @@ def _leaf(value, name):
     return array
 
 
-def _read_group(group):
+def _read_group(group: Any) -> dict[str, Any]:
     import h5py
 
     return {
@@ -457,7 +462,7 @@ def _read_group(group):
     }
 
 
-def _plain(value):
+def _plain(value: Any) -> Any:
     """Turn what h5py gives into plain Python where it is one number or text."""
     import h5py
 

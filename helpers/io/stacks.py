@@ -23,7 +23,7 @@ from ._formats import (
     open_vendor,
     open_zarr,
 )
-from ._lazy import Joined, read
+from ._lazy import Joined, Opened, Positions, Source, read
 from ._tiff import open_tiff
 
 if TYPE_CHECKING:
@@ -106,8 +106,8 @@ class Stack:
             source, self.axes = Joined(source), "T" + self.axes
         self._set(source)
 
-    def _set(self, source):
-        self._source = source
+    def _set(self, source: Source) -> None:
+        self._source: Any = source
         self.shape = source.shape
         raw = self.gain is None and self.offset is None
         self.dtype = source.dtype if raw else np.dtype(np.float32)
@@ -180,7 +180,7 @@ class Stack:
         except IndexError as error:
             raise IndexError(f"{error}, in {self!r}") from error
 
-    def _electrons(self, block, positions):
+    def _electrons(self, block: np.ndarray, positions: Positions) -> np.ndarray:
         if self.gain is None and self.offset is None:
             return block
         gain, offset = (
@@ -211,11 +211,10 @@ class Stack:
 
         if chunks is None:
             image = self.dtype.itemsize * self.shape[-1] * self.shape[-2]
-            room, chunks = max(1, CHUNK // image), []
+            room, chunks = max(1, CHUNK // image), self.shape[-2:]
             for n in reversed(self.shape[:-2]):
-                chunks.insert(0, min(n, room))
+                chunks = (min(n, room), *chunks)
                 room = max(1, room // n)
-            chunks = (*chunks, *self.shape[-2:])
         meta = np.empty((0,) * self.ndim, self.dtype)
         return array.from_array(self, chunks=chunks, meta=meta, asarray=False)
 
@@ -230,10 +229,10 @@ class Stack:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return _reopened, (type(self), self.path, self.gain, self.offset, self.dataset)
 
-    def __dask_tokenize__(self):
+    def __dask_tokenize__(self) -> tuple[Any, ...]:
         stat = self.path.stat()
         name = str(self.path.resolve()), stat.st_mtime_ns, stat.st_size
         return (type(self).__name__, *name, self.gain, self.offset, self.dataset)
@@ -259,19 +258,19 @@ class _Frames(Stack):
     """A `Stack` whose leading axes are joined."""
 
 
-def _reopened(kind, path, gain, offset, dataset):
+def _reopened(kind: type[Stack], path: Path, gain: Any, offset: Any, dataset: str | None) -> Stack:
     stack = Stack(path, gain=gain, offset=offset, dataset=dataset)
     return stack.frames if kind is _Frames else stack
 
 
-def _cut(value, positions, shape):
+def _cut(value: Any, positions: Positions, shape: tuple[int, ...]) -> Any:
     """The part of a value for each pixel that belongs to a block; a number stays one."""
     if np.ndim(value) == 0:
         return value
     return np.broadcast_to(value, shape)[np.ix_(*positions)]
 
 
-def _open(path, dataset):
+def _open(path: Path, dataset: str | None) -> Opened:
     end = path.suffix.lower()
     names = {p.name for p in path.iterdir()} if path.is_dir() else set()
     if names & {"zarr.json", ".zgroup", ".zarray"} or end == ".zarr":

@@ -80,7 +80,7 @@ def load_alignment(path: str | Path) -> np.ndarray:
     return np.concatenate([rows[:, :4].reshape(-1, 2, 2), rows[:, 4:, None]], axis=2)
 
 
-def _numbers(path, n):
+def _numbers(path: Path, n: int) -> np.ndarray:
     """Rows of n finite numbers of a text file; lines without anything are left out."""
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: check the name and the folder")

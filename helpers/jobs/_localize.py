@@ -129,7 +129,7 @@ def _movie(
     done = map_chunks(work, frames, folder / "chunks", resume=settings["resume"], **options)
     found: Any = done.open()
     target = folder / f"molecules{ENDS[kind]}"
-    more = {"pixel_size": pixel, "shape": frames.shape[1:], "frames": len(frames)}
+    more: dict[str, Any] = {"pixel_size": pixel, "shape": frames.shape[1:], "frames": len(frames)}
     if kind in ("picasso", "thunderstorm"):
         save_table(target, found, {"sigma": settings["psf"]}, format=kind, **more)
     elif kind == "csv":

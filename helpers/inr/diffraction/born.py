@@ -101,7 +101,9 @@ class Born:
         spectrum = (transfer.conj() * torch.fft.rfft2(t)[:, None]).sum(0)
         return like(torch.fft.irfft2(spectrum, s=self.in_shape[1:]), change)
 
-    def _prepared(self, x, shape, name):
+    def _prepared(
+        self, x: Array, shape: tuple[int, ...], name: str
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """`x` as a tensor, and the transfer in its precision on its device."""
         if tuple(x.shape) != shape:
             raise ValueError(f"{name} is {tuple(x.shape)}, the operator needs {shape}")
@@ -112,7 +114,7 @@ class Born:
         return t, self._on[key]
 
 
-def _transfer(light, number):
+def _transfer(light: Illumination, number: int) -> torch.Tensor:
     """Transfer (Z, Y, X // 2 + 1) of one LED."""
     row, column = (-light.bins[number]).tolist()
     shifted = light.axial.roll((row, column), (0, 1))  # w(q_m + q)

@@ -116,7 +116,7 @@ def fit_contrast(
     uninterrupted(near)
     steps = step_weights(model.optics.voxel_size)
 
-    def prior(volume):
+    def prior(volume: torch.Tensor) -> torch.Tensor:
         rough = total_variation(volume, weights=steps, smooth=TYPICAL / 100)
         return tv_weight * rough + sparsity * l1(volume)
 
@@ -127,13 +127,13 @@ def fit_contrast(
     )  # fmt: skip
 
 
-def _level(field, shape):
+def _level(field: nn.Module | FieldFit, shape: Sequence[int]) -> float:
     """Mean magnitude of a field, or of that of a fit."""
     with torch.no_grad():
         return float(cast(Any, getattr(field, "field", field)).volume(shape).abs().mean())
 
 
-def _check_units(model, intensity):
+def _check_units(model: MultiSlice | Born, intensity: Array) -> None:
     """Raise ValueError where the bright field is not near one."""
     bright = model.bright.nonzero()[:, 0].tolist()
     level = float(to_tensor(intensity)[bright].median())
@@ -194,8 +194,8 @@ def contrast_field(
 class _Identity:
     """The operator that shows the volume itself."""
 
-    def __init__(self, shape):
+    def __init__(self, shape: Sequence[int]) -> None:
         self.in_shape = self.out_shape = tuple(shape)
 
-    def __call__(self, volume):
+    def __call__(self, volume: torch.Tensor) -> torch.Tensor:
         return volume

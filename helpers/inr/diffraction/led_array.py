@@ -205,21 +205,21 @@ class Illumination:
         self.delay = 2 * math.pi / wavelength * dz * optics.index / self.led_axial
 
     @property
-    def led_axial(self):
+    def led_axial(self) -> torch.Tensor:
         """(L,) ``sqrt(n^2 - q^2)`` of each LED."""
         return axial(self.leds.square().sum(1), self.optics.index)
 
     @property
-    def bright(self):
+    def bright(self) -> torch.Tensor:
         """(L,) bool: whether the direct light of each LED enters the objective."""
         return self.pupil[self.bins[:, 0], self.bins[:, 1]] > 0
 
-    def carry(self, distance):
+    def carry(self, distance: float) -> torch.Tensor:
         """Transfer function (Y, X) of free propagation over `distance` um."""
         phase = 2 * math.pi / self.optics.wavelength * distance * self.axial
         return torch.polar((self.axial > 0).double(), phase)
 
 
-def _check_layout(n_leds, na):
+def _check_layout(n_leds: int, na: float) -> None:
     if n_leds < 1 or not na >= 0:
         raise ValueError(f"n_leds is {n_leds} and na {na}: give one LED or more, na from 0 on")

@@ -111,7 +111,7 @@ class MultiSlice:
         ]
         return like(torch.cat(parts), contrast)
 
-    def _check(self, contrast):
+    def _check(self, contrast: torch.Tensor) -> None:
         if tuple(contrast.shape) != self.in_shape:
             raise ValueError(
                 f"contrast is {tuple(contrast.shape)}, the model has voxels {self.in_shape}"
@@ -124,7 +124,7 @@ class MultiSlice:
                 f"{self.optics.index}, as finite numbers below {LARGEST_CONTRAST}"
             )
 
-    def _propagators(self, t):
+    def _propagators(self, t: torch.Tensor) -> list[torch.Tensor]:
         """Transfer functions from slice to slice, and from the last one to the camera."""
         key = t.dtype, t.device
         if key not in self._transfers:
@@ -134,9 +134,9 @@ class MultiSlice:
             self._transfers[key] = [_complex(transfer, t) for transfer in (step, imaging)]
         return self._transfers[key]
 
-    def _waves(self, t):
+    def _waves(self, t: torch.Tensor) -> torch.Tensor:
         """The plane waves (L, Y, X) as they would be at the first slice without its phase."""
-        waves = 1
+        waves = torch.ones((), dtype=torch.complex128)
         for axis, n in enumerate(self.in_shape[1:]):
             turns = self._bins[:, axis, None] * torch.arange(n, dtype=torch.float64) / n
             along = torch.polar(torch.ones_like(turns), 2 * torch.pi * turns)
@@ -144,7 +144,13 @@ class MultiSlice:
         return _complex(waves, t)
 
 
-def _through(contrast, wave, delay, step, imaging):
+def _through(
+    contrast: torch.Tensor,
+    wave: torch.Tensor,
+    delay: torch.Tensor,
+    step: torch.Tensor,
+    imaging: torch.Tensor,
+) -> torch.Tensor:
     """Carry waves (L, Y, X) through all slices to the camera."""
     for number, layer in enumerate(contrast, 1):
         phase = layer * delay
@@ -153,6 +159,6 @@ def _through(contrast, wave, delay, step, imaging):
     return wave.real.square() + wave.imag.square()
 
 
-def _complex(wave, t):
+def _complex(wave: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     """Give `wave` in the precision and on the device of the real `t`."""
     return wave.to(t.device, t.dtype.to_complex())
