@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
-from .._arrays import to_tensor
+from .._arrays import Array, to_tensor
 
 ADVICE = "lower the learning rate, and check the units of data, background and prior"
 
 
-def check_data(operator, data):
+def check_data(operator: object, data: torch.Tensor) -> None:
     """Raise ValueError where the tensor `data` cannot have come from `operator`, or holds NaN."""
     expected = getattr(operator, "out_shape", None)
     if expected is not None and tuple(data.shape) != tuple(expected):
@@ -21,7 +23,7 @@ def check_data(operator, data):
         raise ValueError("data has NaN or infinite values: replace dead pixels first")
 
 
-def checked_background(background, data):
+def checked_background(background: float | Array, data: torch.Tensor) -> torch.Tensor:
     """The background as a tensor of the shape of `data`; ValueError where it cannot be."""
     b = to_tensor(background, data.device, torch.float32)
     try:
@@ -36,6 +38,6 @@ def checked_background(background, data):
     return b
 
 
-def moved(operator, device):
+def to_device(operator: Any, device: torch.device) -> Any:
     """The operator on a device, if it knows how to move."""
     return operator.to(device) if hasattr(operator, "to") else operator

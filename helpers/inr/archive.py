@@ -239,7 +239,7 @@ def load(path: str | Path) -> SequenceArchive:
     return SequenceArchive(**film, card=card)
 
 
-def _describe(module):
+def _describe(module: nn.Module) -> dict[str, Any]:
     """Class and arguments of a module, and of the modules among them, for JSON."""
     if type(module) not in REBUILT:
         raise TypeError(
@@ -257,7 +257,7 @@ def _describe(module):
     return {"class": type(module).__name__, "arguments": arguments}
 
 
-def _build(description):
+def _build(description: dict[str, Any]) -> Any:
     known = {kind.__name__: kind for kind in REBUILT}
     arguments = {
         name: _build(value) if isinstance(value, dict) else value
@@ -268,7 +268,7 @@ def _build(description):
     return known[description["class"]](**arguments)
 
 
-def _check(frame, t):
+def _check(frame: nn.Module, t: int) -> None:
     for name, parameter in frame.named_parameters():
         if not torch.isfinite(parameter).all():
             raise ValueError(f"frame {t}: {name} is not finite, its fit has failed")

@@ -15,7 +15,7 @@ from ..devices import pick_device
 from ..lucy import Counts, Deconvolution, richardson_lucy
 from ..noise import Poisson, thin
 from ..operators import Operator
-from ._checks import moved
+from ._checks import to_device
 
 __all__ = ["StoppingChoice", "choose_iterations", "line_psf", "view_enhanced"]
 
@@ -95,7 +95,7 @@ def choose_iterations(
         raise ValueError(f"n_folds is {n_folds}: one part must be held out, and one be left")
     Counts(op, counts, background, read_noise=read_noise)
     device = pick_device(device)
-    op, background = moved(op, device), to_numpy(background)
+    op, background = to_device(op, device), to_numpy(background)
     rng = np.random.default_rng(seed)
     # The variance of rounding is 1/12: with it, mean and variance are those of Poisson counts.
     shift = read_noise**2 + 1 / 12 if read_noise else 0.0
@@ -110,7 +110,9 @@ def choose_iterations(
         judge_by = torch.as_tensor(held, dtype=torch.float32, device=device)
         row: list[float] = []
 
-        def judge(_, volume, judge_by=judge_by, row=row):
+        def judge(
+            _: int, volume: torch.Tensor, judge_by: torch.Tensor = judge_by, row: list[float] = row
+        ) -> None:
             model = (op(volume) / (1 - share) + offset).clamp(min=1e-6) * share
             row.append(float(noise.deviance(model, judge_by, reduction="mean")))
 
@@ -242,7 +244,7 @@ def line_psf(psf: np.ndarray, n_planes: int = 16) -> np.ndarray:
     return lines
 
 
-def _peak(image):
+def _peak(image: np.ndarray) -> tuple[float, float]:
     """Place of the brightest pixel, refined by the centroid of its neighbours."""
     i, j = np.unravel_index(image.argmax(), image.shape)
     rows, columns = (slice(max(n - 1, 0), n + 2) for n in (i, j))
@@ -251,7 +253,7 @@ def _peak(image):
     return (part * y).sum() / part.sum(), (part * x).sum() / part.sum()
 
 
-def _line(near, peaks, z):
+def _line(near: np.ndarray, peaks: np.ndarray, z: np.ndarray) -> np.ndarray:
     if len(near) < 2:
         return np.repeat(peaks, len(z), axis=0)
     return np.stack([np.polyval(np.polyfit(near, p, 1), z) for p in peaks.T], axis=1)

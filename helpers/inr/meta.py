@@ -20,11 +20,12 @@ import torch
 from torch import nn
 
 from .._arrays import Array, Device, to_numpy, to_tensor
+from .._deprecated import renamed
 from ..devices import pick_device
 from ..training.identity import fingerprint as identity_of
 from ..training.identity import told
 from ..training.loop import Run, Step, adapted
-from ._checks import ADVICE, check_data, checked_background, moved
+from ._checks import ADVICE, check_data, checked_background, to_device
 from .fit.losses import Loss, Prior, poisson
 
 __all__ = ["MetaField", "reptile", "shared_decoder"]
@@ -72,11 +73,12 @@ def fingerprint(data: Array) -> str:
     return hashlib.sha256(repr(values.shape).encode() + values.tobytes()).hexdigest()[:16]
 
 
+@renamed(n_outer="n_iter")
 def reptile(
     make_field: nn.Module | Callable[[], nn.Module],
     tasks: Sequence[Any],
     *,
-    n_outer: int = 32,
+    n_iter: int = 32,
     n_inner: int = 15,
     epsilon: float = 1.0,
     learning_rate: float = 3e-2,
@@ -99,7 +101,7 @@ def reptile(
     tasks : sequence
         Each a tuple (operator, data, background), or a callable ``task(field)`` that gives an
         objective.
-    n_outer : int
+    n_iter : int
         Times that a task is drawn: all in turn, in a new order for each round.
     n_inner : int
         Steps k of Adam on that task.
@@ -148,13 +150,13 @@ def reptile(
     >>> from helpers.inr import fields
     >>> make = lambda: fields.Voxels((1, 1, 2), fields.Identity())
     >>> tasks = [lambda f, y=y: ((f.volume() - y) ** 2).sum() for y in (1.0, 3.0)]
-    >>> start = reptile(make, tasks, n_outer=40, n_inner=5, learning_rate=0.1, device="cpu")
+    >>> start = reptile(make, tasks, n_iter=40, n_inner=5, learning_rate=0.1, device="cpu")
     >>> start.n_steps, [round(float(v)) for v in start.field.volume().flatten()]
     (200, [2, 2])
     """
-    if n_outer < 1 or n_inner < 1 or not 0 < epsilon <= 1:
+    if n_iter < 1 or n_inner < 1 or not 0 < epsilon <= 1:
         raise ValueError(
-            f"n_outer is {n_outer}, n_inner {n_inner}, epsilon {epsilon}: "
+            f"n_iter is {n_iter}, n_inner {n_inner}, epsilon {epsilon}: "
             "at least one step of each, and a share between 0 and 1"
         )
     device = pick_device(device)
@@ -165,7 +167,7 @@ def reptile(
     settings = {
         "method": "reptile",
         "n_tasks": len(objectives),
-        "n_outer": n_outer,
+        "n_iter": n_iter,
         "n_inner": n_inner,
         "epsilon": epsilon,
         "learning_rate": learning_rate,
@@ -174,13 +176,13 @@ def reptile(
     }
     rounds = _Reptile(field, optimizer, len(objectives), n_inner, generator)
 
-    def share(step):
-        return epsilon * (1 - step // n_inner / n_outer)
+    def share(step: int) -> float:
+        return epsilon * (1 - step // n_inner / n_iter)
 
     run = Run(
         field,
         optimizer,
-        n_outer * n_inner,
+        n_iter * n_inner,
         lambda step: learning_rate,
         look=lambda step: {"epsilon": share(step)},
         identity=lambda: {
@@ -190,7 +192,7 @@ def reptile(
         },
         parts={
             "field": field,
-            "generator": (generator.get_state, generator.set_state),
+            "generator": generator,
             "rounds": (rounds.get_state, rounds.set_state),
         },
         checkpoint=checkpoint,
@@ -210,12 +212,21 @@ def reptile(
 class _Reptile:
     """Order of the tasks, and the start of the round that a step belongs to."""
 
-    def __init__(self, field, optimizer, n_tasks, n_inner, generator):
+    def __init__(
+        self,
+        field: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        n_tasks: int,
+        n_inner: int,
+        generator: torch.Generator,
+    ) -> None:
         self.parameters = [p for p in field.parameters() if p.requires_grad]
         self.optimizer, self.n_tasks, self.n_inner = optimizer, n_tasks, n_inner
-        self.generator, self.order, self.now, self.before = generator, [], None, []
+        self.generator, self.now = generator, 0
+        self.order: list[int] = []
+        self.before: list[torch.Tensor] = []
 
-    def task(self, step):
+    def task(self, step: int) -> int:
         """Number of the task of a step; with the first of a round, the next one is drawn."""
         if step % self.n_inner == 0:
             if not self.order:
@@ -228,26 +239,27 @@ class _Reptile:
         return self.now
 
     @torch.no_grad()
-    def end(self, step, share):
+    def end(self, step: int, share: float) -> None:
         """After the last step of a round, move the start a share of the way."""
         if (step + 1) % self.n_inner == 0:
             for p, before in zip(self.parameters, self.before, strict=True):
                 p.copy_(torch.lerp(before, p, share))
 
-    def get_state(self):
+    def get_state(self) -> dict[str, Any]:
         return {"order": self.order, "now": self.now, "before": self.before}
 
-    def set_state(self, state):
+    def set_state(self, state: dict[str, Any]) -> None:
         self.order, self.now = state["order"], state["now"]
         pairs = zip(state["before"], self.parameters, strict=True)
         self.before = [before.to(p.device) for before, p in pairs]
 
 
+@renamed(n_rounds="n_iter")
 def shared_decoder(
     make_field: Callable[[], nn.Module],
     tasks: Sequence[Any],
     *,
-    n_rounds: int = 200,
+    n_iter: int = 200,
     learning_rate: float = 3e-2,
     betas: tuple[float, float] = (0.5, 0.99),
     freeze: bool = True,
@@ -267,7 +279,7 @@ def shared_decoder(
         Gives a fresh field with an ``encoding`` that has parameters, and a ``network``.
     tasks : sequence
         As for `reptile`.
-    n_rounds : int
+    n_iter : int
         Rounds; in each, every task takes one step, with its encoding and the common network.
     learning_rate, betas
         Of Adam; the rate falls as a cosine.
@@ -296,8 +308,8 @@ def shared_decoder(
     learn the last anew. With a grid of features it is the other way round: the features say what
     is where, and that is what scenes do not share. Derived in :doc:`/book/inr/04_meta_learning`.
     """
-    if n_rounds < 1:
-        raise ValueError(f"n_rounds is {n_rounds}: at least 1")
+    if n_iter < 1:
+        raise ValueError(f"n_iter is {n_iter}: at least 1")
     device = pick_device(device)
     objectives, seen = _objectives(tasks, loss, prior, device)
     scenes = [_fresh(make_field).to(device) for _ in objectives]
@@ -314,20 +326,20 @@ def shared_decoder(
     settings = {
         "method": "shared_decoder",
         "n_tasks": n_tasks,
-        "n_rounds": n_rounds,
+        "n_iter": n_iter,
         "learning_rate": learning_rate,
         "betas": tuple(betas),
         "freeze": freeze,
         "device": str(device),
     }
 
-    def rate(step):
-        return learning_rate * (0.525 + 0.475 * math.cos(math.pi * (step // n_tasks) / n_rounds))
+    def rate(step: int) -> float:
+        return learning_rate * (0.525 + 0.475 * math.cos(math.pi * (step // n_tasks) / n_iter))
 
     run = Run(
         fields,
         torch.optim.Adam([*own, *network.parameters()], lr=learning_rate, betas=betas),
-        n_rounds * n_tasks,
+        n_iter * n_tasks,
         rate,
         identity=lambda: {
             **{name: settings[name] for name in ("method", "betas")},
@@ -350,13 +362,15 @@ def shared_decoder(
     return _start(run, field, seen, settings)
 
 
-def _every(n, callback):
+def _every(n: int, callback: Callable[..., Any] | None) -> Callable[[Step], Any] | None:
     """The callback after each round of n steps only."""
     at_step = adapted(callback, lambda step: (int(step), step.loss, step.model))
     return at_step and (lambda step: step % n == 0 and at_step(step))
 
 
-def _decides(tasks, loss, prior, start):
+def _decides(
+    tasks: Sequence[Any], loss: Loss, prior: Prior | None, start: nn.Module
+) -> dict[str, Any]:
     """Tasks, losses and first weights, which decide a start beside its settings."""
     return {
         "tasks": identity_of(list(tasks)),
@@ -366,11 +380,11 @@ def _decides(tasks, loss, prior, start):
     }
 
 
-def _start(run, field, seen, settings):
+def _start(run: Run, field: nn.Module, seen: frozenset[str], settings: dict[str, Any]) -> MetaField:
     """The start that the steps of a run led to."""
     return MetaField(
         field=field,
-        history={"objective": np.array(run.history), "seconds": np.array(run.seconds)},
+        history=run.record,
         n_steps=len(run.history),
         seen=seen,
         settings=settings,
@@ -378,12 +392,14 @@ def _start(run, field, seen, settings):
     )
 
 
-def _fresh(make_field):
+def _fresh(make_field: Any) -> Any:
     """A new field, or a copy of the one that was given."""
     return copy.deepcopy(make_field) if isinstance(make_field, nn.Module) else make_field()
 
 
-def _objectives(tasks, loss, prior, device):
+def _objectives(
+    tasks: Sequence[Any], loss: Loss, prior: Prior | None, device: torch.device
+) -> tuple[list[Any], frozenset[str]]:
     """Objective of each task, a function of a field; and fingerprints of all data."""
     if len(tasks) == 0:
         raise ValueError("there are no tasks: give at least one (operator, data, background)")
@@ -406,12 +422,14 @@ def _objectives(tasks, loss, prior, device):
             b = checked_background(background, y)
         except ValueError as error:
             raise ValueError(f"task {number}: {error}") from None
-        objectives.append(_objective(moved(operator, device), y, b, loss, prior))
+        objectives.append(_objective(to_device(operator, device), y, b, loss, prior))
     return objectives, frozenset(seen)
 
 
-def _objective(operator, data, background, loss, prior):
-    def objective(field):
+def _objective(
+    operator: Any, data: torch.Tensor, background: torch.Tensor, loss: Loss, prior: Prior | None
+) -> Callable[[Any], torch.Tensor]:
+    def objective(field: Any) -> torch.Tensor:
         volume = field.volume(operator.in_shape)
         value = loss(operator(volume) + background, data)
         return value if prior is None else value + prior(volume)

@@ -6,7 +6,7 @@ A field is a function, so only the voxels that are asked for are computed. Deriv
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -114,7 +114,9 @@ def render_sequence(
     return out
 
 
-def _place(size, roi, one_based):
+def _place(
+    size: Sequence[int], roi: Sequence[int] | None, one_based: bool
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Corner counted from 0 and shape, both (z, y, x), of a checked box."""
     whole = box(size)
     if roi is None:
@@ -134,7 +136,7 @@ def _place(size, roi, one_based):
     return tuple(first - base for first in corner[::-1]), tuple(shape[::-1])
 
 
-def _frames(n, t_range, one_based):
+def _frames(n: int, t_range: Sequence[int] | None, one_based: bool) -> range:
     if t_range is None:
         return range(n)
     if len(t_range) != 2 or any(int(t) != t for t in t_range):
@@ -153,7 +155,7 @@ def _frames(n, t_range, one_based):
     return frames
 
 
-def _slabs(shape, chunk):
+def _slabs(shape: Sequence[int], chunk: int) -> Iterator[tuple[int, ...]]:
     """Boxes of at most `chunk` voxels that fill `shape`: whole planes, or rows of one plane."""
     if chunk < shape[2]:
         raise ValueError(f"chunk is {chunk}: at least a row, {shape[2]} voxels")

@@ -18,7 +18,7 @@ Positions: TypeAlias = Sequence[np.ndarray]
 
 
 class Source(Protocol):
-    """What can be read at the crossing of positions."""
+    """Array of images that is read at the crossing of positions."""
 
     shape: tuple[int, ...]
     dtype: np.dtype

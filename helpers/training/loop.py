@@ -83,7 +83,7 @@ class Training:
     settings: dict
 
 
-Part = tuple[Callable[[], Any], Callable[[Any], Any]]  # of the state: how it is read, and set
+Access = tuple[Callable[[], Any], Callable[[Any], Any]]  # how a part of the state is read, and set
 
 
 class Run:
@@ -101,8 +101,8 @@ class Run:
         Gives what decides the result, by name, but for the number of steps and their rates. Called
         only where there is a checkpoint: to read all data takes time.
     parts : dict
-        By name: modules, or pairs of functions that get and set a part of the state, such as that
-        of a generator.
+        By name: modules, generators of torch, or pairs of functions that get and set a part of
+        the state.
     look : callable, optional
         ``look(step)`` gives by name what else belongs to a step, such as the ``betas`` of Adam.
     clip : float, optional
@@ -136,7 +136,7 @@ class Run:
         rate: Callable[[int], float],
         *,
         identity: Callable[[], Mapping[str, Any]],
-        parts: Mapping[str, nn.Module | Part],
+        parts: Mapping[str, nn.Module | torch.Generator | Access],
         look: Callable[[int], dict] | None = None,
         clip: float | None = None,
         checkpoint: str | Path | None = None,
@@ -147,7 +147,10 @@ class Run:
     ) -> None:
         self.model, self.optimizer, self.n_steps = model, optimizer, n_steps
         self.rate, self.look, self.clip, self.advice = rate, look, clip, advice
-        self.parts = {"optimizer": (optimizer.state_dict, optimizer.load_state_dict), **parts}
+        self.parts = {
+            name: _access(part) for name, part in {"optimizer": optimizer, **parts}.items()
+        }
+        self.modules = {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
         self.path = Path(checkpoint) if checkpoint else None
         self.save_every, self.card, self.writes = save_every, card or {}, writes
         self.history: list[Any] = []
@@ -209,6 +212,11 @@ class Run:
                 if last:
                     break
 
+    @property
+    def record(self) -> dict[str, np.ndarray]:
+        """Objective of each step made, and seconds since the start."""
+        return {"objective": np.array(self.history), "seconds": np.array(self.seconds)}
+
     def _down(self, step: int, loss: Any) -> float:
         loss, kept = loss if isinstance(loss, tuple) else (loss, None)
         value = loss.item()
@@ -232,10 +240,7 @@ class Run:
         if self.path is None or not self.writes:
             return
         done = len(self.history)
-        state = {
-            name: part.state_dict() if isinstance(part, nn.Module) else part[0]()
-            for name, part in self.parts.items()
-        }
+        state = {name: read() for name, (read, _) in self.parts.items()}
         state |= {
             "identity": self.identity,
             "history": np.array(self.history),
@@ -248,18 +253,15 @@ class Run:
         checkpoints.save(self.path, state, card)
 
     def _resume(self, path: Path) -> None:
-        modules = {
-            name: p.state_dict() for name, p in self.parts.items() if isinstance(p, nn.Module)
-        }
-        state, _ = checkpoints.load(path, expect=modules)
+        expected = {name: module.state_dict() for name, module in self.modules.items()}
+        state, _ = checkpoints.load(path, expect=expected)
         if "identity" not in state:
             raise ValueError(f"{path} is of an earlier version: choose another name, or delete it")
         if wrong := differences(state["identity"], self.identity):
             raise _refusal(path, wrong)
         done = len(state["history"])
         self._check_steps(path, done, state)
-        for name, part in self.parts.items():
-            put = part.load_state_dict if isinstance(part, nn.Module) else part[1]
+        for name, (_, put) in self.parts.items():
             put(state[name])
         self.history, self.seconds = state["history"].tolist(), state["seconds"].tolist()
         self.resumed = done
@@ -277,6 +279,14 @@ class Run:
         for n, (before, after) in enumerate(spans):
             if wrong := differences(before, after):
                 raise _refusal(path, f"another schedule: {wrong}, at step {n + 1}")
+
+
+def _access(part: Any) -> Access:
+    if isinstance(part, torch.Generator):
+        return part.get_state, part.set_state
+    if isinstance(part, tuple):
+        return part
+    return part.state_dict, part.load_state_dict
 
 
 def _refusal(path: Path, why: str) -> ValueError:

@@ -82,7 +82,7 @@ def start_by_reptile(path, callback=None, n=STEPS, goals=(1.0, 3.0), **change):
     found = reptile(
         lambda: fields.Voxels((1, 1, 2), fields.Identity()),
         [square(goal) for goal in goals],
-        n_outer=n // 3,
+        n_iter=n // 3,
         n_inner=3,
         checkpoint=path,
         checkpoint_every=2,  # also within a round
@@ -103,7 +103,7 @@ def start_by_decoder(path, callback=None, n=STEPS, goals=(1.0, 3.0, 2.0), **chan
     found = shared_decoder(
         make_field,
         [square(goal) for goal in goals],
-        n_rounds=n // 3,
+        n_iter=n // 3,
         checkpoint=path,
         checkpoint_every=2,
         callback=callback,

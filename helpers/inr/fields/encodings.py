@@ -190,7 +190,7 @@ class PositionalEncoding(_Waves):
         ]
         return AxisFeatures(tables, box(shape, roi))
 
-    def _wave(self, u, axis):
+    def _wave(self, u: torch.Tensor, axis: int) -> torch.Tensor:
         return _octaves(u, self.octaves_z if axis == 0 else self.octaves, self.pi)
 
 
@@ -226,7 +226,7 @@ class RadialEncoding(_Waves):
         return torch.cat(waves, dim=-1)
 
 
-def _octaves(u, n, pi):
+def _octaves(u: torch.Tensor, n: int, pi: bool) -> torch.Tensor:
     """The coordinate, its sines and its cosines, along a new last axis."""
     frequencies = 2.0 ** torch.arange(n, device=u.device, dtype=u.dtype) * (math.pi if pi else 1)
     phase = u[..., None] * frequencies
@@ -251,19 +251,19 @@ class AxisFeatures:
         self.tables, self.box, self.rows = tables, box, rows
         self.sides = [part.stop - part.start for part in box]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return math.prod(self.sides) if self.rows is None else len(self.rows)
 
     @property
-    def device(self):
+    def device(self) -> torch.device:
         """Device of the tables."""
         return self.tables[0].device
 
-    def __getitem__(self, rows: Any):
+    def __getitem__(self, rows: Any) -> AxisFeatures:
         """Choose voxels by their number in the box."""
         return AxisFeatures(self.tables, self.box, rows)
 
-    def linear(self, weight: torch.Tensor, bias: torch.Tensor | None = None):
+    def linear(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         """Act with a layer of (n, C) weights: (N, n), the sum of what it does to each axis."""
         parts = weight.split([table.shape[1] for table in self.tables], dim=1)
         z, y, x = (

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -84,14 +84,14 @@ class MLP(nn.Module):
                 "and skips before the last of them"
             )
         sizes = [in_features] + [width + in_features * (k in self.skips) for k in range(depth)]
-        self.layers = nn.ModuleList(
+        self.layers: Any = nn.ModuleList(
             nn.utils.skip_init(nn.Linear, n, width if k < depth else out_features)
             for k, n in enumerate(sizes)
         )
         for number, layer in enumerate(self.layers):
             self._start(number, layer, generator)
 
-    def _start(self, number, layer, generator):
+    def _start(self, number: int, layer: Any, generator: torch.Generator | None) -> None:
         n = layer.in_features
         bound = 1 / math.sqrt(n)
         if self.activation == "sine":
@@ -107,8 +107,7 @@ class MLP(nn.Module):
         h = self._active(_linear(x, self.layers[0].weight, self.layers[0].bias))
         for number, layer in enumerate(self.layers[1:]):
             if number in self.skips:  # the layer acts on (x, h) side by side, never built
-                weight = cast(nn.Linear, layer).weight
-                w_x, w_h = weight.split([self.in_features, self.width], dim=1)
+                w_x, w_h = layer.weight.split([self.in_features, self.width], dim=1)
                 h = _linear(h, w_h, layer.bias) + _linear(x, w_x)
             else:
                 h = _linear(h, layer.weight, layer.bias)
@@ -116,13 +115,13 @@ class MLP(nn.Module):
                 h = self._active(h)
         return h
 
-    def _active(self, h):
+    def _active(self, h: torch.Tensor) -> torch.Tensor:
         if self.activation == "sine":
             return torch.sin(self.w0 * h)
         return F.leaky_relu(h, 0.01) if self.activation == "leaky_relu" else F.relu(h)
 
 
-def _linear(x, weight, bias=None):
+def _linear(x: Any, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     if isinstance(x, AxisFeatures):
         return x.linear(weight, bias)
     # Units first in memory: sums over points, in the gradient of the bias, are contiguous.
@@ -292,7 +291,7 @@ class Field(nn.Module):
             features = self.encoding(points.reshape(-1, 3), self.extent)
         return self._decode(features).reshape(shape if roi is None else roi[3:])
 
-    def _decode(self, features):
+    def _decode(self, features: Any) -> torch.Tensor:
         """Values (N,) of (N, C) features; without gradients in blocks of one size.
 
         Matrix products and vector instructions round the end of an array in another way than its

@@ -74,7 +74,30 @@ def upsample(
     return values
 
 
-class FeatureGrid(nn.Module):
+class _Levels(nn.Module):
+    """Tables of features on several grids, coarse to fine, and their values at points."""
+
+    def __init__(self, levels: Sequence[Sequence[int]], n_features: int) -> None:
+        super().__init__()
+        self.levels, self.n_features = tuple(tuple(level) for level in levels), n_features
+        if not self.levels:
+            raise ValueError("levels is empty: give at least one (Z, Y, X)")
+        for level in self.levels:
+            box(level)
+        self.out_features = n_features * len(self.levels)
+
+    def _encoded(
+        self, tables: nn.ParameterList, points: torch.Tensor, extent: Sequence[float]
+    ) -> torch.Tensor:
+        place = _normalised(points, extent)[None, None]
+        features = [_sample(table[None], place)[0, :, 0, 0] for table in tables]
+        return self._combined(features).T.reshape(*points.shape[:-1], self.out_features)
+
+    def _combined(self, features: list[torch.Tensor]) -> torch.Tensor:
+        return torch.cat(features)
+
+
+class FeatureGrid(_Levels):
     """A dense multi-resolution grid of features, interpolated linearly.
 
     Parameters
@@ -108,13 +131,7 @@ class FeatureGrid(nn.Module):
         std: float = 0.1,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__()
-        self.levels, self.n_features = tuple(tuple(level) for level in levels), n_features
-        if not self.levels:
-            raise ValueError("levels is empty: give at least one (Z, Y, X)")
-        for level in self.levels:
-            box(level)
-        self.out_features = n_features * len(self.levels)
+        super().__init__(levels, n_features)
         self.tables = nn.ParameterList(
             std * torch.randn((n_features, *level), generator=generator) for level in self.levels
         )
@@ -123,9 +140,7 @@ class FeatureGrid(nn.Module):
         self, points: torch.Tensor, extent: Sequence[float] = (1.0, 1.0, 1.0)
     ) -> torch.Tensor:
         """Encode (..., 3) points into (..., out_features)."""
-        place = _normalised(points, extent)[None, None]
-        features = [_sample(table[None], place)[0, :, 0, 0] for table in self.tables]
-        return torch.cat(features).T.reshape(*points.shape[:-1], self.out_features)
+        return self._encoded(self.tables, points, extent)
 
     def grid(
         self,
@@ -135,10 +150,10 @@ class FeatureGrid(nn.Module):
         device: Device = None,
     ) -> torch.Tensor:
         """Features (N, out_features) of a regular grid, in the order of its voxels."""
-        return torch.cat([upsample(table, shape, roi) for table in self.tables]).flatten(1).T
+        return self._combined([upsample(t, shape, roi) for t in self.tables]).flatten(1).T
 
 
-class PlaneGrid(nn.Module):
+class PlaneGrid(_Levels):
     r"""Features on the planes yx, zx and zy, multiplied or added: storage grows as n squared.
 
     Parameters
@@ -175,17 +190,12 @@ class PlaneGrid(nn.Module):
         std: float = 0.1,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(levels, n_features)
         if combine not in ("product", "sum"):
             raise ValueError(f"combine is {combine!r}: use 'product' or 'sum'")
-        self.levels, self.n_features = tuple(tuple(level) for level in levels), n_features
         self.combine = combine
-        if not self.levels:
-            raise ValueError("levels is empty: give at least one (Z, Y, X)")
-        self.out_features = n_features * len(self.levels)
         self.planes = nn.ParameterList()
         for level in self.levels:
-            box(level)
             for axis in range(3):
                 flat = [1 if k == axis else n for k, n in enumerate(level)]
                 start = std * torch.randn((n_features, *flat), generator=generator)
@@ -195,9 +205,7 @@ class PlaneGrid(nn.Module):
         self, points: torch.Tensor, extent: Sequence[float] = (1.0, 1.0, 1.0)
     ) -> torch.Tensor:
         """Encode (..., 3) points into (..., out_features)."""
-        place = _normalised(points, extent)[None, None]
-        planes = [_sample(plane[None], place)[0, :, 0, 0] for plane in self.planes]
-        return self._combined(planes).T.reshape(*points.shape[:-1], self.out_features)
+        return self._encoded(self.planes, points, extent)
 
     def grid(
         self,
@@ -217,7 +225,7 @@ class PlaneGrid(nn.Module):
             planes.append(upsample(plane, flat, (*corner, *size)))
         return self._combined(planes).flatten(1).T
 
-    def _combined(self, planes):
+    def _combined(self, planes: list[torch.Tensor]) -> torch.Tensor:
         triples = zip(planes[0::3], planes[1::3], planes[2::3], strict=True)
         product = self.combine == "product"
         return torch.cat([a * b * c if product else a + b + c for a, b, c in triples])
@@ -296,7 +304,7 @@ class HashGrid(nn.Module):
         return torch.cat(features, dim=-1).reshape(*points.shape[:-1], self.out_features)
 
     @staticmethod
-    def _entry(node, side, size):
+    def _entry(node: torch.Tensor, side: int, size: int) -> torch.Tensor:
         """Rows (N, 2, 2, 2) of the table for nodes (N, 3, 2): in order if all fit, else hashed."""
         fits = side**3 == size
         node = node.clamp(0, side - 1) if fits else node
@@ -306,10 +314,10 @@ class HashGrid(nn.Module):
         return z + y + x if fits else (z ^ y ^ x) % size
 
 
-def _normalised(points, extent):
+def _normalised(points: torch.Tensor, extent: Sequence[float]) -> torch.Tensor:
     """Points in units of the extent as (1, N, 3), x first as `grid_sample` wants it."""
     return (points / points.new_tensor(extent)).reshape(1, -1, 3).flip(-1)
 
 
-def _sample(table, place):
+def _sample(table: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
     return F.grid_sample(table, place, padding_mode="border", align_corners=False)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from ... import checkpoints
 from ...training.identity import differences, fingerprint, told
@@ -31,7 +34,9 @@ class FrameStore:
     others is refused. Frames may be added at the end.
     """
 
-    def __init__(self, folder, start, problem, settings):
+    def __init__(
+        self, folder: str | Path, start: Any, problem: Any, settings: dict[str, Any]
+    ) -> None:
         self.folder, self.generator = Path(folder), problem.generator
         self.field = getattr(start, "field", start)
         check_writable(self.path(0))
@@ -47,11 +52,13 @@ class FrameStore:
             frames = fingerprint([frames, *pair])  # of all up to this one
             self.identities.append(same | {"frames": frames})
 
-    def path(self, number):
+    def path(self, number: int) -> Path:
         """The file of a frame."""
         return self.folder / f"frame_{number:05}.safetensors"
 
-    def save(self, number, fitted, history, seconds):
+    def save(
+        self, number: int, fitted: FieldFit, history: dict[str, np.ndarray], seconds: float
+    ) -> None:
         """Keep what the chain found for a frame."""
         state = {
             "field": dict(fitted.field.state_dict()),
@@ -73,7 +80,7 @@ class FrameStore:
         }
         checkpoints.save(self.path(number), state, card)
 
-    def load(self, number):
+    def load(self, number: int) -> tuple[FieldFit, dict[str, np.ndarray], float] | None:
         """The fit, the history and the seconds of a frame that was done before, or None."""
         path = self.path(number)
         if not path.exists():

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ import torch
 from ..._arrays import Array, Device, like, to_tensor
 from ...devices import pick_device
 from ...operators import Operator
-from .._checks import check_data, checked_background, moved
+from .._checks import check_data, checked_background, to_device
 from ..fields.encodings import extent_of
 from ..fields.field import Field, Softplus, Sum, Voxels
 from ..fields.grids import FeatureGrid, pyramid
@@ -150,7 +150,7 @@ def reconstruct(
                 "not of the object, zero or more"
             )
         loss = partial(losses.poisson, read_noise=read_noise)
-    operator = moved(operator, device)
+    operator = to_device(operator, device)
     if mask is not None:
         operator, y, b = _Pixels(operator, used), y[used], b[used]
     mean = _mean(operator, y - b)
@@ -174,10 +174,12 @@ def reconstruct(
         progress=progress, device=device,
     )  # fmt: skip
     settings = result.settings | {"choice": choice, "seed": seed}
-    return replace(result, volume=like(result.volume, data), settings=settings)
+    return replace(result, volume=like(cast(torch.Tensor, result.volume), data), settings=settings)
 
 
-def _checked_settings(operator, strengths, read_noise, seed):
+def _checked_settings(
+    operator: Operator, strengths: float | Sequence[float], read_noise: float, seed: int
+) -> np.ndarray:
     """The strengths of the prior, strongest first; every setting is checked before any work."""
     if not hasattr(operator, "adjoint"):
         raise TypeError(
@@ -194,7 +196,7 @@ def _checked_settings(operator, strengths, read_noise, seed):
     return np.sort(found)[::-1]
 
 
-def _checked_mask(mask, y):
+def _checked_mask(mask: Array | None, y: torch.Tensor) -> torch.Tensor:
     if mask is None:
         return torch.ones_like(y, dtype=torch.bool)
     used = to_tensor(mask if torch.is_tensor(mask) else np.asarray(mask), y.device) > 0
@@ -208,10 +210,10 @@ def _checked_mask(mask, y):
 def choose_prior(
     operator: Operator,
     data: torch.Tensor,
-    background: float | Array,
+    background: torch.Tensor,
     loss: Loss,
-    prior: Prior | None,
-    weights: Sequence[float],
+    prior: Prior,
+    weights: Sequence[float] | np.ndarray,
     mean: float,
     generator: torch.Generator | None,
     *,
@@ -242,7 +244,8 @@ def choose_prior(
     keep = (torch.rand(data.shape, generator=generator) >= held_out).to(data.device)
     seen = _Pixels(operator, keep)
     groups = torch.randint(N_GROUPS, (int((~keep).sum()),), generator=generator)
-    start, misfits = Voxels(operator.in_shape, Softplus(mean, scale=10 * mean)), []
+    start: Any = Voxels(operator.in_shape, Softplus(mean, scale=10 * mean))
+    found = []
     for n, weight in enumerate(weights):
         start = fit(
             start, seen, data[keep], background=background[keep], loss=loss,
@@ -253,10 +256,10 @@ def choose_prior(
         with torch.no_grad():
             prediction = (operator(start.volume) + background)[~keep]
         unseen = data[~keep]
-        misfits.append(
+        found.append(
             [float(loss(prediction[groups == g], unseen[groups == g])) for g in range(N_GROUPS)]
         )
-    misfits = np.array(misfits)
+    misfits = np.array(found)
     total = misfits.sum(axis=1)
     apart = misfits - misfits[total.argmin()]
     standard_error = apart.std(axis=1, ddof=1) * np.sqrt(N_GROUPS)
@@ -272,22 +275,22 @@ def steps(operator: Any) -> tuple[float, ...]:
 class _Pixels:
     """An operator of which only some pixels are looked at."""
 
-    def __init__(self, operator, keep):
+    def __init__(self, operator: Operator, keep: torch.Tensor) -> None:
         self.operator, self.keep = operator, keep
         self.in_shape, self.out_shape = operator.in_shape, (int(keep.sum()),)
         self.voxel_size = getattr(operator, "voxel_size", None)
 
-    def __call__(self, volume):
+    def __call__(self, volume: torch.Tensor) -> torch.Tensor:
         return self.operator(volume)[self.keep]
 
-    def adjoint(self, values):
+    def adjoint(self, values: torch.Tensor) -> torch.Tensor:
         """Smear the values of these pixels back; the others hold nothing."""
         whole = values.new_zeros(self.keep.shape)
         whole[self.keep] = values
         return self.operator.adjoint(whole)
 
 
-def _mean(operator, signal):
+def _mean(operator: Operator, signal: torch.Tensor) -> float:
     """Mean of a voxel that explains the light in all pixels together."""
     sensitivity = operator.adjoint(torch.ones_like(signal))
     mean = float(signal.sum() / sensitivity.sum())
@@ -299,7 +302,13 @@ def _mean(operator, signal):
     return mean
 
 
-def _noise_in_a_voxel(operator, data, background, loss, generator):
+def _noise_in_a_voxel(
+    operator: Operator,
+    data: torch.Tensor,
+    background: torch.Tensor,
+    loss: Loss,
+    generator: torch.Generator,
+) -> float:
     """Standard deviation of the slope of the loss at a voxel, from the noise alone."""
     # the curvature of the loss is one over the variance of a pixel, and so of its slope's noise
     at = torch.maximum(data, background + 1e-3 * data.abs().max()).requires_grad_(True)
@@ -309,5 +318,5 @@ def _noise_in_a_voxel(operator, data, background, loss, generator):
     return float(operator.adjoint(random * curvature.clamp(min=0).sqrt()).std())
 
 
-def _times(weight, prior):
+def _times(weight: float, prior: Prior) -> Prior:
     return lambda volume: weight * prior(volume)

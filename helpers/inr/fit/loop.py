@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from dataclasses import field as dataclass_field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from ...devices import pick_device
 from ...operators import Operator
 from ...training.identity import fingerprint, name_of, told
 from ...training.loop import Run, Step, adapted
-from .._checks import ADVICE, check_data, checked_background, moved
+from .._checks import ADVICE, check_data, checked_background, to_device
 from .losses import Loss, Prior, poisson
 from .sampling import Stage, sampler
 
@@ -153,17 +153,18 @@ def fit(
     check_data(operator, y)
     _check_counts(loss, y)
     b = checked_background(background, y)
-    operator = moved(operator, device)
+    operator = to_device(operator, device)
     plan = _Plan(stages, [sampler(stage, operator, y, b) for stage in stages])
     moments = getattr(field, "moments", None)
-    field = copy.deepcopy(getattr(field, "field", field)).to(device)
-    optimizer = torch.optim.Adam(field.parameters(), lr=stages[0].learning_rate)
+    model: Any = getattr(field, "field", field)
+    model = copy.deepcopy(model).to(device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=stages[0].learning_rate)
     if moments is not None:
         optimizer.load_state_dict(copy.deepcopy(moments))  # Adam works in place
     generator = torch.Generator().manual_seed(0) if generator is None else generator
 
     run = Run(
-        field,
+        model,
         optimizer,
         plan.n_steps,
         plan.rate,
@@ -173,12 +174,12 @@ def fit(
             "operator": told(operator),
             "loss": told(loss),
             "prior": prior and told(prior),
-            "start": fingerprint([field, moments]),
+            "start": fingerprint([model, moments]),
             "seed": generator.initial_seed(),
         },
         parts={
-            "field": field,
-            "generator": (generator.get_state, generator.set_state),
+            "field": model,
+            "generator": generator,
             "memory": (plan.get_memory, plan.set_memory),
         },
         checkpoint=checkpoint,
@@ -187,9 +188,9 @@ def fit(
         advice=ADVICE,
     )
 
-    def objective(step):
+    def objective(step: int) -> torch.Tensor:
         stage, draw = plan.at(step)
-        seen = draw(field, generator)
+        seen = draw(model, generator)
         value = loss(seen.prediction, seen.data) / seen.share_of_data
         if prior is not None and stage.coarsen == 1 and seen.volume is not None:
             value = value + prior(seen.volume) / seen.share_of_volume
@@ -197,15 +198,15 @@ def fit(
 
     run(objective, callback=callback, progress=progress)
     with torch.no_grad():
-        volume = field.volume(operator.in_shape)
+        volume = model.volume(cast(Any, operator).in_shape)
     if not bool(torch.isfinite(volume).all()):
         raise FloatingPointError(
             f"the volume is not finite after step {len(run.history)}: {ADVICE}"
         )
     return FieldFit(
         volume=like(volume, data),
-        field=field,
-        history={"objective": np.array(run.history), "seconds": np.array(run.seconds)},
+        field=model,
+        history=run.record,
         n_iter=len(run.history),
         converged=_converged(run.history[plan.n_steps - stages[-1].n_steps :]),
         settings={
@@ -230,58 +231,59 @@ def uninterrupted(part: FieldFit) -> FieldFit:
 class _Plan:
     """Stages one after the other: for each step its stage, and what that looks at."""
 
-    def __init__(self, stages, draws):
+    def __init__(self, stages: Sequence[Stage], draws: list[Any]) -> None:
         self.stages, self.draws = stages, draws
         self.ends = np.cumsum([stage.n_steps for stage in stages]).tolist()
         self.n_steps, self.made = self.ends[-1], 0
 
-    def place(self, step):
+    def place(self, step: int) -> tuple[int, int]:
         """Number of the stage of a step, and the step within it."""
         number = bisect.bisect_right(self.ends, step)
         return number, step - self.ends[number] + self.stages[number].n_steps
 
-    def at(self, step):
+    def at(self, step: int) -> tuple[Stage, Any]:
         self.made = step + 1
         number, _ = self.place(step)
         return self.stages[number], self.draws[number]
 
-    def rate(self, step):
+    def rate(self, step: int) -> float:
         number, within = self.place(step)
         return self.stages[number].rate(within)
 
-    def settings(self, step):
+    def settings(self, step: int) -> dict[str, Any]:
         """Settings of a step that a fit which goes on must share: its data, the memory of Adam."""
         stage = asdict(self.stages[self.place(step)[0]])
         return {
             k: v for k, v in stage.items() if k not in ("n_steps", "learning_rate", "final_rate")
         }
 
-    def get_memory(self):
+    def get_memory(self) -> dict[str, Any]:
         """The steps made, and what the stage of the last one has found out about the data."""
         number, _ = self.place(self.made - 1)
         return {"made": self.made, "memory": self.draws[number].memory}
 
-    def set_memory(self, kept):
+    def set_memory(self, kept: dict[str, Any]) -> None:
         self.made = kept["made"]
         number, _ = self.place(self.made - 1)
         if self.draws[number].memory is not None:
             self.draws[number].memory = kept["memory"]
 
 
-def _check_counts(loss, data):
+def _check_counts(loss: Loss, data: torch.Tensor) -> None:
     """Shot noise alone never gives negative counts; with read noise it may."""
-    settings = {}
-    while isinstance(loss, partial):
-        loss, settings = loss.func, loss.keywords | settings
+    settings: dict[str, Any] = {}
+    form: Any = loss
+    while isinstance(form, partial):
+        form, settings = form.func, form.keywords | settings
     below = bool(data.min() < -1e-5 * data.max())  # by more than an FFT leaves
-    if loss is poisson and not settings.get("read_noise") and below:
+    if form is poisson and not settings.get("read_noise") and below:
         raise ValueError(
             "data has negative counts: leave the background in and give it as `background`, tell "
             "the loss the read noise, or use losses.gaussian for data that are not counts"
         )
 
 
-def _converged(objective):
+def _converged(objective: list[float]) -> bool:
     tenth = max(1, len(objective) // 10)
     if len(objective) <= tenth:
         return False

@@ -8,7 +8,7 @@ the size of the scene, and a part of the scene gives its part of the sum. Bind s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
 import torch
@@ -184,7 +184,7 @@ def total_variation(
     >>> float(total_variation(step, smooth=0))
     48.0
     """
-    squared = 0.0
+    squared = volume.new_zeros(())
     for axis, weight in enumerate(weights):
         after = [0] * 6
         after[2 * (2 - axis) + 1] = 1  # pad counts from the last axis
@@ -233,27 +233,35 @@ def hessian_separate(
 
     Parameters as for `hessian`. It depends on the direction of a structure, `hessian` hardly does.
     """
-    parts = _second_differences(volume, weights)
-    return sum(part.abs().sum() * times for part, times in parts)
+    total = volume.new_zeros(())
+    for part, times in _second_differences(volume, weights):
+        total = total + part.abs().sum() * times
+    return total
 
 
 def hessian_energy(
     volume: torch.Tensor, weights: Sequence[float] = (1.0, 1.0, 1.0)
 ) -> torch.Tensor:
     """Squared Frobenius norm of the matrix of second differences at every voxel."""
-    return sum(times * part**2 for part, times in _second_differences(volume, weights))
+    energy = volume.new_zeros(())
+    for part, times in _second_differences(volume, weights):
+        energy = energy + times * part**2
+    return energy
 
 
-def _second_differences(volume, weights):
+def _second_differences(
+    volume: torch.Tensor, weights: Sequence[float]
+) -> Iterator[tuple[torch.Tensor, int]]:
     """Second differences at every voxel, and how often each stands in the matrix."""
     batch = volume.reshape(1, -1, *volume.shape[-3:])
     padded = F.pad(batch, (1,) * 6, mode="replicate").reshape(
         *volume.shape[:-3], *(n + 2 for n in volume.shape[-3:])
     )
 
-    def at(dz, dy, dx):
+    def at(dz: int, dy: int, dx: int) -> torch.Tensor:
         shifts = zip((dz, dy, dx), volume.shape[-3:], strict=True)
-        return padded[(..., *(slice(1 + d, 1 + d + n) for d, n in shifts))]
+        z, y, x = (slice(1 + d, 1 + d + n) for d, n in shifts)
+        return padded[..., z, y, x]
 
     axes = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
     for first, (a, wa) in enumerate(zip(axes, weights, strict=True)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -84,7 +84,7 @@ class Stage:
         return self.learning_rate * (self.final_rate + (1 - self.final_rate) * cosine)
 
 
-def _whole(n):
+def _whole(n: float) -> bool:
     return n == int(n) and n >= 1
 
 
@@ -120,10 +120,10 @@ def sampler(
 class _Whole:
     memory = None
 
-    def __init__(self, operator, data, background):
+    def __init__(self, operator: Any, data: torch.Tensor, background: torch.Tensor) -> None:
         self.operator, self.data, self.background = operator, data, background
 
-    def __call__(self, field, generator):
+    def __call__(self, field: Any, generator: torch.Generator) -> MiniBatch:
         volume = field.volume(self.operator.in_shape)
         return MiniBatch(volume, self.operator(volume) + self.background, self.data)
 
@@ -131,13 +131,15 @@ class _Whole:
 class _Coarse:
     memory = None
 
-    def __init__(self, factor, operator, data, background):
+    def __init__(
+        self, factor: int, operator: Any, data: torch.Tensor, background: torch.Tensor
+    ) -> None:
         self.operator = _able(operator, "coarsened", "coarsen").coarsened(factor)
         self.data, self.background = _mean(data, factor), _mean(background, factor)
         # the mean of n counts tells as much as their sum: n times what a loss makes of one count
         self.share = factor**-2
 
-    def __call__(self, field, generator):
+    def __call__(self, field: Any, generator: torch.Generator) -> MiniBatch:
         volume = field.volume(self.operator.in_shape)
         return MiniBatch(volume, self.operator(volume) + self.background, self.data, self.share)
 
@@ -145,13 +147,15 @@ class _Coarse:
 class _Views:
     memory = None
 
-    def __init__(self, n_views, operator, data, background):
+    def __init__(
+        self, n_views: int, operator: Any, data: torch.Tensor, background: torch.Tensor
+    ) -> None:
         if n_views > len(data):
             raise ValueError(f"views is {n_views}, but there are {len(data)}: use fewer")
         self.n_views, self.operator = n_views, _able(operator, "select", "views")
         self.data, self.background = data, background
 
-    def __call__(self, field, generator):
+    def __call__(self, field: Any, generator: torch.Generator) -> MiniBatch:
         order = torch.randperm(len(self.data), generator=generator)[: self.n_views].tolist()
         volume = field.volume(self.operator.in_shape)
         prediction = self.operator.select(order)(volume) + self.background[order]
@@ -161,19 +165,23 @@ class _Views:
 class _Blocks:
     """Tiles of all views, one at a time, with the voxels around them that they see."""
 
-    def __init__(self, stage, operator, data, background):
+    def __init__(
+        self, stage: Stage, operator: Any, data: torch.Tensor, background: torch.Tensor
+    ) -> None:
         self.stage, self.operator, self.data, self.background = stage, operator, data, background
-        size = tuple(_side(m, stage.block) for m in operator.out_shape[1:])
+        most = cast(int, stage.block)
+        size = tuple(_side(m, most) for m in operator.out_shape[1:])
         self.block_operator = _able(operator, "block", "block").block(size)
         halo = (self.block_operator.in_shape[-1] - size[-1]) // 2
         rows, columns = (
-            _strips(n, m, stage.block, halo)
+            _strips(n, m, most, halo)
             for n, m in zip(operator.in_shape[1:], operator.out_shape[1:], strict=True)
         )
         self.tiles = [(row, column) for row in rows for column in columns]
-        self.memory = {"steps": 0, "chance": None}  # what an interrupted fit must get back
+        # what an interrupted fit must get back
+        self.memory: dict[str, Any] = {"steps": 0, "chance": None}
 
-    def __call__(self, field, generator):
+    def __call__(self, field: Any, generator: torch.Generator) -> MiniBatch:
         row, column = self.tiles[self._choose(field, generator)]
         seen, own = self._volume(field, row, column)
         view = (..., row.pixels, column.pixels)
@@ -181,7 +189,9 @@ class _Blocks:
         share = 1 / len(self.tiles)
         return MiniBatch(own, prediction + self.background[view], self.data[view], share, share)
 
-    def _volume(self, field, row, column):
+    def _volume(
+        self, field: Any, row: _Strip, column: _Strip
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The voxels that a tile sees, with the dark beyond the grid, and those that are its own.
 
         The second are None for a tile beside the volume, which has none.
@@ -195,7 +205,7 @@ class _Blocks:
         seen = F.pad(voxels, margins)[:, row.window, column.window]
         return seen, own if own.numel() else None
 
-    def _choose(self, field, generator):
+    def _choose(self, field: Any, generator: torch.Generator) -> int:
         if self.stage.sampling == "uniform":
             return int(torch.randint(len(self.tiles), (1,), generator=generator))
         if self.memory["steps"] % self.stage.refresh == 0:
@@ -203,7 +213,7 @@ class _Blocks:
         self.memory["steps"] += 1
         return int(torch.multinomial(self.memory["chance"], 1, generator=generator))
 
-    def _chances(self, field):
+    def _chances(self, field: Any) -> torch.Tensor:
         """Chance of each tile: its mean squared residual, in excess of shot noise and its units."""
         with torch.no_grad():
             prediction = self.operator(field.volume(self.operator.in_shape)) + self.background
@@ -225,7 +235,7 @@ class _Strip(NamedTuple):
     window: slice  # of the voxels with their margins: what the pixels see
 
 
-def _strips(n, m, side, halo):
+def _strips(n: int, m: int, side: int, halo: int) -> list[_Strip]:
     """Cut m pixels into strips of `side` at most, over n voxels with the same centre.
 
     Every pixel is in one strip, so that the strips drawn with equal chances are the whole on
@@ -255,16 +265,16 @@ def _strips(n, m, side, halo):
     return strips
 
 
-def _side(m, most):
+def _side(m: int, most: int) -> int:
     """Side of the largest strip, when m pixels are cut into equal ones of `most` at most."""
     return -(-m // -(-m // most))
 
 
-def _mean(x, factor):
+def _mean(x: torch.Tensor, factor: int) -> torch.Tensor:
     return F.avg_pool2d(x, factor)
 
 
-def _able(operator, method, stage):
+def _able(operator: Any, method: str, stage: str) -> Any:
     if not hasattr(operator, method):
         raise TypeError(
             f"{type(operator).__name__} has no `{method}`, which a stage with {stage} needs: leave "

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from dataclasses import field as dataclass_field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -22,12 +22,15 @@ from tqdm.auto import tqdm
 from ..._arrays import Array, Device, is_tensor, to_numpy, to_tensor
 from ..._deprecated import renamed
 from ...devices import pick_device
-from .._checks import check_data, moved
+from .._checks import check_data, to_device
 from ._frame_store import FrameStore
 from .loop import ONE_STAGE, FieldFit, fit, uninterrupted
 from .losses import Loss, Prior, poisson
 from .sampling import Stage
 from .spacetime import Frames, LowRank
+
+Found: TypeAlias = tuple[FieldFit, dict[str, np.ndarray], float]
+"""Of a frame: the fit, its history with the misfit, and the seconds that it took."""
 
 INITS = ("previous", "meta", "scratch", "joint")
 
@@ -57,7 +60,7 @@ class SequenceFit:
     settings : dict
     """
 
-    volumes: np.ndarray
+    volumes: Array
     fits: tuple = dataclass_field(repr=False)
     misfit: np.ndarray
     n_steps: np.ndarray
@@ -187,7 +190,7 @@ def fit_sequence(
         )
     further = _further(stages[0]) if further is None else further
     device = pick_device(device)
-    operator = moved(operator, device)
+    operator = to_device(operator, device)
     data = _checked(frames, operator, device)
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     settings = {
@@ -207,7 +210,7 @@ def fit_sequence(
     if init == "joint":
         results = _windows(problem, fields_or_init, stages, window, rank, checkpoint)
     else:
-        store = checkpoint and FrameStore(checkpoint, fields_or_init, problem, settings)
+        store = FrameStore(checkpoint, fields_or_init, problem, settings) if checkpoint else None
         rule = (init, stages, further, rounds, tol, fix_network)
         results = _chain(problem, fields_or_init, rule, store)
     fits, histories, seconds = [], [], []
@@ -223,7 +226,9 @@ def fit_sequence(
     misfit = np.array([history["misfit"][-1] for history in histories])
     volumes = [fitted.volume for fitted in fits]
     return SequenceFit(
-        volumes=torch.stack(volumes) if is_tensor(frames) else np.stack(volumes),
+        volumes=torch.stack(cast(Any, volumes))
+        if is_tensor(frames)
+        else np.stack(cast(Any, volumes)),
         fits=tuple(fits),
         misfit=misfit,
         n_steps=np.array([len(history["objective"]) for history in histories]),
@@ -238,15 +243,22 @@ def fit_sequence(
 class _Problem:
     """Operator, data and objective of all frames."""
 
-    operator: object
-    data: object
-    background: object
-    loss: object
-    prior: object
-    generator: object
+    operator: Any
+    data: torch.Tensor
+    background: torch.Tensor
+    loss: Loss
+    prior: Prior | None
+    generator: torch.Generator
     as_tensor: bool
 
-    def fit(self, start, at, schedule, operator=None, checkpoint=None):
+    def fit(
+        self,
+        start: Any,
+        at: int | slice,
+        schedule: Sequence[Stage],
+        operator: Any = None,
+        checkpoint: str | Path | None = None,
+    ) -> FieldFit:
         """Fit a frame, or with a slice and an operator for them, several at once."""
         data = self.data[at]
         fitted = fit(
@@ -263,7 +275,7 @@ class _Problem:
         )
         return uninterrupted(fitted)
 
-    def misfit(self, volume, number):
+    def misfit(self, volume: Array, number: int) -> float:
         """Loss for each number in a frame."""
         with torch.no_grad():
             prediction = self.operator(to_tensor(volume, self.data.device))
@@ -271,20 +283,21 @@ class _Problem:
             return float(self.loss(prediction + self.background[number], frame)) / frame.numel()
 
 
-def _chain(problem, start, rule, store):
+def _chain(problem: _Problem, start: Any, rule: tuple, store: FrameStore | None) -> Iterator[Found]:
     """Frame after frame; the first, or from scratch every one, takes the whole schedule."""
     init, stages, further, rounds, tol, fix_network = rule
-    level, fitted = None, None
+    level, fitted = None, start
     for number in range(len(problem.data)):
-        found = store and store.load(number)
-        if not found:
+        found = store.load(number) if store else None
+        if found is None:
             begun = time.perf_counter()
-            first = fitted if init == "previous" and number else start
+            first = fitted if init == "previous" else start
             schedules = [stages]
             if number and init != "scratch":
                 schedules = rounds * [further]
                 first = _fixed(first) if fix_network else first
-            parts, misfits = [], []
+            parts: list[FieldFit] = []
+            misfits: list[float] = []
             for schedule in schedules:
                 fitted = problem.fit(parts[-1] if parts else first, number, schedule)
                 parts.append(fitted)
@@ -302,7 +315,14 @@ def _chain(problem, start, rule, store):
         yield found
 
 
-def _windows(problem, start, stages, window, rank, checkpoint):
+def _windows(
+    problem: _Problem,
+    start: Any,
+    stages: Sequence[Stage],
+    window: int,
+    rank: int | None,
+    checkpoint: str | Path | None,
+) -> Iterator[Found]:
     """Windows of frames at once; of two that share a frame, the one in which it lies deeper."""
     n = len(problem.data)
     size = min(window, n)
@@ -315,9 +335,10 @@ def _windows(problem, start, stages, window, rank, checkpoint):
             slice(first, first + size),
             stages,
             Frames(problem.operator, size),
-            checkpoint and Path(checkpoint) / f"window_{first:05}.safetensors",
+            Path(checkpoint) / f"window_{first:05}.safetensors" if checkpoint else None,
         )
         taken = (time.perf_counter() - begun) / size
+        frames = cast(LowRank, together.field)
         # the last frames that this window shares with the next one are left to it
         shared = firsts[place - 1] + size - first if place else 0
         end = first + size
@@ -325,17 +346,17 @@ def _windows(problem, start, stages, window, rank, checkpoint):
             end -= (first + size - firsts[place + 1]) // 2
         for number in range(first + shared - shared // 2, end):
             volume = together.volume[number - first]
-            frame = replace(together, volume=volume, field=together.field.frame(number - first))
+            frame = replace(together, volume=volume, field=frames.frame(number - first))
             misfit = np.array([problem.misfit(volume, number)])
             yield frame, {**together.history, "misfit": misfit}, taken
 
 
-def _further(stage):
+def _further(stage: Stage) -> Stage:
     """A short stage for a field that is nearly right, with a memory as short as it is."""
     return Stage(10, stage.learning_rate, betas=(0.5, 0.95))
 
 
-def _fixed(start):
+def _fixed(start: Any) -> Any:
     """The same start, but its network stays as it is if there is an encoding to be moved."""
     start = copy.deepcopy(start)
     field = getattr(start, "field", start)
@@ -345,7 +366,9 @@ def _fixed(start):
     return start
 
 
-def _checked(frames, operator, device):
+def _checked(
+    frames: Array | Sequence[Array], operator: object, device: torch.device
+) -> torch.Tensor:
     """Frames as one tensor, once each of them is known to be sound."""
     if len(frames) == 0:
         raise ValueError("the sequence is empty: give at least one frame")
@@ -363,7 +386,7 @@ def _checked(frames, operator, device):
     return data
 
 
-def _backgrounds(background, data):
+def _backgrounds(background: float | Array, data: torch.Tensor) -> torch.Tensor:
     """One background for each frame."""
     b = to_tensor(background, data.device, torch.float32)
     try:
@@ -375,7 +398,7 @@ def _backgrounds(background, data):
         ) from None
 
 
-def _joined(parts):
+def _joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Histories of several rounds as one."""
     ends = np.cumsum([0.0, *(part["seconds"][-1] for part in parts)])
     seconds = [part["seconds"] + end for part, end in zip(parts, ends[:-1], strict=True)]

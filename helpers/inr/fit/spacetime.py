@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
 import torch
 from torch import nn
 
+from ..._arrays import Device
 from .losses import hessian_energy
 
 PACE = 0.5  # at which the weights in time are learned, against the parts in space
@@ -46,12 +49,15 @@ class LowRank(nn.Module):
     (torch.Size([5, 4, 6, 6]), 2.0)
     """
 
-    def __init__(self, field, n_frames, rank=None):
+    waves: torch.Tensor
+    head: nn.Module
+
+    def __init__(self, field: nn.Module, n_frames: int, rank: int | None = None) -> None:
         super().__init__()
         rank = n_frames if rank is None else rank
         if not 1 <= rank <= n_frames:
             raise ValueError(f"rank is {rank} for {n_frames} frames: give 1 to {n_frames}")
-        part = copy.deepcopy(field)
+        part: Any = copy.deepcopy(field)
         self.head, part.head = part.head, nn.Identity()
         self.parts = nn.ModuleList(copy.deepcopy(part) for _ in range(rank))
         time = (torch.arange(n_frames) + 0.5) / n_frames
@@ -62,25 +68,27 @@ class LowRank(nn.Module):
         self.changes = nn.Parameter(torch.zeros_like(waves))
 
     @property
-    def device(self):
+    def device(self) -> torch.device:
         """Device of the parameters."""
         return self.waves.device
 
     @property
-    def weights(self):
+    def weights(self) -> torch.Tensor:
         """Weights a_r(t) of the parts, (T, R)."""
         return self.scale * (self.waves + PACE * self.changes)
 
-    def volume(self, shape, roi=None):
+    def volume(self, shape: Sequence[int], roi: Sequence[int] | None = None) -> torch.Tensor:
         """Frames (T, Z, Y, X) at the voxel centres, see `helpers.inr.fields.Field.volume`."""
         return self.mixed(self.weights, shape, roi)
 
-    def mixed(self, weights, shape, roi=None):
+    def mixed(
+        self, weights: torch.Tensor, shape: Sequence[int], roi: Sequence[int] | None = None
+    ) -> torch.Tensor:
         """Frames for `weights` of shape (..., R)."""
-        parts = torch.stack([part.volume(shape, roi) for part in self.parts], dim=-1)
+        parts = torch.stack([cast(Any, part).volume(shape, roi) for part in self.parts], dim=-1)
         return self.head(torch.movedim(parts @ weights.movedim(-1, 0), (0, 1, 2), (-3, -2, -1)))
 
-    def frame(self, number):
+    def frame(self, number: int) -> Frame:
         """The field of one frame, with the methods of a field; it shares all weights."""
         return Frame(self, number)
 
@@ -88,27 +96,27 @@ class LowRank(nn.Module):
 class Frame(nn.Module):
     """One frame of a `LowRank`, which it shares its weights with."""
 
-    def __init__(self, sequence, number):
+    def __init__(self, sequence: LowRank, number: int) -> None:
         super().__init__()
         self.sequence, self.number = sequence, number
 
     @property
-    def device(self):
+    def device(self) -> torch.device:
         """Device of the weights."""
         return self.sequence.device
 
     @property
-    def extent(self):
+    def extent(self) -> Any:
         """As of the parts."""
-        return self.sequence.parts[0].extent
+        return cast(Any, self.sequence.parts[0]).extent
 
-    def forward(self, points):
+    def forward(self, points: torch.Tensor) -> torch.Tensor:
         """Values (...) at points (..., 3), where the parts are fields."""
         weights = self.sequence.weights[self.number]
         parts = zip(weights, self.sequence.parts, strict=True)
         return self.sequence.head(sum(weight * part(points) for weight, part in parts))
 
-    def volume(self, shape, roi=None):
+    def volume(self, shape: Sequence[int], roi: Sequence[int] | None = None) -> torch.Tensor:
         """Values (Z, Y, X) at the voxel centres, or in a box of them."""
         return self.sequence.mixed(self.sequence.weights[self.number], shape, roi)
 
@@ -124,21 +132,23 @@ class Frames:
         T.
     """
 
-    def __init__(self, operator, n_frames):
+    def __init__(self, operator: Any, n_frames: int) -> None:
         self.operator, self.n_frames = operator, n_frames
         self.in_shape = tuple(operator.in_shape)
         self.out_shape = (n_frames, *operator.out_shape)
 
-    def __call__(self, volumes):
+    def __call__(self, volumes: torch.Tensor) -> torch.Tensor:
         """Data (T, ...) of volumes (T, Z, Y, X)."""
         return self.operator(volumes)
 
-    def to(self, device):
+    def to(self, device: Device) -> Frames:
         """The same on another device."""
         return Frames(self.operator.to(device), self.n_frames)
 
 
-def space_time_hessian(volumes, *, weights=(1.0, 1.0, 1.0, 1.0), smooth=1e-3):
+def space_time_hessian(
+    volumes: torch.Tensor, *, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0), smooth: float = 1e-3
+) -> torch.Tensor:
     r"""Sum of the Frobenius norm of the matrix of second differences in time and space.
 
     Parameters
@@ -178,7 +188,7 @@ def space_time_hessian(volumes, *, weights=(1.0, 1.0, 1.0, 1.0), smooth=1e-3):
     return (energy + smooth**2).sqrt().sum() - smooth * volumes.numel()
 
 
-def _slopes(volumes):
+def _slopes(volumes: torch.Tensor) -> Iterator[torch.Tensor]:
     """Central differences along z, y and x; beyond the border the outermost voxel is repeated."""
     for axis in (-3, -2, -1):
         n = volumes.shape[axis]

@@ -167,20 +167,20 @@ class LightField:
             size,
         )
 
-    def _fft(self, t):
+    def _fft(self, t: torch.Tensor) -> torch.Tensor:
         return torch.fft.rfft2(t, s=self._grid)
 
-    def _ifft(self, spectrum):
+    def _ifft(self, spectrum: torch.Tensor) -> torch.Tensor:
         return torch.fft.irfft2(spectrum, s=self._grid)
 
-    def _checked(self, x, shape, name):
+    def _checked(self, x: Array, shape: tuple[int, ...], name: str) -> torch.Tensor:
         t = to_tensor(x, self.psf.device, self.psf.dtype if not is_tensor(x) else None)
         if tuple(t.shape[-3:]) != shape:
             raise ValueError(f"{name} {tuple(t.shape)}: this operator expects (..., {shape})")
         return t
 
 
-def _wrap(kernels, axis, n, m):
+def _wrap(kernels: torch.Tensor, axis: int, n: int, m: int) -> tuple[torch.Tensor, int]:
     """Prepare one axis of the kernels for a circular convolution from n voxels to m pixels.
 
     Only displacements that lead from a voxel to a pixel are kept; the grid is just long enough that
@@ -197,21 +197,21 @@ def _wrap(kernels, axis, n, m):
     return F.pad(kernels, pad).roll(shift - back, axis), length
 
 
-def _side_lengths(shape, name):
+def _side_lengths(shape: Sequence[int], name: str) -> tuple[int, int]:
     sides = tuple(np.ravel(shape).tolist())
     if len(sides) != 2 or any(n != int(n) or n < 1 for n in sides):
         raise ValueError(f"{name} is {shape}: give (height, width), whole numbers, at least 1")
-    return tuple(map(int, sides))
+    return int(sides[0]), int(sides[1])
 
 
-def _checked_lengths(voxel_size):
+def _checked_lengths(voxel_size: Sequence[float]) -> tuple[float, ...]:
     lengths = tuple(np.ravel(voxel_size).astype(float).tolist())
     if len(lengths) != 3 or not all(0 < length < np.inf for length in lengths):
         raise ValueError(f"voxel_size is {voxel_size}: give (z, y, x) in um, each above zero")
     return lengths
 
 
-def _merged(h, factor):
+def _merged(h: torch.Tensor, factor: int) -> torch.Tensor:
     """The PSF (V, Z, Y, X) of voxels and pixels `factor` times as wide."""
     # a voxel spreads over `factor` small ones, a pixel averages as many: together a triangle
     triangle = torch.arange(1, 2 * factor, dtype=h.dtype, device=h.device)

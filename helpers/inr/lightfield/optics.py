@@ -134,7 +134,7 @@ def lens_centres(views: str | ArrayLike = "hex7") -> np.ndarray:
 
 def psf(
     optics: Optics,
-    depths: Sequence[float],
+    depths: Sequence[float] | np.ndarray,
     n_pixels: int,
     views: str | ArrayLike = "hex7",
     path: str = "sub_pupil",
@@ -216,7 +216,7 @@ def psf(
     return (h / energy).numpy()
 
 
-def _pupil(optics, q_squared):
+def _pupil(optics: Optics, q_squared: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Amplitude of a point emitter in the pupil, and its phase for each micrometre of depth."""
     cosine = axial(q_squared, optics.index)
     inside = q_squared < optics.numerical_aperture**2
@@ -226,7 +226,9 @@ def _pupil(optics, q_squared):
     return amplitude, 2 * torch.pi / optics.wavelength * cosine
 
 
-def _through_array(optics, depths, n_pixels, centres):
+def _through_array(
+    optics: Optics, depths: torch.Tensor, n_pixels: int, centres: np.ndarray
+) -> np.ndarray:
     """PSF by the whole field: pupil times microlenses, carried to the camera, cut into views."""
     if n_pixels > optics.lens_pixels:
         raise ValueError(
@@ -257,7 +259,9 @@ def _through_array(optics, depths, n_pixels, centres):
     return (h.clamp(min=0) / energy).numpy()
 
 
-def _window(image, centre, size, margin=16):
+def _window(
+    image: torch.Tensor, centre: Sequence[float], size: int, margin: int = 16
+) -> torch.Tensor:
     """Cut a window whose pixel ``size // 2`` is at `centre`, between pixels if need be."""
     whole = [round(float(c)) for c in centre]
     half = size // 2 + margin

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -78,7 +79,14 @@ def worm(shape: Sequence[int], voxel_size: Sequence[float], *, seed: int) -> np.
     return volume
 
 
-def _straightened(z, y, x, length, width, rng):
+def _straightened(
+    z: np.ndarray,
+    y: np.ndarray,
+    x: np.ndarray,
+    length: float,
+    width: float,
+    rng: np.random.Generator,
+) -> Sequence[np.ndarray]:
     """Coordinates along the worm, and across it in the plane and in depth, all (Z, Y, X)."""
     angle, phase = rng.uniform(0, 2 * np.pi, 2)
     bend, wave = rng.uniform(0.7, 1.2) * width, rng.uniform(0.7, 1.2) * np.pi / length
@@ -93,10 +101,12 @@ def _straightened(z, y, x, length, width, rng):
     return np.broadcast_arrays(along, v, z)
 
 
-def _contents(length, width, rng):
+def _contents(
+    length: float, width: float, rng: np.random.Generator
+) -> list[tuple[float, Any, Any]]:
     """(change of index, centre (s, v, z), half axes) of what is in the body."""
     side = rng.choice([-1.0, 1.0])
-    parts = [
+    parts: list[tuple[float, Any, Any]] = [
         (0.008, (-0.66 * length, 0, 0), (0.55 * width, 0.42 * width, 0.42 * width)),
         (0.006, (-0.45 * length, 0, 0), (0.20 * length, 0.15 * width, 0.15 * width)),
         (0.009, (-0.25 * length, 0, 0), (0.50 * width, 0.50 * width, 0.50 * width)),
@@ -117,7 +127,9 @@ def _contents(length, width, rng):
     return parts
 
 
-def _lump(place, centre, half_axes):
+def _lump(
+    place: Sequence[np.ndarray], centre: Sequence[float], half_axes: Sequence[float]
+) -> np.ndarray:
     """A smooth ellipsoid: 1 inside, 0 outside."""
     scaled = [(p - c) / h for p, c, h in zip(place, centre, half_axes, strict=True)]
     radius = np.sqrt(sum(q**2 for q in scaled))

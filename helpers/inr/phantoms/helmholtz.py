@@ -7,11 +7,13 @@ made here know nothing of that: a reconstruction from them is no inverse crime.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
+from numpy.typing import ArrayLike
 
-from ..._arrays import like, to_tensor
-from ..diffraction.led_array import Illumination
+from ..._arrays import ArrayT, like, to_tensor
+from ..diffraction.led_array import Illumination, Microscope
 
 GRAZING = 0.2  # waves this close to the plane of the slices (sine of the angle) are left out
 
@@ -31,7 +33,7 @@ class Helmholtz:
         Fine voxels (Z, Y, X); the focus is in the middle of Z.
     pixels : (int, int), optional
         Pixels (Y, X) of the images, which cover the same field; default as many as voxels.
-    tolerance : float
+    tol : float
         Largest last change of the scattered light at the camera, relative to itself. What is left
         after it is smaller by the share of light that turns back, which is a few percent.
     max_iter : int
@@ -67,7 +69,16 @@ class Helmholtz:
     True
     """
 
-    def __init__(self, optics, leds, shape, *, pixels=None, tolerance=0.02, max_iter=40):
+    def __init__(
+        self,
+        optics: Microscope,
+        leds: ArrayLike,
+        shape: Sequence[int],
+        *,
+        pixels: Sequence[int] | None = None,
+        tol: float = 0.02,
+        max_iter: int = 40,
+    ) -> None:
         self._light = Illumination(optics, leds, shape)
         self.in_shape = self._light.shape
         half = optics.wavelength / (2 * optics.index)
@@ -84,9 +95,9 @@ class Helmholtz:
             raise ValueError(f"pixels are {pixels}: give {fewest} to {self.in_shape[1:]}, (Y, X)")
         self.optics, self.leds = optics, self._light.leds
         self.out_shape = (len(self.leds), *pixels)
-        self.tolerance, self.max_iter = tolerance, max_iter
+        self.tol, self.max_iter = tol, max_iter
 
-    def __call__(self, contrast):
+    def __call__(self, contrast: ArrayT) -> ArrayT:
         """Intensities (L, Y, X) of the contrast (Z, Y, X)."""
         if tuple(contrast.shape) != self.in_shape:
             raise ValueError(
@@ -110,7 +121,13 @@ class Helmholtz:
                 images.append(_sampled(spectrum, self.out_shape[1:]))
         return like(torch.stack(images), contrast)
 
-    def _scattered(self, potential, incident, green, imaging):
+    def _scattered(
+        self,
+        potential: torch.Tensor,
+        incident: torch.Tensor,
+        green: Sequence[torch.Tensor],
+        imaging: torch.Tensor,
+    ) -> torch.Tensor:
         """Scattered light (Y, X) at the camera, by frequency, of an incident wave (Z, Y, X)."""
         carry, strength, back, own = green
         source = torch.zeros_like(incident)
@@ -128,7 +145,7 @@ class Helmholtz:
                 upwards = upwards + source[layer]
             scattered = upwards * imaging
             change, size = float((scattered - before).norm()), float(scattered.norm())
-            if change <= self.tolerance * size < math.inf:
+            if change <= self.tol * size < math.inf:
                 return scattered
             before = scattered
         raise RuntimeError(
@@ -136,7 +153,7 @@ class Helmholtz:
             "or thinner slices"
         )
 
-    def _green(self):
+    def _green(self) -> tuple[torch.Tensor, ...]:
         """Slice to slice; source to wave; share of it that turns back; and on the slice itself."""
         light, o = self._light, self.optics
         dz, wavenumber = o.voxel_size[0], 2 * math.pi / o.wavelength
@@ -151,7 +168,7 @@ class Helmholtz:
         own = 0.5 + (carry - 1) / (2j * kz * dz)
         return carry, 0.5j * dz / kz * kept, back, own
 
-    def _incident(self, number):
+    def _incident(self, number: int) -> torch.Tensor:
         """The plane wave (Z, Y, X) of one LED, with phase zero at the focus."""
         light = self._light
         turns = [light.led_axial[number] * light.depths / self.optics.wavelength]
@@ -161,7 +178,7 @@ class Helmholtz:
         return z[:, None, None] * y[:, None] * x
 
 
-def _sweep(source, carry):
+def _sweep(source: torch.Tensor, carry: torch.Tensor) -> torch.Tensor:
     """Waves that arrive at each slice from the sources in all slices before it."""
     wave = torch.zeros_like(source[0])
     arriving = [wave]
@@ -171,7 +188,7 @@ def _sweep(source, carry):
     return torch.stack(arriving)
 
 
-def _sampled(spectrum, pixels):
+def _sampled(spectrum: torch.Tensor, pixels: Sequence[int]) -> torch.Tensor:
     """Intensity (Y, X) at the pixel centres of a field that is given by its frequencies."""
     for axis, (n, p) in enumerate(zip(spectrum.shape, pixels, strict=True)):
         frequency = torch.fft.fftfreq(p, 1 / p, dtype=torch.float64)

@@ -385,7 +385,7 @@ def simulate(
     op, fine_op = _operator(*setting, 1, 1), _operator(*setting, fine_planes, fine_pixels)
     factors = (fine_planes, fine_pixels, fine_pixels)
 
-    def fine(at):
+    def fine(at: float) -> tuple[np.ndarray, np.ndarray]:
         small = tuple(d / f for d, f in zip(voxel_size, factors, strict=True))
         volume = phantom(fine_op.in_shape, small, seed=seed, t=at, **options)
         light = fine_op(np.asarray(volume, np.float32))
@@ -414,7 +414,15 @@ def simulate(
 
 
 @lru_cache(maxsize=4)
-def _operator(optics, shape, voxel_size, views, view_pad, fine_planes, fine_pixels):
+def _operator(
+    optics: Optics,
+    shape: Sequence[int],
+    voxel_size: Sequence[float],
+    views: Any,
+    view_pad: int,
+    fine_planes: int,
+    fine_pixels: int,
+) -> LightField:
     """The light field of a grid `fine_planes` times as deep and `fine_pixels` times as fine."""
     n_z, step = shape[0] * fine_planes, voxel_size[0] / fine_planes
     lateral = [n * fine_pixels for n in shape[1:]]
@@ -426,7 +434,14 @@ def _operator(optics, shape, voxel_size, views, view_pad, fine_planes, fine_pixe
     return LightField(h, shape=lateral, view_shape=view, voxel_size=voxel)
 
 
-def _check_amounts(photons, background, read_noise, view_pad, fine_planes, fine_pixels):
+def _check_amounts(
+    photons: float,
+    background: float,
+    read_noise: float,
+    view_pad: int,
+    fine_planes: int,
+    fine_pixels: int,
+) -> None:
     if not 0 < photons < np.inf:
         raise ValueError(f"photons is {photons}: it must be above 0")
     for name, value in {"background": background, "read_noise": read_noise}.items():

@@ -119,7 +119,7 @@ def apoferritin(
     return sample(shell_blobs(field_size(shape, voxel_size), seed, n_shells), shape, voxel_size)
 
 
-def cell_blobs(size: Sequence[int], seed: int, n_cells: int = 18, granules: int = 14):
+def cell_blobs(size: np.ndarray, seed: int, n_cells: int = 18, granules: int = 14) -> list[Blob]:
     """The blobs of `cells` in a field of `size` (z, y, x) um."""
     if min(n_cells, granules) < 0:
         raise ValueError(f"{n_cells} cells with {granules} granules: give zero or more")
@@ -131,7 +131,12 @@ def cell_blobs(size: Sequence[int], seed: int, n_cells: int = 18, granules: int 
         axes = radius * rng.uniform(0.8, 1.15, 3)
         cytoplasm = rng.uniform(0.3, 0.6)
 
-        def inside(share, axes=axes, turn=turn, centre=centre):
+        def inside(
+            share: float,
+            axes: np.ndarray = axes,
+            turn: np.ndarray = turn,
+            centre: np.ndarray = centre,
+        ) -> np.ndarray:
             """A place in the cell, at most `share` of the way out."""
             step = rng.normal(size=3)
             return centre + turn @ (
@@ -150,7 +155,7 @@ def cell_blobs(size: Sequence[int], seed: int, n_cells: int = 18, granules: int 
     return blobs
 
 
-def shell_blobs(size: Sequence[int], seed: int, n_shells: int = 5):
+def shell_blobs(size: np.ndarray, seed: int, n_shells: int = 5) -> list[Blob]:
     """The blobs of `apoferritin` in a field of `size` (z, y, x) nm."""
     if n_shells < 0:
         raise ValueError(f"n_shells is {n_shells}: give zero or more")
@@ -172,7 +177,7 @@ def shell_blobs(size: Sequence[int], seed: int, n_shells: int = 5):
     return blobs
 
 
-def octahedral_rotations():
+def octahedral_rotations() -> np.ndarray:
     """The 24 rotations of a cube, (24, 3, 3): the symmetry 432 of apoferritin.
 
     Examples
@@ -188,7 +193,9 @@ def octahedral_rotations():
     return np.array([matrix for matrix in signed if np.linalg.det(matrix) > 0])
 
 
-def sample(blobs: Any, shape: Sequence[int], voxel_size: Sequence[float], finer: int = FINER):
+def sample(
+    blobs: Any, shape: Sequence[int], voxel_size: Sequence[float], finer: int = FINER
+) -> np.ndarray:
     """Mean density of the blobs in each voxel, (Z, Y, X) float32, from `finer` points per axis."""
     axes = axes_of([n * finer for n in shape], [d / finer for d in voxel_size])
     volume = np.zeros([len(axis) for axis in axes], np.float32)
@@ -206,7 +213,7 @@ def sample(blobs: Any, shape: Sequence[int], voxel_size: Sequence[float], finer:
 
 def shadows(
     blobs: Any, angles_deg: ArrayLike, shape: Sequence[int], pixel_size: float, finer: int = FINER
-):
+) -> np.ndarray:
     r"""Line integrals of the blobs in each detector pixel, (N, Y, S) float32.
 
     Parameters
@@ -398,12 +405,14 @@ def simulate_cryo(
     return TiltSeries(truth, noisy, expected, op, 0.0, voxel_size, "nm")
 
 
-def _places(rng, half, apart, n, tries=400):
+def _places(
+    rng: np.random.Generator, half: np.ndarray, apart: float, n: int, tries: int = 400
+) -> list[np.ndarray]:
     """Up to `n` places in an elliptic cylinder about y, none closer than `apart` to another.
 
     A cylinder, because tilted cubes lose their edges.
     """
-    places = []
+    places: list[np.ndarray] = []
     for _ in range(tries):
         place = rng.uniform(-1, 1, 3) * half
         if len(places) == n or np.hypot(place[0] / half[0], place[2] / half[2]) > 1:
@@ -413,11 +422,13 @@ def _places(rng, half, apart, n, tries=400):
     return places
 
 
-def _turn(rng):
+def _turn(rng: np.random.Generator) -> np.ndarray:
     return Rotation.from_quat(rng.normal(size=4)).as_matrix()
 
 
-def _near(axes, centre, matrix, solid):
+def _near(
+    axes: Sequence[np.ndarray], centre: np.ndarray, matrix: np.ndarray, solid: bool
+) -> tuple[Any, list[np.ndarray]]:
     """The part of a grid that a blob reaches: slices, and the axes cut by them."""
     reach = np.sqrt(np.diag(matrix)) * (1 if solid else 4)
     box = tuple(

@@ -5,6 +5,7 @@ The random walks and the motion behind `helpers.inr.phantoms`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +28,7 @@ class Tube:
     amplitude: float
 
 
-def draw(tubes, shape, voxel_size):
+def draw(tubes: Sequence[Tube], shape: Sequence[int], voxel_size: Sequence[float]) -> np.ndarray:
     """Brightness at the voxel centres: where tubes cross, their light adds up.
 
     Parameters
@@ -59,7 +60,7 @@ def draw(tubes, shape, voxel_size):
     return volume
 
 
-def _squared_distance(path, axes):
+def _squared_distance(path: np.ndarray, axes: Sequence[np.ndarray]) -> np.ndarray:
     """Squared distance (Z, Y, X) of each point of a grid from the nearest segment of `path`."""
     z, y, x = (axis[:, None] for axis in axes)
     start, along = path[:-1], np.diff(path, axis=0)
@@ -73,7 +74,7 @@ def _squared_distance(path, axes):
     return np.maximum(d + length * nearest * (nearest - 2 * s), 0).min(axis=-1)
 
 
-def _box(path, axes, reach):
+def _box(path: np.ndarray, axes: Sequence[np.ndarray], reach: float) -> tuple[slice, ...]:
     lo, hi = path.min(axis=0) - reach, path.max(axis=0) + reach
     return tuple(
         slice(*np.searchsorted(axis, (a, b)).tolist())
@@ -81,7 +82,14 @@ def _box(path, axes, reach):
     )
 
 
-def moving_tubes(size, t, n_tubes, fission_time, speed, rng):
+def moving_tubes(
+    size: np.ndarray,
+    t: float,
+    n_tubes: int,
+    fission_time: float | None,
+    speed: float,
+    rng: np.random.Generator,
+) -> list[Tube]:
     """The tubes of a cell at time `t`; all that is random is drawn before `t` is looked at."""
     tubes, velocities, waves = [], [], []
     for _ in range(n_tubes):
@@ -100,7 +108,15 @@ def moving_tubes(size, t, n_tubes, fission_time, speed, rng):
     return waving
 
 
-def walk(rng, half, length, *, jitter, rise, step=0.12):
+def walk(
+    rng: np.random.Generator,
+    half: np.ndarray,
+    length: float,
+    *,
+    jitter: float,
+    rise: float,
+    step: float = 0.12,
+) -> np.ndarray:
     """A persistent random walk of steps of `step` um that turns back at the walls of a box."""
     at = rng.uniform(-1, 1, 3) * half
     azimuth, elevation = rng.uniform(0, 2 * np.pi), rng.normal(0, rise)
@@ -125,7 +141,9 @@ def walk(rng, half, length, *, jitter, rise, step=0.12):
     return np.array(path)
 
 
-def _waving(tube, t, wavelength, frequency, phase, height=0.1):
+def _waving(
+    tube: Tube, t: float, wavelength: float, frequency: float, phase: float, height: float = 0.1
+) -> Tube:
     """A lateral wave that runs along the tube."""
     tangent = np.gradient(tube.path, axis=0)
     across = np.stack([0 * tangent[:, 0], tangent[:, 2], -tangent[:, 1]], axis=1)
@@ -136,12 +154,14 @@ def _waving(tube, t, wavelength, frequency, phase, height=0.1):
     return shifted(tube, wave[:, None] * across)
 
 
-def shifted(tube, shift):
+def shifted(tube: Tube, shift: np.ndarray) -> Tube:
     """The same tube elsewhere: `shift` in um, one for all points of its path or one for each."""
     return Tube(tube.path + shift, tube.radius, tube.amplitude)
 
 
-def turn_back(shift, path, size, share=0.45):
+def turn_back(
+    shift: np.ndarray, path: np.ndarray, size: np.ndarray, share: float = 0.45
+) -> np.ndarray:
     """Fold a drift so that the path stays between the walls at `share` of the size."""
     lo = -share * size - path.min(axis=0)
     hi = share * size - path.max(axis=0)
@@ -149,7 +169,7 @@ def turn_back(shift, path, size, share=0.45):
     return lo + room - np.abs((shift - lo) % (2 * room) - room)
 
 
-def _broken(tube, since, speed=0.5, furthest=0.45):
+def _broken(tube: Tube, since: float, speed: float = 0.5, furthest: float = 0.45) -> list[Tube]:
     """Two halves, each `speed` times `since` um (at most `furthest`) from the break."""
     middle = len(tube.path) // 2
     tangent = tube.path[middle + 1] - tube.path[middle - 1]

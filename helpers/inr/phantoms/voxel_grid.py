@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 
-def axes_of(shape, voxel_size):
+def axes_of(shape: Sequence[int], voxel_size: Sequence[float]) -> list[np.ndarray]:
     """Places of the sample centres along each axis, from the centre of the field.
 
     Examples
@@ -16,7 +18,7 @@ def axes_of(shape, voxel_size):
     return [(np.arange(n) - (n - 1) / 2) * d for n, d in zip(shape, voxel_size, strict=True)]
 
 
-def field_size(shape, voxel_size):
+def field_size(shape: Sequence[int], voxel_size: Sequence[float]) -> np.ndarray:
     """Size of the field, in the unit of `voxel_size`, once both are known to be sound.
 
     Raises
@@ -31,7 +33,7 @@ def field_size(shape, voxel_size):
     return np.multiply(shape, voxel_size)
 
 
-def binned(fine, factors):
+def binned(fine: np.ndarray, factors: Sequence[int]) -> np.ndarray:
     """Mean over blocks of `factors` samples along the axes.
 
     Examples

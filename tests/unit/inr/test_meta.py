@@ -42,7 +42,7 @@ def keys():
 
 @pytest.fixture(scope="module")
 def learned(keys):
-    return reptile(make_field, tasks(keys), n_outer=12, n_inner=8, loss=LOSS, device="cpu")
+    return reptile(make_field, tasks(keys), n_iter=12, n_inner=8, loss=LOSS, device="cpu")
 
 
 def error(sim, volume):
@@ -61,7 +61,7 @@ def voxels():
 def test_reptile_is_its_equation():
     """One task, so the order does not matter: written down once more, without the helpers."""
     result = reptile(
-        voxels, [square([1.0, 3.0])], n_outer=4, n_inner=3, epsilon=0.5, learning_rate=0.1,
+        voxels, [square([1.0, 3.0])], n_iter=4, n_inner=3, epsilon=0.5, learning_rate=0.1,
         betas=(0.5, 0.9), device="cpu",
     )  # fmt: skip
     theta, v, step = np.zeros(2), np.zeros(2), 0
@@ -78,7 +78,7 @@ def test_reptile_is_its_equation():
 
 def test_reptile_finds_the_middle_of_its_tasks():
     start = reptile(
-        voxels, [square([0.0, 4.0]), square([2.0, 4.0])], n_outer=60, n_inner=5,
+        voxels, [square([0.0, 4.0]), square([2.0, 4.0])], n_iter=60, n_inner=5,
         learning_rate=0.1, device="cpu",
     )  # fmt: skip
     found = start.field.volume().detach().flatten().numpy()
@@ -95,7 +95,7 @@ def test_every_task_is_drawn_as_often_as_any_other():
 
         return objective
 
-    reptile(voxels, [task(k) for k in range(3)], n_outer=9, n_inner=2, device="cpu")
+    reptile(voxels, [task(k) for k in range(3)], n_iter=9, n_inner=2, device="cpu")
     assert sorted(drawn) == sorted(3 * 2 * [0, 1, 2]) and drawn[:2] != drawn[2:4]
 
 
@@ -110,7 +110,7 @@ def test_a_learned_start_saves_steps_on_a_frame_that_it_has_not_seen(learned, ta
 def test_the_start_that_is_given_is_not_changed(keys):
     start = make_field()
     before = [p.detach().clone() for p in start.parameters()]
-    reptile(start, tasks(keys), n_outer=1, n_inner=1, loss=LOSS, device="cpu")
+    reptile(start, tasks(keys), n_iter=1, n_inner=1, loss=LOSS, device="cpu")
     assert all(torch.equal(p, b) for p, b in zip(start.parameters(), before, strict=True))
 
 
@@ -118,7 +118,7 @@ def test_the_same_seed_gives_the_same_start(keys):
     def run(seed):
         rng = torch.Generator().manual_seed(seed)
         result = reptile(
-            make_field, tasks(keys), n_outer=3, n_inner=2, loss=LOSS, generator=rng, device="cpu"
+            make_field, tasks(keys), n_iter=3, n_inner=2, loss=LOSS, generator=rng, device="cpu"
         )
         return result.field.volume(SHAPE).detach().numpy()
 
@@ -128,7 +128,7 @@ def test_the_same_seed_gives_the_same_start(keys):
 
 def test_a_shared_decoder_saves_steps_on_another_scene(target):
     others = [record(0.0, seed) for seed in (11, 12)]
-    decoder = shared_decoder(make_field, tasks(others), n_rounds=60, loss=LOSS, device="cpu")
+    decoder = shared_decoder(make_field, tasks(others), n_iter=60, loss=LOSS, device="cpu")
     assert decoder.n_steps == 120 and not decoder.has_seen(target.views)
     assert not any(p.requires_grad for p in decoder.field.network.parameters())
     common = dict(loss=LOSS, background=4.0, device="cpu")
@@ -147,7 +147,7 @@ def test_a_shared_decoder_saves_steps_on_another_scene(target):
 def test_the_decoder_is_shared_and_the_encoding_fresh(keys):
     scenes = []
     result = shared_decoder(
-        make_field, tasks(keys), n_rounds=2, loss=LOSS, freeze=False, device="cpu",
+        make_field, tasks(keys), n_iter=2, loss=LOSS, freeze=False, device="cpu",
         callback=lambda n, value, fields: scenes.append(fields),
     )  # fmt: skip
     first, second = scenes[-1]
@@ -181,7 +181,7 @@ def test_bad_tasks_are_refused_before_any_work(learn, keys):
 def test_bad_settings_are_refused():
     with pytest.raises(ValueError, match="epsilon 2"):
         reptile(voxels, [square([0.0, 1.0])], epsilon=2)
-    with pytest.raises(ValueError, match="n_rounds is 0"):
-        shared_decoder(make_field, [square([0.0, 1.0])], n_rounds=0)
+    with pytest.raises(ValueError, match="n_iter is 0"):
+        shared_decoder(make_field, [square([0.0, 1.0])], n_iter=0)
     with pytest.raises(ValueError, match="no encoding"):
-        shared_decoder(voxels, [square([0.0, 1.0])], n_rounds=1)
+        shared_decoder(voxels, [square([0.0, 1.0])], n_iter=1)

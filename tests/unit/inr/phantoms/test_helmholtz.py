@@ -30,7 +30,7 @@ def test_a_slab_sends_back_what_fresnel_says(thickness, tilt):
     contrast = np.zeros((40, 16, 16))
     contrast[4 : 4 + round(thickness / 0.025)] = 0.05
     fine = replace(FINE, voxel_size=(0.025, 0.2, 0.2))
-    model = Helmholtz(fine, [[0.0, tilt]], contrast.shape, tolerance=1e-6)
+    model = Helmholtz(fine, [[0.0, tilt]], contrast.shape, tol=1e-6)
     expected = slab_transmission(1.33, 0.05, thickness, float(model.leds[0, 1]), 0.532)
     np.testing.assert_allclose(1 - model(contrast), 1 - expected, rtol=0.05, atol=2e-6)
 
@@ -41,7 +41,7 @@ def test_thinner_slices_change_nothing():
         shape = (planes, 32, 32)
         fine = replace(FINE, voxel_size=(dz, 0.2, 0.2))
         blob = 0.05 * np.exp(-sum(c**2 for c in centred(shape, fine.voxel_size)) / 0.7**2)
-        images.append(Helmholtz(fine, leds, shape, tolerance=1e-5)(blob))
+        images.append(Helmholtz(fine, leds, shape, tol=1e-5)(blob))
     assert images[0].std() > 0.05
     assert abs(images[0] - images[1]).max() < 2e-3
 
