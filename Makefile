@@ -61,8 +61,12 @@ lint: $(STAMP) ## check style and types of the code
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+notebooks: book ## write the built pages as notebooks, numbers and all, into _build/notebooks
+	$(BIN)/cmx export-notebooks _build/notebooks
+
+# With the numbers of the last `make notebooks` where there was one, else the sources.
 lab: $(STAMP) ## open the pages as notebooks in JupyterLab
-	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/book
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/$(or $(wildcard _build/notebooks),book)
 
 # Every change meets two processors: the tests one without AVX, the book the one that is there.
 check: lint ## all that the continuous integration runs

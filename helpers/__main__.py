@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import shutil
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -82,20 +83,16 @@ def data_verify(names: Sequence[str], asked: bool = True, must_be_here: bool = T
     return int(failed)
 
 
-def export_notebooks(out: Path, book: Path) -> int:
-    """Write every page of the book with code as a Jupyter notebook."""
-    try:
-        import jupytext
-    except ImportError as error:
-        raise OSError("jupytext is not installed: pip install -e '.[book]'") from error
-    pages = [p for p in sorted(book.rglob("*.md")) if "format_name: myst" in p.read_text("utf-8")]
-    if not pages:
-        raise FileNotFoundError(f"no notebook pages in {book}: name the book's folder by --book")
-    for page in pages:
-        target = out / page.relative_to(book).with_suffix(".ipynb")
+def export_notebooks(out: Path, site: Path) -> int:
+    """Copy the notebooks of a built book: its pages, with their numbers, for any Jupyter."""
+    notebooks = sorted((site / "_sources" / "book").rglob("*.ipynb"))
+    if not notebooks:
+        raise FileNotFoundError(f"no notebooks in {site}: build the book first (make book)")
+    for notebook in notebooks:
+        target = out / notebook.relative_to(site / "_sources" / "book")
         target.parent.mkdir(parents=True, exist_ok=True)
-        jupytext.write(jupytext.read(page, fmt="md:myst"), target, fmt="ipynb")
-    print(f"{len(pages)} notebooks in {out}")
+        shutil.copy(notebook, target)
+    print(f"{len(notebooks)} notebooks in {out}")
     return 0
 
 
@@ -118,14 +115,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     data.add_argument("names", nargs="*", help="as `data list` gives them; all if left out")
     export = commands.add_parser("export-notebooks", help=export_notebooks.__doc__)
     export.add_argument("out", type=Path, help="folder for the notebooks")
-    source = Path(__file__).parents[1] / "book"
-    export.add_argument("--book", type=Path, default=source, help="folder of the pages")
+    built = Path(__file__).parents[1] / "_build" / "html"
+    export.add_argument("--site", type=Path, default=built, help="folder of the built book")
     chosen = parser.parse_args(arguments)
     try:
         if chosen.command == "doctor":
             return doctor()
         if chosen.command == "export-notebooks":
-            return export_notebooks(chosen.out, chosen.book)
+            return export_notebooks(chosen.out, chosen.site)
         action = {"list": data_list, "fetch": data_fetch, "verify": data_verify}[chosen.action]
         return action(chosen.names or datasets.names(), asked=bool(chosen.names))
     except (ValueError, OSError) as error:

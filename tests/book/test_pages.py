@@ -131,16 +131,42 @@ def test_the_site_is_light(site):
     assert sum(path.stat().st_size for path in site.rglob("*") if path.is_file()) <= 40 * MB
 
 
-@pytest.mark.parametrize("suffix", [".md", ".ipynb"])
-def test_the_page_can_be_downloaded(page, site, suffix):
+# Roles, directives, attributes and delimiters that no Jupyter shows as they are meant.
+MYST = re.compile(
+    r"\{[a-z][\w:+-]*\}`|^ *:::|^ *```\{|^\([\w-]+\)=$|\\\\[\[(]|\[\[#\]\]", re.MULTILINE
+)
+
+
+def linked(html, path):
+    """The files that the page's download button leads to."""
+    return [Path(path.parent, a["href"]).resolve() for a in html.select("a.dropdown-item[href]")]
+
+
+def test_the_source_can_be_downloaded(page, site):
     name, path, html = page
-    target = site / "_sources" / f"{name}{suffix}"
-    linked = [Path(path.parent, a["href"]).resolve() for a in html.select("a.dropdown-item[href]")]
-    assert target.resolve() in linked
-    if suffix == ".md":
-        assert target.read_bytes() == Path(f"{name}.md").read_bytes()
-    else:
-        notebook = nbformat.read(target, as_version=4)
-        nbformat.validate(notebook)
-        cells = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
-        assert cells == [cell.source for cell in code_cells(name)]
+    target = site / "_sources" / f"{name}.md"
+    assert target.resolve() in linked(html, path)
+    assert target.read_bytes() == Path(f"{name}.md").read_bytes()
+
+
+def test_the_notebook_can_be_downloaded_and_holds_no_myst(page, site):
+    name, path, html = page
+    target = site / "_sources" / f"{name}.ipynb"
+    assert (target.resolve() in linked(html, path)) == target.exists() == bool(code_cells(name))
+    if not target.exists():
+        return
+    notebook = nbformat.read(target, as_version=4)
+    nbformat.validate(notebook)
+    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    source = [cell.source for cell in code_cells(name)]
+    assert "find_spec" in code[0]
+    assert code[1:] == [text.replace("from myst_nb import glue\n", "") for text in source]
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    outside = re.sub(r"```.*?```|`[^`\n]*`", "`code`", text, flags=re.DOTALL)
+    assert MYST.findall(outside) == [] and "glue:" not in text
+    prose = " ".join(text.split())
+    for number in html.select("span.pasted-text"):
+        assert number.get_text().strip().split()[0] in prose
+    captions = html.select("div.cell_output figcaption .caption-number")
+    assert all(f"**{caption.get_text().strip()}.**" in text for caption in captions)
+    assert text.count("<details>") >= len(html.select(".solution.dropdown"))

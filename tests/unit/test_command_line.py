@@ -3,29 +3,10 @@
 import hashlib
 import re
 
-import jupytext
 import pytest
 
 from helpers import __version__, datasets
 from helpers.__main__ import main
-
-PAGE = """---
-jupytext:
-  text_representation:
-    extension: .md
-    format_name: myst
-kernelspec:
-  display_name: Python 3
-  language: python
-  name: python3
----
-
-# A page
-
-```{code-cell} ipython3
-1 + 1
-```
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -126,7 +107,7 @@ def test_verify_and_fetch_find_a_whole_file(capsys, tmp_path, monkeypatch):
     [
         (["data", "fetch", "dysco3"], "NoNetwork: .*HELPERS_OFFLINE is set"),
         (["data", "list", "quartz"], "no data set is called 'quartz'"),
-        (["export-notebooks", "out", "--book", "nowhere"], "no notebook pages in nowhere"),
+        (["export-notebooks", "out", "--site", "nowhere"], "no notebooks in nowhere: build"),
     ],
 )
 def test_errors_are_one_line_and_exit_1(capsys, arguments, message):
@@ -142,13 +123,12 @@ def test_unknown_commands_exit_2():
     assert caught.value.code == 2
 
 
-def test_notebooks_are_exported_with_their_cells(tmp_path, capsys):
-    book = tmp_path / "book"
-    (book / "part").mkdir(parents=True)
-    (book / "part" / "page.md").write_text(PAGE)
-    (book / "prose.md").write_text("# Prose\n")
-    assert main(["export-notebooks", str(tmp_path / "out"), "--book", str(book)]) == 0
-    written = [p.relative_to(tmp_path / "out") for p in (tmp_path / "out").rglob("*.ipynb")]
-    assert [str(p) for p in written] == ["part/page.ipynb"]
-    notebook = jupytext.read(tmp_path / "out" / "part" / "page.ipynb")
-    assert [c.source for c in notebook.cells if c.cell_type == "code"] == ["1 + 1"]
+def test_the_notebooks_of_a_built_book_are_copied(tmp_path, capsys):
+    built = tmp_path / "html" / "_sources" / "book" / "part"
+    built.mkdir(parents=True)
+    (built / "page.ipynb").write_text("{}")
+    (built / "page.md").write_text("# Page")
+    out = tmp_path / "out"
+    assert main(["export-notebooks", str(out), "--site", str(tmp_path / "html")]) == 0
+    assert [p.relative_to(out).as_posix() for p in out.rglob("*.*")] == ["part/page.ipynb"]
+    assert capsys.readouterr().out == f"1 notebooks in {out}\n"
