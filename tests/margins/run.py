@@ -26,14 +26,18 @@ def run(paths, number):
     Returns
     -------
     dict
-        ``records``, a list of (place, text of the assertion, evaluation), and ``errors``, the first
-        line of what was raised at a place. A place is ``path::test`` or ``path::Cell 3``.
+        ``records``, a list of (place, text of the assertion, evaluation); ``errors``, the first
+        line of what was raised at a place; and ``drawn``, the places that asked for a seed, where
+        the seeds are not the published ones. A place is ``path::test`` or ``path::Cell 3``, and
+        empty before the first.
     """
     recorder = builtins.__margins__ = Recorder()
-    shift(number)
+    drawn = set()
+    shift(number, lambda: drawn.add(recorder.place))
     page = paths[0].endswith(".md")
     errors = run_page(paths[0], recorder) if page else run_tests(paths, recorder)
-    return {"records": [[*key, each] for key, each in recorder.records.items()], "errors": errors}
+    records = [[*key, each] for key, each in recorder.records.items()]
+    return {"records": records, "errors": errors, "drawn": sorted(drawn)}
 
 
 def run_page(path, recorder):

@@ -8,8 +8,11 @@ import torch
 STEP = 1_000_003  # between two runs: no source has seeds that far apart
 
 
-def shift(run):
-    """Shift the seeds of NumPy and torch by `run` steps; run 0 leaves them as published."""
+def shift(run, asked=lambda: None):
+    """Shift the seeds of NumPy and torch by `run` steps; run 0 leaves them as published.
+
+    `asked` is called whenever a seed is given.
+    """
     if not run:
         return
     offset = run * STEP
@@ -19,11 +22,18 @@ def shift(run):
         __module__ = "torch"  # as the class that it stands for
 
         def manual_seed(self, seed):
+            asked()
             return super().manual_seed(int(seed) + offset)
 
-    np.random.default_rng = lambda seed=None: default_rng(shifted(seed, offset))
-    np.random.seed = lambda seed=None: numpy_seed(shifted(seed, offset))
-    torch.manual_seed = lambda seed: torch_seed(int(seed) + offset)
+    def other(make):
+        def made(seed=None):
+            asked()
+            return make(shifted(seed, offset))
+
+        return made
+
+    np.random.default_rng, np.random.seed = other(default_rng), other(numpy_seed)
+    torch.manual_seed = other(torch_seed)
     torch.Generator = Generator
 
 

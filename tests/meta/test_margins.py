@@ -179,6 +179,36 @@ def test_fragile_and_robust_assertions_of_a_page_are_told_apart(tmp_path):
     assert "other assertions" in store.stale(tmp_path)["book/page.md"]
 
 
+@pytest.mark.parametrize(
+    "slacks, drawn, steady",
+    [
+        ((0.5, 0.5), ["tests/it.py::test"], True),
+        ((0.5, 0.6), ["tests/it.py::test"], False),
+        ((3.0, 3.0), ["tests/it.py::test"], False),  # a count
+        ((3.0, 3.0), [""], False),
+        ((3.0, 3.0), ["tests/other.py::test"], True),
+        ((3.0, 3.0), [], True),
+        ((None, None), ["tests/it.py::test"], True),
+        ((float("inf"),) * 2, [], True),
+    ],
+)
+def test_two_runs_tell_what_is_steady(slacks, drawn, steady):
+    key = ("tests/it.py::test", "a < b")
+    runs = [
+        {
+            "processor": processor,
+            "records": {key: {"ok": True, "slack": slack, "value": slack, "bound": 0.0}},
+            "errors": {},
+            "drawn": drawn,
+        }
+        for processor, slack in zip(store.STEADY_RUNS, slacks, strict=True)
+    ]
+    assert store.steady("tests/it.py", runs) == steady
+    other = {**runs[1], "records": {}}
+    assert not store.steady("tests/it.py", [runs[0], other])
+    assert not store.steady("tests/it.py", [runs[0], {**runs[1], "errors": {key[0]: "Error"}}])
+
+
 TESTS = """
 import numpy as np
 import pytest
