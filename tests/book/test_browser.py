@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.book_files import toc_pages
+from tests.book_files import ROOT, toc_pages
 
 WIDTHS = {"desktop": 1400, "phone": 390}
 LOCAL = ("file:", "data:", "blob:", "about:", "chrome:")
@@ -14,6 +14,14 @@ TYPESET = """
 const done = arguments[0];
 const promise = window.MathJax ? MathJax.startup.promise : Promise.resolve();
 promise.then(() => done(true), error => done(String(error)));
+"""
+AXE = (ROOT / "tests" / "book" / "vendor" / "axe.min.js").read_text(encoding="utf-8")
+FINDINGS = """
+const done = arguments[1];
+document.documentElement.dataset.mode = document.documentElement.dataset.theme = arguments[0];
+axe.run(document, {resultTypes: ["violations"]}).then(found => done(found.violations
+  .filter(rule => ["serious", "critical"].includes(rule.impact))
+  .map(rule => rule.id + ": " + rule.nodes.map(node => node.target.join(" ")).join(", "))));
 """
 OVERFLOW = """
 const width = document.documentElement.clientWidth;
@@ -64,3 +72,7 @@ def test_the_page_is_whole(opened):
     assert typeset >= formulas
     assert failed == 0
     assert opened.execute_script(OVERFLOW) == []
+    # Nobody is kept out: neither in light nor in dark.
+    opened.execute_script(AXE)
+    for mode in ("light", "dark"):
+        assert opened.execute_async_script(FINDINGS, mode) == [], mode

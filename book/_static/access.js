@@ -1,0 +1,22 @@
+// What the theme leaves undone for readers with a screen reader or a keyboard.
+document.addEventListener("DOMContentLoaded", () => {
+  // A name that is not what stands on a button cannot be spoken to it: the text is the name.
+  document.querySelectorAll("summary[aria-label], button.search-button-field")
+    .forEach(button => button.removeAttribute("aria-label"));
+  document.querySelectorAll("button.theme-switch-button").forEach(button => {
+    const name = document.createElement("span");
+    name.className = "visually-hidden";
+    name.textContent = button.getAttribute("aria-label");
+    button.append(name);
+    button.removeAttribute("aria-label");
+  });
+  // What scrolls sideways in its own box must be reachable by Tab, so that the arrow keys move it.
+  const boxes = "article :is(table, pre, .cell_output, .output, div.math, mjx-container)";
+  const reach = () => document.querySelectorAll(boxes).forEach(box => {
+    if (box.scrollWidth > box.clientWidth + 1) box.tabIndex = 0;
+    else if (box.tabIndex === 0) box.removeAttribute("tabindex");
+  });
+  reach();
+  addEventListener("resize", reach);
+  window.MathJax?.startup?.promise?.then(reach);
+});
