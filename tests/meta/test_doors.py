@@ -93,7 +93,8 @@ def room_of(module):
     return ".".join(parts[:2]) if parts[0] in PARTS else ""
 
 
-NAMES_AT_MOST = 310
+# 310 at first; check_camera and CameraCheck brought two
+NAMES_AT_MOST = 312
 
 
 def test_there_are_few_public_names():

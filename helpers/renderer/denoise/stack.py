@@ -22,6 +22,7 @@ from ..._arrays import Array, is_tensor, like, to_numpy, to_tensor
 from ..._deprecated import renamed
 from ...devices import pick_device
 from ...noise._checks import NoiseModel
+from ...noise.camera import warn_of_images
 from ...noise.counting import SCMOS, Poisson
 from ...noise.readout import EMCCD, PoissonGauss
 from ...training.loop import Step
@@ -131,7 +132,8 @@ def denoise(
     -----
     UserWarning
         Pixels that stand out from all their neighbours as no sampled image can are left out, as if
-        masked: a few of them would decide the whole training.
+        masked: a few of them would decide the whole training. Rows or columns with a noise in
+        common, which the network would take for signal; a gain that is not that of the model.
 
     Notes
     -----
@@ -153,7 +155,9 @@ def denoise(
     given = _stack(images)
     line, excess = _line(noise, given)
     use = _usable(given, mask, line, excess)
-    stack = _filled(given, use).to(pick_device(device))
+    stack = _filled(given, use)
+    warn_of_images(to_numpy(stack), noise)
+    stack = stack.to(pick_device(device))
     if network is None:
         network = BlindSpot(
             width,

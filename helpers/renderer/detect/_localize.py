@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from ..._arrays import Array, is_tensor, to_numpy, to_tensor
 from ...devices import pick_device
 from ...noise._checks import NoiseModel
+from ...noise.camera import warn_of_camera
 from ...noise.counting import Poisson
 from .._checks import check_counts, checked_noise, checked_renderer
 from ..renderers.base import Renderer
@@ -79,6 +80,11 @@ def localize(
         Frames that are not two-dimensional, not of one shape, empty, or hold NaN; a point spread
         larger than the frames; a rate of false alarms that is not positive.
 
+    Warns
+    -----
+    UserWarning
+        Gain, offset or maps that the frames contradict; see `helpers.noise.check_camera`.
+
     Notes
     -----
     Let the model :math:`\mu` of a frame be what has been found so far, and I the information of
@@ -120,6 +126,8 @@ def localize(
     renderer, fixed = _renderer(psf, fixed, shape)
     finder = Finder(renderer.to(here), noise, fixed, shape, false_alarms, here)
     allowed = _allowed(mask, shape, here)
+    if isinstance(frames, np.ndarray | Sequence):
+        warn_of_camera(frames, noise, mask)
     tables = []
     starts = range(0, n_frames, int(batch))
     with torch.no_grad():
