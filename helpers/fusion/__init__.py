@@ -3,6 +3,11 @@
 from ._explore import explore, plot_convergence
 from ._simulate import Simulation, simulate
 from .background import subtract_power_law, subtract_vacuum
+from .counts import CountFusion as CountFusion
+from .counts import Intervals as Intervals
+from .counts import bootstrap as bootstrap
+from .counts import fuse_counts as fuse_counts
+from .counts import without_haadf as without_haadf
 from .model import calibrate_weights, element_weights, haadf_from_maps, normalize
 from .result import Cost, Fusion
 from .solver import fuse

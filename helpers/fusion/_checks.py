@@ -133,6 +133,19 @@ def atomic_number(element: int | float | str) -> int:
     return int(number)
 
 
+def check_counts(y: np.ndarray, names: Sequence[str]) -> None:
+    """Refuse what is no number of counts: fractions, and multiples of a gain."""
+    if (y != np.round(y)).any():
+        raise ValueError("counts are not whole numbers: give the counts, and the scale apart")
+    for name, counts in zip(names, y, strict=True):
+        divisor = np.gcd.reduce(counts.astype(np.int64).ravel())
+        if divisor > 1 and np.count_nonzero(counts) >= 10:  # fewer may be even by chance
+            raise ValueError(
+                f"every count of map {name} is a multiple of {divisor}: these are counts times a "
+                f"gain; divide them by {divisor}"
+            )
+
+
 def per_element(name: str, value: Any, keys: tuple[str, ...] | None, n_elements: int) -> np.ndarray:
     """Give a setting as (E,) float64, from one number, one for each map, or a dict by key."""
     if isinstance(value, Mapping):

@@ -103,9 +103,9 @@ class Fusion:
             The folder cannot be made or written.
         """
         names = self._names()
-        _check_file_names(names)
-        folder = _made(folder)
-        earlier = _elements_of(folder / "fusion.h5")
+        check_file_names(names)
+        folder = made_folder(folder)
+        earlier = elements_of(folder / "fusion.h5")
         maps = dict(zip(names, self._stack(), strict=True))
         tree: dict[str, Any] = {
             "maps": maps,
@@ -168,10 +168,10 @@ class Fusion:
         if self.cost.total.ndim != 1:
             raise ValueError("the guide's files hold one field: export those of a batch one by one")
         names = self._names()
-        _check_file_names(names)
+        check_file_names(names)
         if missing := [name for name in ("haadf", *names) if name not in raw]:
             raise ValueError(f"raw lacks {', '.join(missing)}: give what was fused, and 'haadf'")
-        folder = _made(folder)
+        folder = made_folder(folder)
         maps = dict(zip(names, self._stack(), strict=True))
         lambdas = {k: self.settings[f"lambda_{k.lower()}"] for k in ("haadf", "chem", "tv")}
         tree: dict[str, Any] = {
@@ -251,7 +251,8 @@ class Fusion:
         return list(np.moveaxis(to_numpy(self.maps), -3, 0))
 
 
-def _made(folder: str | Path) -> Path:
+def made_folder(folder: str | Path) -> Path:
+    """Make a folder of results, if it is not there."""
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file: give the name of a folder")
@@ -262,7 +263,7 @@ def _made(folder: str | Path) -> Path:
     return folder
 
 
-def _check_file_names(names: list[str]) -> None:
+def check_file_names(names: list[str]) -> None:
     """Refuse what would lie outside the folder, or take the place of another file."""
     taken = {"haadf", "fusion"}
     for name in names:
@@ -273,11 +274,11 @@ def _check_file_names(names: list[str]) -> None:
         taken.add(name.casefold())
 
 
-def _elements_of(path: Path) -> list[str]:
+def elements_of(path: Path) -> list[str]:
     """Elements of a fusion that was saved here before; none if there is none, or it is damaged."""
     try:
         names = json.loads(io.load_h5(path)[1]["elements"])
-        _check_file_names(names)
+        check_file_names(names)
         return names
     except (OSError, ValueError, KeyError, TypeError):
         return []

@@ -19,7 +19,16 @@ from .._arrays import Array, to_numpy
 from ..metrics import affine_fit
 from ..noise.counting import Poisson, thin
 from ..tv import tv
-from ._checks import Elements, Maps, PerElement, check_elements, check_images, per_element, whole
+from ._checks import (
+    Elements,
+    Maps,
+    PerElement,
+    check_counts,
+    check_elements,
+    check_images,
+    per_element,
+    whole,
+)
 from .result import Fusion
 from .solver import fuse
 
@@ -149,7 +158,7 @@ def choose_lambda(
         seen = to_numpy(images.seen_maps) > 0
     names = images.keys or tuple(map(str, range(len(y))))
     numbers = check_elements(atomic_numbers, images.keys, len(y))
-    _check_counts(y, names)
+    check_counts(y, names)
     tried = np.sort(np.geomspace(0.03, 10, 10) * lambda_chem if lambdas is None else lambdas)
     if tried.size < 3:
         raise ValueError(f"{tried.size} lambdas: give at least three to choose from")
@@ -200,18 +209,6 @@ def choose_lambda(
     best = int(np.argmin(score))
     edge = best in (0, tried.size - 1)
     return LambdaChoice(float(tried[best]), tried, score, edge, rule, dispersion)
-
-
-def _check_counts(y: np.ndarray, names: Sequence[str]) -> None:
-    if (y != np.round(y)).any():
-        raise ValueError("counts are not whole numbers: give the counts, and the scale apart")
-    for name, counts in zip(names, y, strict=True):
-        divisor = np.gcd.reduce(counts.astype(np.int64).ravel())
-        if divisor > 1 and np.count_nonzero(counts) >= 10:  # fewer may be even by chance
-            raise ValueError(
-                f"every count of map {name} is a multiple of {divisor}: these are counts times a "
-                f"gain; divide them by {divisor}"
-            )
 
 
 def _dispersion(y: np.ndarray, seen: np.ndarray | None) -> np.ndarray:

@@ -19,6 +19,7 @@ jobs: find
 metrics datasets devices checkpoints plots sliders:
 fusion: element_weights haadf_from_maps fuse normalize calibrate_weights choose_lambda explore
 fusion: simulate Fusion subtract_power_law subtract_vacuum
+fusion.counts: fuse_counts CountFusion bootstrap without_haadf
 inr.lightfield: Optics psf LightField richardson_lucy view_enhanced
 inr.tomography: ParallelBeam sirt missing_wedge
 inr.diffraction: MultiSlice
