@@ -141,21 +141,8 @@ def _names_of_labels(labels: Sequence[str] | None, channels: int) -> tuple[str, 
 def labelled(array: Any) -> tuple[np.ndarray, str, Calibration, list[str]]:
     """Split an `xarray.DataArray` into values, axes, calibration and what has no place in TIFF.
 
-    Parameters
-    ----------
-    array : xarray.DataArray
-
-    Returns
-    -------
-    values, axes : array and str
-    calibration : Calibration
-    dropped : list of str
-
-    Raises
-    ------
-    ValueError
-        Dimensions other than t, c, z, y, x (or time, channel), or coordinates that are not evenly
-        spaced.
+    Dimensions other than t, c, z, y, x (or time, channel), and coordinates that are not evenly
+    spaced, are errors.
     """
     axes = [DIMENSIONS.get(str(d).lower(), str(d).upper()) for d in array.dims]
     if not set(axes) <= set(AXES) or len(set(axes)) < len(axes):

@@ -43,12 +43,7 @@ PIMS = (".seq", ".cine", ".avi", ".mp4", ".mov")
 
 
 def foreign(path: Path) -> str | None:
-    """A line that says which package reads a vendor's file; None for a format that is read here.
-
-    Parameters
-    ----------
-    path : Path
-    """
+    """A line that says which package reads a vendor's file; None for a format that is read here."""
     end = path.suffix.lower()
     if end in PLUGINS:
         install = f"bioio {PLUGINS[end]}"
@@ -64,18 +59,7 @@ def foreign(path: Path) -> str | None:
 
 
 def open_vendor(path: Path) -> Opened:
-    """Open a vendor's file through bioio or pims, or say which package reads it.
-
-    Returns
-    -------
-    source, axes, calibration, close
-        As from `open_tiff`.
-
-    Raises
-    ------
-    ValueError
-        Neither is installed, or neither knows the file.
-    """
+    """Open a vendor's file through bioio or pims, or say which package reads it; see `Opened`."""
     end = path.suffix.lower()
     if end in PLUGINS:
         try:
@@ -140,14 +124,7 @@ def open_npy(path: Path) -> Opened:
 
 
 def open_h5(path: Path, dataset: str | None = None) -> Opened:
-    """Open one data set of an HDF5 file; returns as `open_tiff`.
-
-    Parameters
-    ----------
-    path : Path
-    dataset : str, optional
-        May be left out where the file has one data set of images.
-    """
+    """Open one data set of an HDF5 file, by name where it has several of images; see `Opened`."""
     import h5py
 
     try:

@@ -32,13 +32,7 @@ Opened: TypeAlias = tuple[Source, str, Any, Callable[[], object]]
 
 
 class Lazy:
-    """Source of anything that can be sliced: a memory map, a data set of HDF5 or Zarr.
-
-    Parameters
-    ----------
-    array : array-like
-        With `shape`, `dtype` and basic slicing.
-    """
+    """Source of anything that can be sliced: a memory map, a data set of HDF5 or Zarr."""
 
     def __init__(self, array: Any) -> None:
         self.array, self.shape = array, tuple(int(n) for n in array.shape)
@@ -120,12 +114,7 @@ class Reordered:
 
 
 class Joined:
-    """Source (N, Y, X) of one with more or fewer axes: all leading ones are joined.
-
-    Parameters
-    ----------
-    source : Lazy, Planes or Reordered
-    """
+    """Source (N, Y, X) of one with more or fewer axes: all leading ones are joined."""
 
     def __init__(self, source: Source) -> None:
         self.source, self.dtype = source, source.dtype
@@ -151,19 +140,7 @@ def read(
 ) -> np.ndarray:
     """Read what a NumPy index asks for, and no more than the block about it.
 
-    Parameters
-    ----------
-    source : object
-        With `shape`, `dtype` and `outer`.
-    index : Any
-        As for an array of NumPy: integers, slices, ellipsis, None, arrays of integers or bools.
-    convert : callable, optional
-        ``convert(block, positions)``, applied before the index is.
-
-    Raises
-    ------
-    IndexError
-        An index outside of the shape, too many of them, or something that is no index.
+    ``convert(block, positions)`` is applied before the index is.
     """
     index = _full(index, len(source.shape), source.shape)
     positions: list[np.ndarray] = []

@@ -18,25 +18,9 @@ NAMES = {"I": "T", "Q": "T", "R": "T", "S": "S"}  # tifffile's letters for axes 
 
 
 def open_tiff(path: Path) -> Opened:
-    """Open a TIFF file as a lazy source.
+    """Open a TIFF file as a lazy source, in the order of axes of the file; see `Opened`.
 
-    Parameters
-    ----------
-    path : Path
-
-    Returns
-    -------
-    source : Lazy or Planes
-        In the order of axes of the file.
-    axes : str
-        A letter an axis.
-    calibration : Calibration
-    close : callable
-
-    Raises
-    ------
-    ValueError
-        No TIFF, one that stops in the middle, or images that are not grey.
+    No TIFF, one that stops in the middle, and images that are not grey are errors.
     """
     import tifffile
 

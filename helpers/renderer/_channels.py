@@ -27,12 +27,8 @@ class Channel(NamedTuple):
 def raw_near(param: Param, value: torch.Tensor) -> torch.Tensor:
     """Raw numbers whose values are those given, or the nearest that the range allows.
 
-    Parameters
-    ----------
-    param : Param
-    value : tensor
-        In the unit of the parameter. A positive parameter takes any value: one below zero gives
-        a small positive one, and keeps a gradient.
+    A positive parameter takes any value: one below zero gives a small positive one, and keeps a
+    gradient.
 
     Examples
     --------

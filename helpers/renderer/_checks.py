@@ -60,15 +60,8 @@ def check_counts(noise: NoiseModel, counts: torch.Tensor) -> None:
 def warn_of_flaws(psf: Array, *, off_centre: float, normalised: bool) -> None:
     """Warn where a point image (Y, X) or (Z, Y, X) is not one.
 
-    Parameters
-    ----------
-    psf : array or tensor
-        Its middle should be the sample ``n // 2`` across.
-    off_centre : float
-        Distance in px of the light's centroid from there that is still quiet. Coma moves it by
-        some tenths.
-    normalised : bool
-        Its sum should be about 1, and a stack is of (Z, Y, X): a kernel.
+    A centroid of the light within `off_centre` px of the sample ``n // 2`` is still quiet: coma
+    moves it by some tenths. With `normalised` it is a kernel, which sums to about 1.
     """
     image = to_numpy(psf).astype(float)
     found = list(_flaws(image if image.ndim == 3 else image[None], off_centre))

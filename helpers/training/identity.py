@@ -23,23 +23,13 @@ PACKAGE = __name__.partition(".")[0]
 
 
 def fingerprint(obj: Any, *, trained: bool = True) -> str:
-    """Short digest of a value and of all that it is made of.
+    """Short digest of a value and of all that it is made of, the same in another process.
 
-    Parameters
-    ----------
-    obj : object
-        Arrays, tensors, generators and modules count by their numbers; functions by their name,
-        code, defaults, closure, and the globals they read; partials, dataclasses and other objects
-        by their class and attributes. Values that are cached by `functools.cached_property` do not
-        count: whether they were asked for decides nothing.
-    trained : bool
-        False leaves out what a training changes: parameters that have a gradient, and running
-        statistics.
-
-    Returns
-    -------
-    str
-        Sixteen characters, the same in another process.
+    Arrays, tensors, generators and modules count by their numbers; functions by their name, code,
+    defaults, closure, and the globals they read; partials, dataclasses and other objects by their
+    class and attributes. Values that are cached by `functools.cached_property` do not count:
+    whether they were asked for decides nothing. With ``trained=False`` what a training changes is
+    left out: parameters that have a gradient, and running statistics.
 
     Examples
     --------

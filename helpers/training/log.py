@@ -14,22 +14,9 @@ PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def runs_folder(folder: str | Path | None = None) -> Path:
-    """Choose where runs are written.
+    """Choose where runs are written: `folder`, else ``HELPERS_RUNS_DIR``, else the user's cache.
 
-    Parameters
-    ----------
-    folder : str or Path, optional
-
-    Returns
-    -------
-    Path
-        `folder`, else the environment variable ``HELPERS_RUNS_DIR``, else ``runs`` in the user's
-        cache, which has its place on every system.
-
-    Raises
-    ------
-    ValueError
-        The folder is inside the package: what is installed stays as it is.
+    A folder inside the package is an error: what is installed stays as it is.
 
     Examples
     --------
@@ -49,10 +36,7 @@ def runs_folder(folder: str | Path | None = None) -> Path:
 def side_by_side(images: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
     """Image, expected image and what is left, a row for each, in one grey scale (1, rows, columns).
 
-    Parameters
-    ----------
-    images, expected : tensor (B, Y, X) or (B, Z, Y, X)
-        Of a volume the brightest along z is shown.
+    Of a volume the brightest along z is shown.
 
     Examples
     --------

@@ -174,24 +174,10 @@ class Run:
     ) -> None:
         """Make the steps that are left.
 
-        Parameters
-        ----------
-        objective : callable
-            ``objective(step)`` gives the loss to go down, or a pair of it and what the history
-            keeps in its place.
-        after : callable, optional
-            ``after(step)`` is called after the optimizer's step.
-        callback : callable, optional
-            ``callback(Step)`` after every step; a true answer ends the run.
-        progress : bool
-            Show a bar.
-        unit : str
-            Of the bar.
-
-        Raises
-        ------
-        FloatingPointError
-            A loss is not finite. The step is not made; the last checkpoint is from before.
+        ``objective(step)`` gives the loss to go down, or a pair of it and what the history keeps in
+        its place; ``after(step)`` follows the optimizer's step, ``callback(Step)`` that, and a true
+        answer ends the run. Where a loss is not finite the step is not made; the last checkpoint is
+        from before.
         """
         from tqdm.auto import tqdm
 

@@ -249,18 +249,10 @@ class ConvGRU(nn.Module):
 
 
 def correlations(f: torch.Tensor, g: torch.Tensor, levels: int) -> list[torch.Tensor]:
-    """Products of all places of `f` with all places of `g`, at several resolutions of `g`.
+    """Products of all places of `f` with all places of `g`, (B, C, h, w), at resolutions of `g`.
 
-    Parameters
-    ----------
-    f, g : (B, C, h, w) tensor
-    levels : int
-
-    Returns
-    -------
-    list of (B * h * w, 1, h / 2**l, w / 2**l) tensor
-        One image for each place of `f`. It ends early where an image would have no pixel left;
-        then the last one is given again.
+    An image (1, h / 2**l, w / 2**l) for each place of `f`. The list ends early where an image would
+    have no pixel left; then the last one is given again.
 
     Examples
     --------
@@ -280,20 +272,9 @@ def correlations(f: torch.Tensor, g: torch.Tensor, levels: int) -> list[torch.Te
 def correlation_lookup(
     pyramid: Sequence[torch.Tensor], flow: torch.Tensor, radius: int
 ) -> torch.Tensor:
-    """Correlation around the places where a flow points.
+    """Correlation (B, levels * (2 * radius + 1)**2, h, w) around the places where a flow points.
 
-    Parameters
-    ----------
-    pyramid : list of tensor
-        From `correlations`.
-    flow : (B, 2, h, w) tensor
-        In places of the finest level.
-    radius : int
-
-    Returns
-    -------
-    (B, levels * (2 * radius + 1)**2, h, w) tensor
-        Zero beyond the border.
+    The flow (B, 2, h, w) is in places of the finest level; beyond the border all is zero.
     """
     b, _, h, w = flow.shape
     y, x = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
@@ -313,19 +294,10 @@ def correlation_lookup(
 
 
 def soft_argmax(match: torch.Tensor, inverse_temperature: torch.Tensor) -> torch.Tensor:
-    """Place of the largest correlation, as a smooth function of it.
+    """Place of the largest correlation, as a smooth function of it: steps x, y from the middle.
 
-    Parameters
-    ----------
-    match : (B, n**2, h, w) tensor
-        From `look_up`, one level. It is averaged over 5 x 5 places first.
-    inverse_temperature : tensor
-        Factor before the softmax; the larger, the closer to the maximum.
-
-    Returns
-    -------
-    (B, 2, h, w) tensor
-        Step from the middle, x before y.
+    `match` (B, n**2, h, w) is one level of `correlation_lookup`, averaged over 5 x 5 places first.
+    The larger `inverse_temperature`, the closer to the maximum.
 
     Examples
     --------
@@ -345,27 +317,10 @@ def soft_argmax(match: torch.Tensor, inverse_temperature: torch.Tensor) -> torch
 def affine(
     flow: torch.Tensor, weight: torch.Tensor, finer: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    r"""Fit ``a + B r`` to a flow, in the sense of weighted least squares.
+    """Fit ``a + B r`` to a flow by weighted least squares: its values there, and `finer` ones.
 
-    Parameters
-    ----------
-    flow : (B, 2, h, w) tensor
-    weight : (B, 1, h, w) tensor
-        Positive.
-    finer : int
-        Points from place to place at which the fit is also wanted.
-
-    Returns
-    -------
-    flow : (B, 2, h, w) tensor
-        The fit at the same places.
-    fine : (B, 2, finer * h, finer * w) tensor
-        The fit at the finer points, in the same unit.
-
-    Notes
-    -----
-    The normal equations have three unknowns for each direction. They can be differentiated, so
-    that the network learns which places to trust.
+    The normal equations have three unknowns for each direction. They can be differentiated, so that
+    the network learns which places to trust.
 
     Examples
     --------
@@ -398,17 +353,8 @@ def _design(h: int, w: int, finer: int) -> torch.Tensor:
 def convex_upsampling(flow: torch.Tensor, mask_logits: torch.Tensor, finer: int) -> torch.Tensor:
     """Refine the resolution of a flow: each new place takes a mean of the nine around it.
 
-    Parameters
-    ----------
-    flow : (B, 2, h, w) tensor
-    mask_logits : (B, 9 * finer**2, h, w) tensor
-        Logarithms of the shares.
-    finer : int
-
-    Returns
-    -------
-    (B, 2, finer * h, finer * w) tensor
-        In the finer unit.
+    `mask_logits` (B, 9 * finer**2, h, w) are the logarithms of the shares; the result is in the
+    finer unit.
 
     Examples
     --------

@@ -67,23 +67,7 @@ def coordinates(
     roi: Sequence[int] | None = None,
     device: Device = None,
 ) -> torch.Tensor:
-    """Coordinates (z, y, x) of the voxel centres of a volume, or of a box in it.
-
-    Parameters
-    ----------
-    shape : (Z, Y, X)
-        Voxels along each axis.
-    extent : 3 floats
-        Half the size along each axis, see `extent_of`.
-    roi : (z, y, x, depth, height, width), optional
-        First voxel, counted from 0, and size of the box.
-    device : torch.device, optional
-        Where the coordinates live.
-
-    Returns
-    -------
-    (Z, Y, X, 3) tensor
-        Or (depth, height, width, 3) for a box.
+    """Coordinates (z, y, x) of the voxel centres, (Z, Y, X, 3), or of those in a box `roi`.
 
     Examples
     --------
@@ -236,15 +220,9 @@ def _octaves(u: torch.Tensor, n: int, pi: bool) -> torch.Tensor:
 class AxisFeatures:
     """The (N, C) features of a regular grid, held as one table per axis and never written out.
 
-    A linear layer acts on each table alone, and the results are added: for a volume of
-    41 x 499 x 499 voxels the sines are computed at 1039 places instead of 10 million.
-
-    Parameters
-    ----------
-    tables : three (n, C_axis) tensors
-        Features of the whole axis, so that a box in the volume gets the very same values.
-    box : three slices
-        The voxels that are meant.
+    A linear layer acts on each table alone, and the results are added: for a volume of 41 x 499 x
+    499 voxels the sines are computed at 1039 places instead of 10 million. The tables hold the
+    whole axis, so that a box in the volume gets the very same values.
     """
 
     def __init__(self, tables: Any, box: Any, rows: Any = None) -> None:

@@ -15,23 +15,10 @@ from .loop import FieldFit
 
 
 class FrameStore:
-    """A folder with one file for each frame of a chain.
+    """A folder with one file for each frame of a chain; frames may be added at the end.
 
-    Parameters
-    ----------
-    folder : str or Path
-        Made if it is not there.
-    start : torch.nn.Module, or anything with a ``field``
-        Where the chain starts; the fields in the files are like it.
-    problem : object
-        With `data` and `background` of all frames, (T, ...) each, and the `generator`.
-    settings : dict
-        Of the chain.
-
-    Notes
-    -----
     A frame depends on the start, the settings and all frames up to it: a file that was made from
-    others is refused. Frames may be added at the end.
+    others is refused.
     """
 
     def __init__(

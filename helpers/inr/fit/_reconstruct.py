@@ -220,26 +220,9 @@ def choose_prior(
     held_out: float = 1 / 6,
     progress: bool = False,
 ) -> PriorChoice:
-    """Choose the weight of a prior by the pixels that were held out of the fit.
+    """Choose the weight of a prior, of `weights` strongest first, by pixels held out of the fit.
 
-    Parameters
-    ----------
-    operator, loss, prior
-        As for `fit`; `prior` with a weight of one.
-    data, background : tensor
-        Of the same shape.
-    weights : sequence of float
-        Strongest first.
-    mean : float
-        Value of a voxel to start from.
-    generator : torch.Generator
-        On the CPU.
-    held_out : float
-        Share of the pixels.
-
-    Returns
-    -------
-    PriorChoice
+    A voxel starts at `mean`; `held_out` is the share of the pixels.
     """
     keep = (torch.rand(data.shape, generator=generator) >= held_out).to(data.device)
     seen = _Pixels(operator, keep)

@@ -122,15 +122,7 @@ class Frame(nn.Module):
 
 
 class Frames:
-    """The operator of T frames: volumes (T, Z, Y, X) to data (T, ...).
-
-    Parameters
-    ----------
-    operator : callable
-        Of one frame; it must take a leading axis, as every linear operator here does.
-    n_frames : int
-        T.
-    """
+    """The operator of T frames: volumes (T, Z, Y, X) to data (T, ...); it takes a leading axis."""
 
     def __init__(self, operator: Any, n_frames: int) -> None:
         self.operator, self.n_frames = operator, n_frames

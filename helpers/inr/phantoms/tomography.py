@@ -214,29 +214,11 @@ def sample(
 def shadows(
     blobs: Any, angles_deg: ArrayLike, shape: Sequence[int], pixel_size: float, finer: int = FINER
 ) -> np.ndarray:
-    r"""Line integrals of the blobs in each detector pixel, (N, Y, S) float32.
+    r"""Line integrals of the blobs in each detector pixel, (N, Y, S): density times pixels.
 
-    Parameters
-    ----------
-    blobs : sequence of Blob
-    angles_deg : sequence of float
-        Tilts about y, as in `helpers.inr.tomography.ParallelBeam`.
-    shape : (int, int)
-        Detector pixels (Y, S).
-    pixel_size : float
-        In the unit of the blobs.
-    finer : int
-        The mean over each pixel is taken over this many points along each axis.
-
-    Returns
-    -------
-    (N, Y, S) float32 array
-        Density times length in pixels.
-
-    Notes
-    -----
-    A blob with the matrix M casts a shadow with the matrix :math:`m = P M P^\top`, P being the
-    projection on the detector. At the place q from its centre it is as thick as
+    The mean over each pixel is taken over `finer` points along each axis. A blob with the matrix M
+    casts a shadow with the matrix :math:`m = P M P^\top`, P being the projection on the detector.
+    At the place q from its centre it is as thick as
 
     .. math:: 2 \sqrt{\tfrac{\det M}{\det m}} \sqrt{1 - q^\top m^{-1} q}
         \quad\text{(ellipsoid)},\qquad

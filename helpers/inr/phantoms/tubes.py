@@ -29,19 +29,7 @@ class Tube:
 
 
 def draw(tubes: Sequence[Tube], shape: Sequence[int], voxel_size: Sequence[float]) -> np.ndarray:
-    """Brightness at the voxel centres: where tubes cross, their light adds up.
-
-    Parameters
-    ----------
-    tubes : sequence of Tube
-        In um from the centre of the field.
-    shape, voxel_size
-        As for `helpers.inr.phantoms.mitochondria`.
-
-    Returns
-    -------
-    (Z, Y, X) float32 array
-    """
+    """Brightness (Z, Y, X) at the voxel centres: where tubes cross, their light adds up."""
     axes = axes_of(shape, voxel_size)
     volume = np.zeros(shape, np.float32)
     for tube in tubes:

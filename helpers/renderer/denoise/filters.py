@@ -182,18 +182,8 @@ def nonlocal_means(
 def stabilise(images: np.ndarray, read_variance: float = 0.0) -> np.ndarray:
     r"""Turn photo-electrons with read noise into values of nearly unit variance.
 
-    Parameters
-    ----------
-    images : array
-        Photo-electrons; read noise may make them negative.
-    read_variance : float
-        v, in squared photo-electrons.
-
-    Returns
-    -------
-    float32 array
-        :math:`2 \sqrt{\max(y + 3/8 + v, 0)}`, the generalised Anscombe transform
-        :cite:p:`makitalo2011,anscombe1948`.
+    :math:`2 \sqrt{\max(y + 3/8 + v, 0)}`, the generalised Anscombe transform
+    :cite:p:`makitalo2011,anscombe1948`; negative values are allowed.
 
     Examples
     --------

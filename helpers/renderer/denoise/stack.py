@@ -343,26 +343,15 @@ def _applied(network, images, stack, use, excess, noise, training):
 
 
 def noise_line(mean: Array, spread: Array) -> tuple[float, float]:
-    r"""Intercept and slope of the noise, from what a network without a noise model has learned.
+    """Intercept and slope of the noise, from what a network without a noise model has learned.
 
-    Parameters
-    ----------
-    mean, spread : array or tensor
-        Predicted mean of each pixel, and the standard deviation of the measurement around it.
+    ``variance = intercept + slope * mean``, in the unit of the images. In grey levels (ADU) the
+    slope is the gain, and ``intercept / slope + offset`` the read variance in units of the gain.
 
-    Returns
-    -------
-    intercept, slope : float
-        ``variance = intercept + slope * mean``, in the unit of the images. In grey levels (ADU)
-        the slope is the gain, and ``intercept / slope + offset`` the read variance in units of
-        the gain.
-
-    Notes
-    -----
-    The spread holds the noise and the doubt of the network. In smooth regions there is no doubt,
-    so the noise is the lower edge of the cloud of variance over mean: in each of 12 ranges of
-    brightness the 20 % pixels of smallest variance are averaged, and a line is fitted, weighted
-    by the inverse of the variance. What doubt remains makes it a little too high.
+    The spread holds the noise and the doubt of the network. In smooth regions there is no doubt, so
+    the noise is the lower edge of the cloud of variance over mean: in each of 12 ranges of
+    brightness the 20 % pixels of smallest variance are averaged, and a line is fitted, weighted by
+    the inverse of the variance. What doubt remains makes it a little too high.
 
     Examples
     --------

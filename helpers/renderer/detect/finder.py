@@ -82,22 +82,9 @@ class _Trial:
 
 
 class Finder:
-    """Finds the molecules of frames of one shape.
+    """Finds the molecules of frames of one shape, with `false_alarms` per frame.
 
-    Parameters
-    ----------
-    renderer : Renderer
-        Of a frame, or of a region within it.
-    noise : object
-        A model of `helpers.noise`.
-    fixed : dict
-        Numbers by name.
-    shape : (int, int)
-        Of the frames.
-    false_alarms : float
-        Per frame.
-    device : torch.device
-        Where to work.
+    The renderer makes a frame, or a region within it.
     """
 
     def __init__(

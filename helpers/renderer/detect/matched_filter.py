@@ -118,23 +118,11 @@ def _banded(kernel, n):
 
 
 def threshold(area: float, false_alarms: float) -> float:
-    r"""Level that the filtered noise of a frame exceeds in `false_alarms` places on average.
+    r"""Level in standard deviations that a frame's filtered noise exceeds in `false_alarms` places.
 
-    Parameters
-    ----------
-    area : float
-        Pixels of the frame times `MatchedFilter.roughness`.
-    false_alarms : float
-
-    Returns
-    -------
-    float
-        In standard deviations, at least 1.
-
-    Notes
-    -----
-    The expected number of peaks above t of a smooth Gaussian random field is
-    :math:`A \sqrt{\det\Lambda}\, (2\pi)^{-3/2}\, t\, e^{-t^2/2}` :cite:p:`worsley1992`, for high t.
+    `area` is the number of pixels times `MatchedFilter.roughness`. The expected number of peaks
+    above t of a smooth Gaussian random field is :math:`A \sqrt{\det\Lambda}\, (2\pi)^{-3/2}\, t\,
+    e^{-t^2/2}` :cite:p:`worsley1992`, for high t.
 
     Examples
     --------

@@ -17,26 +17,9 @@ from ...metrics import FRC, frc
 def histogram(
     table: Mapping[str, np.ndarray] | np.ndarray, shape: tuple[int, int], zoom: int = 5
 ) -> np.ndarray:
-    """Count molecules in pixels that are finer than the camera's.
+    """Count molecules (`x`, `y` in camera px from the centre) in pixels `zoom` times finer.
 
-    Parameters
-    ----------
-    table : structured array or dict of arrays
-        Columns `x` and `y` in camera px from the image centre.
-    shape : (int, int)
-        Camera pixels (Y, X).
-    zoom : int
-        Fine pixels along one side of a camera pixel.
-
-    Returns
-    -------
-    (Y zoom, X zoom) float32 array
-        Molecules in each fine pixel; those outside the frame are left out.
-
-    Raises
-    ------
-    ValueError
-        A shape that is not two positive numbers, or a zoom below 1.
+    Those outside the frame are left out.
 
     Examples
     --------
@@ -129,22 +112,7 @@ def gaussians(
 def halves(table: Mapping[str, np.ndarray] | np.ndarray, block: int = 50) -> tuple[Any, Any]:
     """Split a table in two by alternating blocks of frames.
 
-    Parameters
-    ----------
-    table : structured array
-        With a column `frame`.
-    block : int
-        Frames in a block. It should be much longer than a blink, or both halves show the same
-        blinks.
-
-    Returns
-    -------
-    even, odd : structured array
-
-    Raises
-    ------
-    ValueError
-        A block below one frame.
+    A block should be much longer than a blink, or both halves show the same blinks.
 
     Examples
     --------

@@ -39,19 +39,10 @@ def moment_table() -> np.ndarray:
 
 
 def deviance_moments(noise: NoiseModel, rate: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and variance of the deviance of every pixel.
+    """Mean and variance of the deviance of every pixel, of expected photo-electrons `rate`.
 
-    Parameters
-    ----------
-    noise : object
-        A model of `helpers.noise`. Poisson and SCMOS are tabulated, and SCMOS stands for
-        `PoissonGauss`; others get the limit for many counts, 1 and 2.
-    rate : tensor
-        Expected photo-electrons.
-
-    Returns
-    -------
-    mean, variance : tensors of the shape of `rate`
+    Poisson and SCMOS are tabulated, and SCMOS stands for `PoissonGauss`; others get the limit for
+    many counts, 1 and 2.
 
     Examples
     --------

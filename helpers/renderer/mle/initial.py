@@ -24,22 +24,10 @@ def find_start(
 ) -> dict[str, torch.Tensor]:
     """A start for each image: a dict by name of tensors (B,).
 
-    Parameters
-    ----------
-    images : tensor (B, Y, X)
-        Photo-electrons.
-    use : tensor (B, Y, X)
-        1 where a pixel counts, else 0.
-    renderer : Renderer
-        Its `params` say what is needed; unknown names take their `start`.
-    fixed : dict
-        Tensors (B,) that are known already.
-
-    Notes
-    -----
-    The background is the mean of the border, without pixels that stand out of it. The place is
-    the centroid, within two pixels of the maximum, of the image smoothed over 3 x 3 pixels. A
-    Gaussian of width s has the peak ``photons / (2 pi s^2)``, which gives the width.
+    The background is the mean of the border, without pixels that stand out of it. The place is the
+    centroid, within two pixels of the maximum, of the image smoothed over 3 x 3 pixels. A Gaussian
+    of width s has the peak ``photons / (2 pi s^2)``, which gives the width. Other names take their
+    `start`.
     """
     if len(renderer.image_shape) != 2:
         raise ValueError(

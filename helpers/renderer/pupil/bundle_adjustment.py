@@ -97,38 +97,20 @@ class Bundle:
         tol: float,
         watch: Callable[..., Any] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[float], bool]:
-        r"""Levenberg-Marquardt by Fisher scoring, from a start.
+        r"""Levenberg-Marquardt by Fisher scoring from `coefficients` (K,) and `places` (B, 5).
 
-        Parameters
-        ----------
-        coefficients : tensor (K,)
-        places : tensor (B, 5)
-        n_iter : int
-            Steps at most; steps that were refused count.
-        tol : float
-            Stop when the step that is wanted is shorter than this many standard deviations, over
-            all parameters together.
-        watch : callable, optional
-            ``watch(coefficients, deviance)`` after each accepted step.
+        Stops when the step that is wanted is shorter than `tol` standard deviations, over all
+        parameters together. Gives coefficients, places, the deviance of each emitter, the total
+        deviance at the start and after each step, and whether it converged.
 
-        Returns
-        -------
-        coefficients, places, deviance : tensors
-            The deviance has a value for each emitter.
-        history : list of float
-            Total deviance at the start and after each step.
-        converged : bool
-
-        Notes
-        -----
         Information and gradient have blocks of the pupil (c), of each emitter (b), and between
         them. Eliminating the emitters leaves the Schur complement
 
         .. math:: \Big(F_{cc} - \sum_b F_{cb} F_{bb}^{-1} F_{bc}\Big)\, \delta_c
             = -g_c + \sum_b F_{cb} F_{bb}^{-1} g_b ,
 
-        a system of K equations. The diagonals of the blocks are raised by a damping that falls
-        when a step lowers the deviance and rises when it does not.
+        a system of K equations. The diagonals of the blocks are raised by a damping that falls when
+        a step lowers the deviance and rises when it does not.
         """
         now = self.equations(coefficients, places)
         history, damping, converged = [float(now[0].sum())], DAMPING, False

@@ -102,22 +102,9 @@ def astigmatic_spots(
 ) -> Spots:
     r"""Spots whose widths along x and y change with depth, as behind a cylindrical lens.
 
-    Parameters
-    ----------
-    n, image_shape, photons, background, scatter, read_variance, seed
-        As for `gaussian_spots`.
-    sigma : float
-        Width in focus, px.
-    focus : (float, float)
-        Depths in µm at which the spot is narrowest along x and along y.
-    depth : float
-        Distance from focus, µm, at which a width has grown by :math:`\sqrt 2`.
-    z : float or (float, float)
-        Depth in µm, or its range.
-
-    Returns
-    -------
-    Spots
+    As `gaussian_spots`, of width `sigma` px in focus. `focus` holds the depths in µm at which a
+    spot is narrowest along x and along y; `depth` from there a width has grown by :math:`\sqrt 2`;
+    `z` is the depth, or its range.
 
     Examples
     --------

@@ -149,18 +149,6 @@ def flow_loss(
 ) -> torch.Tensor:
     """Mean absolute error of a sequence of flows on the valid places, the last one weighing most.
 
-    Parameters
-    ----------
-    flows : list of (B, 2, h, w) tensor
-    truth : (B, 2, h, w) tensor
-    valid : (B, 1, h, w) tensor
-    gamma : float
-
-    Returns
-    -------
-    tensor
-        A scalar, in coarse pixels.
-
     Examples
     --------
     >>> zero, one = torch.zeros(1, 2, 2, 2), torch.ones(1, 2, 2, 2)

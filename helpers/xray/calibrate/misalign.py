@@ -189,19 +189,9 @@ def flow_to_transform(flow: np.ndarray | torch.Tensor) -> Transform:
 
 
 def misalign(frames: np.ndarray, transform: Transform, sigma: float = 2.2) -> np.ndarray:
-    """See sharp frames through a coarse camera with some transform, without noise.
+    """See sharp frames (N, Y, X) through a coarse camera of blur `sigma` sharp px, without noise.
 
-    Parameters
-    ----------
-    frames : (N, Y, X) array
-    transform : Transform
-    sigma : float
-        Blur of the coarse camera in sharp pixels.
-
-    Returns
-    -------
-    (N, Y / 4, X / 4) float32 array
-        Beyond the border the frames go on as their last row.
+    Beyond the border the frames go on as their last row.
     """
     blurred = torch.from_numpy(coarsen(np.asarray(frames, np.float32), sigma, scale=1))
     height, width = blurred.shape[-2:]

@@ -204,19 +204,7 @@ class ActualPairs:
 
 
 def pad_sample(sample: Sample, stride: int) -> Sample:
-    """Pad the coarse frames of a sample to multiples of `stride`, and the sharp ones with them.
-
-    Parameters
-    ----------
-    sample : helpers.xray.data.samples.Sample
-    stride : int
-        What the network asks for, in coarse pixels.
-
-    Returns
-    -------
-    Sample
-        Cut its prediction back to the first (Y, X) pixels.
-    """
+    """Pad a sample to multiples of `stride` coarse pixels; a prediction must be cut back."""
 
     def grow(images: Any, multiple: Any) -> Any:
         return None if images is None else pad_to(images, multiple)

@@ -263,25 +263,10 @@ def match_clocks(
 
 
 def read_tif_folder(folder: str | Path, *, n_frames: int | None = None) -> np.ndarray:
-    """Read the numbered 16-bit frames of a folder.
+    """Read the numbered 16-bit frames of a folder, (T, Y, X), in the order of the numbers.
 
-    Parameters
-    ----------
-    folder : str or Path
-        Files ``*.tif`` or ``*.tiff`` whose names end with a frame number. Other files are ignored.
-    n_frames : int, optional
-        How many the metadata promise.
-
-    Returns
-    -------
-    (T, Y, X) uint16 array
-        In the order of the numbers.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        No such folder, no frame, a name without a number, numbers missing or twice, another count
-        than promised, a file that is no whole TIFF, 8-bit or other types, or unequal sizes.
+    Other files are ignored. A missing or double number, another count than `n_frames`, a broken
+    file, another type or size is an error.
     """
     folder = Path(folder)
     if not folder.is_dir():

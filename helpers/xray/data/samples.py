@@ -150,26 +150,8 @@ def stack(samples: Sequence[S], device: str | torch.device | None = None) -> S:
 def augment(sample: Sample, patch: int | None, rng: np.random.Generator) -> Sample:
     """Cut a random square out of a sample, and turn its x axis or its time round at random.
 
-    Parameters
-    ----------
-    sample : Sample
-        Of arrays.
-    patch : int or None
-        Side in sharp pixels, a multiple of the scale; None keeps the whole field.
-    rng : numpy.random.Generator
-
-    Returns
-    -------
-    Sample
-
-    Raises
-    ------
-    ValueError
-        The patch is larger than the field, or not a multiple of the scale.
-
-    Notes
-    -----
-    Up stays up: liquid lies below gas. Backwards in time, tau becomes 1 - tau.
+    `patch` is its side in sharp pixels; None keeps the whole field. Up stays up: liquid lies below
+    gas. Backwards in time, tau becomes 1 - tau.
 
     Examples
     --------

@@ -30,19 +30,8 @@ class Pyramid(nn.Module):
 
 
 class PyramidAlignment(nn.Module):
-    r"""Align the features of a frame to those of a reference.
+    """Align the features of a frame to those of a reference.
 
-    Parameters
-    ----------
-    width : int
-        Channels C.
-    groups : int
-        Offset groups of each deformable convolution.
-    gain : float
-        See `DeformableConv`.
-
-    Notes
-    -----
     At each level a guide is computed from the frame, the reference and, below the coarsest, the
     guide of the level above (enlarged by 2, values times 2, as offsets in pixels must be). It moves
     the taps of a `DeformableConv` over the frame. What was aligned above is mixed in; one more

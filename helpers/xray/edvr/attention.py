@@ -13,21 +13,12 @@ from .alignment import active, conv, enlarged
 class AttentionFusion(nn.Module):
     r"""Weigh aligned frames pixel by pixel, merge them, and weigh the result in space.
 
-    Parameters
-    ----------
-    width : int
-        Channels C.
-    n_frames : int
-        Frames T.
-
-    Notes
-    -----
     Frame i counts at each pixel with
 
     .. math:: w_i = \sigma\bigl( \langle \theta(F_i),\; \varphi(F_\mathrm{centre}) \rangle \bigr) ,
 
-    two embeddings and a sigmoid: the weights of different frames do not compete
-    :cite:p:`wang2019`. Shown in :doc:`/book/xray/03_edvr`.
+    two embeddings and a sigmoid: the weights of different frames do not compete :cite:p:`wang2019`.
+    Shown in :doc:`/book/xray/03_edvr`.
 
     Examples
     --------

@@ -20,23 +20,9 @@ def other_melt_pool(
 ) -> Callable[[float], np.ndarray]:
     """A bent keyhole, ellipsoidal pores that circle in vortices, and stretched droplets.
 
-    Parameters
-    ----------
-    canvas : helpers.xray.simulate.specimens.Canvas
-    rng : numpy.random.Generator
-    plate : float
-        Thickness of the plate along the beam, in um.
-
-    Returns
-    -------
-    callable
-        ``thickness(t)`` gives a float32 (Y, X) array in um; t in frames of the fast camera.
-
-    Notes
-    -----
-    The keyhole is a string of overlapping spheres on a curve that bends like a J and sways;
-    the plate has grinding marks in two directions instead of isotropic texture. Shown in
-    :doc:`/book/xray/05_fuse`.
+    As for `helpers.xray.simulate.specimens.melt_pool`. The keyhole is a string of overlapping
+    spheres on a curve that bends like a J and sways; the plate has grinding marks in two directions
+    instead of isotropic texture. Shown in :doc:`/book/xray/05_fuse`.
     """
     height, width = canvas.field
     y, x = canvas.y, canvas.x

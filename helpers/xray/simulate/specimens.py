@@ -112,23 +112,10 @@ def melt_pool(
 ) -> Callable[[float], np.ndarray]:
     """A laser melts a metal plate: a keyhole below the surface, pores, spatter above it.
 
-    Parameters
-    ----------
-    canvas : Canvas
-    rng : numpy.random.Generator
-    plate : float
-        Thickness of the plate along the beam, in um.
-
-    Returns
-    -------
-    callable
-        ``thickness(t)`` gives a float32 (Y, X) array in um; t in frames of the fast camera.
-
-    Notes
-    -----
-    The keyhole travels, breathes and has wobbling walls; half of the pores stand still, half
-    drift and swing; droplets fly on parabolas, half of them out of the keyhole. Shown in
-    :doc:`/book/xray/01_two_cameras`.
+    Gives ``thickness(t)``, (Y, X) in um, for t in frames of the fast camera; `plate` is the
+    thickness along the beam. The keyhole travels, breathes and has wobbling walls; half of the
+    pores stand still, half drift and swing; droplets fly on parabolas, half of them out of the
+    keyhole. Shown in :doc:`/book/xray/01_two_cameras`.
     """
     height, width = canvas.field
     level = height * rng.uniform(0.27, 0.34)

@@ -14,21 +14,9 @@ from ...devices import pick_device
 class Processes:
     """The processes that train together, as a context: joined on entry, left on exit.
 
-    Parameters
-    ----------
-    device : str or torch.device, optional
-        Default: the best one; of several GPUs each process takes its own.
-
-    Attributes
-    ----------
-    rank, size : int
-        Number of this process, from 0, and of all.
-    device : torch.device
-
-    Notes
-    -----
     ``torchrun`` names them in the environment (RANK, WORLD_SIZE, LOCAL_RANK). They talk by NCCL on
-    GPUs and by gloo otherwise. Without torchrun there is one process, and nothing to join.
+    GPUs, where each takes its own, and by gloo otherwise. Without torchrun there is one process,
+    and nothing to join.
 
     Examples
     --------

@@ -186,23 +186,7 @@ def draw(
     noise: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None,
     mine: slice = slice(None),
 ) -> Sample:
-    """Draw the batch of a step, or a part of it.
-
-    Parameters
-    ----------
-    data : sequence of Sample
-    schedule : Schedule
-    seed, step : int
-    noise : callable, optional
-        See `train`.
-    mine : slice
-        Which samples of the batch.
-
-    Returns
-    -------
-    Sample
-        Of tensors (n, ...).
-    """
+    """Draw the batch of a step, or the samples `mine` of it, as tensors (n, ...)."""
     indices = np.random.default_rng((seed, step)).integers(len(data), size=schedule.batch)
     samples = []
     for k, index in list(enumerate(indices))[mine]:

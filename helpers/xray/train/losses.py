@@ -11,21 +11,8 @@ import torch
 def charbonnier(estimate: torch.Tensor, target: torch.Tensor, eps: float = 1e-3) -> torch.Tensor:
     r"""Mean of :math:`\sqrt{d^2 + \epsilon^2}`: an L1 norm that is smooth at zero.
 
-    Parameters
-    ----------
-    estimate, target : tensor
-        The same shape.
-    eps : float
-        Differences below it count quadratically.
-
-    Returns
-    -------
-    tensor
-        A scalar. It is a mean, so that the learning rate does not depend on the patch.
-
-    Notes
-    -----
-    :cite:p:`charbonnier1994`; used in :doc:`/book/xray/05_fuse`.
+    A mean, so that the learning rate does not depend on the patch. :cite:p:`charbonnier1994`; used
+    in :doc:`/book/xray/05_fuse`.
 
     Examples
     --------
@@ -41,23 +28,10 @@ def negative_psnr(
 ) -> torch.Tensor:
     r"""Mean of :math:`10 \log_{10} (\mathrm{MSE} + \epsilon)` over the samples of a batch, in dB.
 
-    Parameters
-    ----------
-    estimate, target : tensor (B, ...)
-        The same shape.
-    floor : float
-        Errors below it, the noise of the key frames, need not become smaller.
-
-    Returns
-    -------
-    tensor
-        A scalar.
-
-    Notes
-    -----
-    Large errors, which are where things move, count more than in `charbonnier`, and each sample as
-    much as any other. For the last part of a training: it does no good at the start. Used for the
-    network of :doc:`/book/xray/05_fuse` that is shipped.
+    Errors below `floor`, the noise of the key frames, need not become smaller. Large errors, which
+    are where things move, count more than in `charbonnier`, and each sample as much as any other.
+    For the last part of a training: it does no good at the start. Used for the network of
+    :doc:`/book/xray/05_fuse` that is shipped.
 
     Examples
     --------
