@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Chunks", "map_chunks"]
 
+FULL = (errno.ENOSPC, errno.EDQUOT)  # what is left to do would fail as well
 MARKS = ".parts"  # folder of the notes that say which parts are whole
 
 
@@ -115,12 +117,15 @@ def map_chunks(
         not fit together.
     RuntimeError
         Some chunks failed: they are listed with the reason; the others are kept.
+    OSError
+        The file system is full: the work ends there.
 
     Notes
     -----
     A chunk is known by a hash of its input, of the function's code and of its settings, so that
-    nothing old passes for new. A part is written before the note that it is whole: a process that
-    is killed loses the chunk that it works on, and no more.
+    nothing old passes for new. A part is written before the note that it is whole, with its
+    checksum: a process that is killed loses the chunk that it works on, and no more; a machine that
+    loses its power, what was not on its disk yet.
 
     Examples
     --------
@@ -146,6 +151,12 @@ def map_chunks(
         for start, result, error in _each(task, source, starts, int(chunk), client):
             if error is None:
                 found[start] = result
+            elif isinstance(error, OSError) and error.errno in FULL:
+                raise OSError(
+                    error.errno,
+                    f"{error.strerror}: {len(found)} of {len(starts)} chunks are kept in {out}; "
+                    "make room and call again",
+                ) from error
             else:
                 failed[start] = error
             bar.update()
@@ -168,6 +179,44 @@ def map_chunks(
     _remove_others(out, {part["name"] for part in found.values()})
     n_new = sum(part["new"] for part in found.values())
     return Chunks(out, kinds.pop(), len(starts), n_new)
+
+
+@contextlib.contextmanager
+def workers(n: int = 0, scheduler: str | None = None) -> Iterator[Client | None]:
+    """Give a client of Dask for `map_chunks`: of processes of its own, or of a scheduler.
+
+    Parameters
+    ----------
+    n : int
+        Processes, with one thread each; 0 gives None, which is this process.
+    scheduler : str, optional
+        Address such as ``tcp://10.0.0.1:8786``; then its workers are taken, whatever `n` is.
+
+    Yields
+    ------
+    distributed.Client or None
+
+    Raises
+    ------
+    OSError
+        No scheduler answers at the address.
+    """
+    if scheduler is None and n == 0:
+        yield None
+        return
+    from distributed import Client, LocalCluster
+
+    if scheduler is not None:
+        try:
+            client = Client(scheduler, timeout=10)
+        except (OSError, ValueError) as error:
+            raise OSError(f"no scheduler answers at {scheduler}: check address and port") from error
+        with client:
+            yield client
+        return
+    options = {"threads_per_worker": 1, "dashboard_address": ":0", "silence_logs": "CRITICAL"}
+    with LocalCluster(n_workers=n, **options) as cluster, Client(cluster) as client:
+        yield client
 
 
 def digest(*values: Any) -> str:
@@ -210,15 +259,19 @@ def _each(task, source, starts, chunk, client):
         return
     from distributed import as_completed
 
-    # what lies in memory is cut here; what lies in a file is opened once by each worker
+    # what lies in memory is cut here; what lies in a file is opened once by each worker. As results
+    # of tasks both are made anew where the worker that held them is lost
     here = isinstance(source, np.ndarray | list | tuple)
-    shared = None if here else client.scatter(source, broadcast=True)
+    work = client.submit(_same, task, pure=False)
+    shared = None if here else client.submit(_same, source, pure=False)
 
     def submit(start):
         first = start == 0
         if here:
-            return client.submit(task, source[start : start + chunk], start, first, pure=False)
-        return client.submit(_cut, task, shared, start, chunk, first, pure=False)
+            return client.submit(
+                _call, work, source[start : start + chunk], start, first, pure=False
+            )
+        return client.submit(_cut, work, shared, start, chunk, first, pure=False)
 
     future = submit(0)
     yield 0, *_tried(future.result)
@@ -237,6 +290,14 @@ def _tried(call):
         return call(), None
     except Exception as error:  # the caller's function may raise anything; it is listed
         return None, error
+
+
+def _same(value):
+    return value
+
+
+def _call(task, block, start, first):
+    return task(block, start, first)
 
 
 def _cut(task, source, start, chunk, first):
@@ -261,16 +322,16 @@ def _work(function, settings, block, start, first=False, *, out, total, chunk):
     else:
         note = _write_arrays(out, result, start, len(block), total, chunk, first)
     note["name"] = f"{start:09d}-{key}"
-    with atomic_path(mark) as temporary:
+    with atomic_path(mark, sync=False) as temporary:
         temporary.write_text(json.dumps(note), encoding="utf-8")
     return note | {"new": True}
 
 
 def _whole(out, mark):
-    """The note of a part if all of its files are there with their sizes, else None."""
+    """The note of a part if all of its files are there as they were written, else None."""
     try:
         note = json.loads(mark.read_text(encoding="utf-8"))
-        same = all((out / file).stat().st_size == size for file, size in note["files"].items())
+        same = all(_sum_of(out / file) == known for file, known in note["files"].items())
     except (OSError, ValueError, KeyError):
         return None
     return note if same else None
@@ -281,9 +342,25 @@ def _write_table(out, table, file):
     from pyarrow import parquet
 
     columns = {name: pyarrow.array(np.ascontiguousarray(table[name])) for name in table.dtype.names}
-    with atomic_path(out / file) as temporary:
+    with atomic_path(out / file, sync=False) as temporary:
         parquet.write_table(pyarrow.table(columns), temporary)
-    return {"kind": "table", "files": {file: (out / file).stat().st_size}}
+    return {"kind": "table", "files": {file: _sum_of(out / file)}}
+
+
+def _sum_of(path):
+    """Checksum of a part: a machine that lost its power may have kept the name and no data."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+@lru_cache(64)
+def _store(path, _):
+    """A Zarr array to write to; a process opens it once."""
+    import zarr
+
+    # a chunk of zeros is a file, too: what is not there is not done
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        return zarr.open_array(path, mode="r+")
 
 
 def _read_tables(paths):
@@ -297,8 +374,6 @@ def _read_tables(paths):
 
 def _write_arrays(out, result, start, n, total, chunk, first):
     """Write one chunk of each array into Zarr; the first chunk makes the arrays."""
-    import zarr
-
     several = isinstance(result, dict)
     arrays = {k: to_numpy(v) for k, v in (result if several else {"": result}).items()}
     for name, array in arrays.items():
@@ -310,9 +385,7 @@ def _write_arrays(out, result, start, n, total, chunk, first):
     _make_arrays(out, arrays, total, chunk, several, first)
     files = {}
     for name, array in arrays.items():
-        # a chunk of zeros is a file, too: what is not there is not done
-        with zarr.config.set({"array.write_empty_chunks": True}):
-            store = zarr.open_array(out / name, mode="r+")
+        store = _store(out / name, (out / name / "zarr.json").stat().st_mtime_ns)
         if store.shape[1:] != array.shape[1:] or store.dtype != array.dtype:
             raise ValueError(
                 f"chunk from {start} is {array.dtype} {array.shape[1:]} but the first was "
@@ -321,7 +394,7 @@ def _write_arrays(out, result, start, n, total, chunk, first):
         store[start : start + n] = array
         place = store.metadata.encode_chunk_key((start // chunk, *(0,) * (array.ndim - 1)))
         file = f"{name}/{place}" if name else place
-        files[file] = (out / file).stat().st_size
+        files[file] = _sum_of(out / file)
     return {"kind": "arrays" if several else "array", "files": files}
 
 
@@ -330,15 +403,20 @@ def _make_arrays(out, arrays, total, chunk, several, first):
     import zarr
     from zarr.errors import ContainsArrayError
 
-    if several:
+    if several and not (out / "zarr.json").exists():
         zarr.open_group(out, mode="a")
     for name, array in arrays.items():
         shape, chunks = (total, *array.shape[1:]), (chunk, *array.shape[1:])
         at = out / name
         if (at / "zarr.json").exists():
+            if not first:
+                continue
             old = zarr.open(at, mode="r")
-            like = [getattr(old, a, None) for a in ("shape", "chunks", "dtype")]
-            if like == [shape, chunks, array.dtype] or not first:
+            if [getattr(old, a, None) for a in ("shape", "chunks", "dtype")] == [
+                shape,
+                chunks,
+                array.dtype,
+            ]:
                 continue
             for mark in (out / MARKS).glob("*/*.json"):
                 mark.unlink()

@@ -40,7 +40,7 @@ OME_TYPES = ("int8", "int16", "int32", "uint32", "float64")
 
 
 @contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_path(path: str | os.PathLike[str], *, sync: bool = True) -> Iterator[Path]:
     """Give a temporary path in the folder of `path`; it replaces `path` when the block succeeds.
 
     If the block fails, the temporary file is removed and an older file stays as it was.
@@ -49,6 +49,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     ----------
     path : str or Path
         The file to write. Its folder must exist.
+    sync : bool
+        Wait until the data are on the disk, so that a machine that loses its power has one of
+        both files. Without, a process may be killed all the same; it takes milliseconds less.
 
     Yields
     ------
@@ -83,8 +86,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise PermissionError(f"no permission to write in {path.parent}: choose another") from error
     try:
         yield temporary
-        with temporary.open("rb+") as written:
-            os.fsync(written.fileno())  # the data must be on disk before the name is
+        if sync:
+            with temporary.open("rb+") as written:
+                os.fsync(written.fileno())  # the data must be on disk before the name is
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -14,7 +14,17 @@ from typing import Any
 
 from ._declare import Job, WrongCall, read_toml
 
-JOBS = {"fuse": "_fuse", "localize": "_localize", "denoise": "_denoise"}  # job: its file
+JOBS = {  # job: its file
+    "fuse": "_fuse",
+    "localize": "_localize",
+    "denoise": "_restore",
+    "deconvolve": "_restore",
+    "field": "_volumes",
+    "tomogram": "_volumes",
+    "xray-convert": "_xray",
+    "xray-train": "_xray",
+    "xray-infer": "_xray",
+}
 
 
 def names() -> tuple[str, ...]:
@@ -62,9 +72,9 @@ def summary(name: str) -> str:
 def listing() -> str:
     """Lines about the jobs for the help of the command."""
     lines = ["jobs (cmx JOB --help says more):"]
-    lines += [f"  {name:<10} {summary(name)}" for name in JOBS]
-    lines += ["  init JOB   print a TOML file with all settings of a job"]
-    return "\n".join([*lines, "  run FILE   do the job of a TOML file"])
+    lines += [f"  {name:<12} {summary(name)}" for name in JOBS]
+    lines += ["  init JOB     print a TOML file with all settings of a job"]
+    return "\n".join([*lines, "  run FILE     do the job of a TOML file"])
 
 
 def command(arguments: Sequence[str]) -> int:
@@ -101,8 +111,8 @@ def command(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("stopped: the same call goes on from here", file=sys.stderr)
         return 1
-    except (ValueError, OSError, RuntimeError, ArithmeticError) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    except (ValueError, OSError, RuntimeError, ArithmeticError, ImportError) as error:
+        print(f"{type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
 
 
@@ -123,9 +133,11 @@ def run(job: Job, settings: dict[str, Any], *, as_json: bool = False, quiet: boo
     int
         0, or 1 if an input failed.
     """
+    from ._run import run as work
+
     bar = not (as_json or quiet) and sys.stderr.isatty()
-    failed = job.function(**settings, progress=bar, report=_report_json if as_json else _report)
-    return int(failed > 0)
+    report = _report_json if as_json else _report
+    return int(work(job, settings, progress=bar, report=report) > 0)
 
 
 def _report(result: dict[str, Any]) -> None:
@@ -146,12 +158,18 @@ def _only(words: Sequence[str], usage: str) -> str:
 
 def _parser(job: Job) -> argparse.ArgumentParser:
     width = min(80, shutil.get_terminal_size().columns)
+    needed = [
+        f"--{s.name.replace('_', '-')} {s.kind.__name__.upper()}"
+        for s in job.settings[1:]
+        if s.needed
+    ]
     parser = argparse.ArgumentParser(
         prog=f"cmx {job.name}",
+        usage=f"cmx {job.name} FILE [FILE ...] {' '.join(needed)} [options]",
         description=job.summary,
         formatter_class=lambda prog: argparse.HelpFormatter(prog, 2, 26, width),
     )
-    job.add_to(parser)
-    parser.add_argument("--json", action="store_true", help="One line of JSON a result.")
-    parser.add_argument("--quiet", action="store_true", help="No progress bar.")
+    common = job.add_to(parser)
+    common.add_argument("--json", action="store_true", help="One line of JSON a result.")
+    common.add_argument("--quiet", action="store_true", help="No progress bar.")
     return parser

@@ -12,16 +12,48 @@ import tomllib
 import types
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-COMMON = ("files", "out", "resume", "device")  # every job has them
-INSIDE = ("progress", "report")  # of the command, not of the work
+INSIDE = ("task", "client")  # given by the run, no settings
 
 
 class WrongCall(ValueError):
     """A call that cannot mean anything: the command ends with 2."""
+
+
+@dataclass(frozen=True)
+class AtLeast:
+    """Check of a number: not below a limit, or only above it.
+
+    Attributes
+    ----------
+    limit : float
+    above : bool
+        The limit itself is refused, too.
+    """
+
+    limit: float
+    above: bool = False
+
+    def __call__(self, value: float) -> None:
+        """Raise a ValueError unless the number is large enough, and finite."""
+        if not self.limit <= value < float("inf") or (self.above and value == self.limit):
+            least = "above" if self.above else "not below"
+            raise ValueError(f"give a number {least} {self.limit:g}")
+
+
+def there(path: Path) -> None:
+    """Raise a FileNotFoundError unless the file of a setting exists."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist: check the name and the folder")
+
+
+Positive = Annotated[float, AtLeast(0, above=True)]
+NotNegative = Annotated[float, AtLeast(0)]
+Count = Annotated[int, AtLeast(1)]
+File = Annotated[Path, there]
 
 
 @dataclass(frozen=True)
@@ -39,6 +71,8 @@ class Setting:
     choices : tuple of str
     many : bool
         A list of such values.
+    checks : tuple of callable
+        Each raises a ValueError that says what to give, or an OSError.
     """
 
     name: str
@@ -47,6 +81,7 @@ class Setting:
     help: str
     choices: tuple[str, ...] = ()
     many: bool = False
+    checks: tuple[Callable[[Any], None], ...] = ()
 
     @property
     def needed(self) -> bool:
@@ -76,23 +111,54 @@ class Setting:
         return value
 
 
+NOTHING = inspect.Parameter.empty
+COMMON = (  # of every job
+    Setting("files", Path, NOTHING, "", many=True),
+    Setting("out", Path, NOTHING, "Folder of the results; each file gets a folder of its name."),
+    Setting("resume", bool, True, "Take what is done, and go on where a stopped call was."),
+    Setting(
+        "workers",
+        int,
+        0,
+        "Processes that work side by side, on {} of a file; 0 is this one alone.",
+        checks=(AtLeast(0),),
+    ),
+    Setting(
+        "scheduler",
+        str,
+        None,
+        "Address of a Dask scheduler whose workers do the work; they must see files and out.",
+    ),
+    Setting("device", str, None, "cpu, cuda or mps; left out, the best one."),
+)
+
+
 class Job:
-    """A function from files to files with what its signature and docstring say.
+    """A function from a file to files, with what its signature and docstring say.
 
     Parameters
     ----------
     function : callable
-        ``function(files, out, *, resume, device, progress, report, **settings)``: all annotated,
-        with a numpydoc section Parameters. It reports one dict a result and gives the number of
-        inputs that failed.
+        ``function(task, *, **settings)``: all annotated, with a numpydoc section Parameters, in
+        which `task` tells of the file. It gives an `Outcome`. A function that also takes `client`
+        spreads the chunks of its file itself; of the others, files are done side by side.
     """
 
-    def __init__(self, function: Callable[..., int]) -> None:
+    def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
         self.name = function.__name__.strip("_").replace("_", "-")
         doc = inspect.getdoc(function) or ""
         self.summary = doc.splitlines()[0]
-        self.settings = _settings(function, _parameters(doc))
+        helps = _parameters(doc)
+        self.by_chunks = "client" in inspect.signature(function).parameters
+        common = {setting.name: setting for setting in COMMON}
+        common["files"] = replace(common["files"], help=helps["task"])
+        told = common["workers"].help
+        told = told.format("chunks") if self.by_chunks else told.replace(", on {} of a file", "")
+        common["workers"] = replace(common["workers"], help=told)
+        self.common = tuple(common)
+        first = [common.pop("files"), common.pop("out")]
+        self.settings = (*first, *_settings(function, helps), *common.values())
 
     def check(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Check names and types of the settings; gives all of them, defaults included.
@@ -120,6 +186,31 @@ class Job:
             name: setting.parsed(given[name]) if name in given else setting.default
             for name, setting in known.items()
         }
+
+    def verify(self, settings: Mapping[str, Any]) -> None:
+        """Check values that have the right type, before any work.
+
+        Parameters
+        ----------
+        settings : mapping
+            As `check` gives them.
+
+        Raises
+        ------
+        WrongCall
+            A value that cannot be used.
+        OSError
+            A file that is not there.
+        """
+        for setting in self.settings:
+            value = settings[setting.name]
+            if value is None:
+                continue
+            for check in setting.checks:
+                try:
+                    check(value)
+                except ValueError as error:
+                    raise WrongCall(f"{setting.name} is {value}: {error}") from error
 
     def read(self, path: Path) -> dict[str, Any]:
         """Read and check the settings of a TOML file; its relative paths start at its folder.
@@ -168,23 +259,27 @@ class Job:
             lines.append(f"{start}{setting.name} = {_toml(value)}")
         return "\n".join(lines) + "\n"
 
-    def add_to(self, parser: argparse.ArgumentParser) -> None:
-        """Add the options of the job to the parser of a command.
+    def add_to(self, parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+        """Add the options of the job to the parser of a command; gives the group of all jobs.
 
         Parameters
         ----------
         parser : argparse.ArgumentParser
         """
+        files = parser.add_argument_group("files")
+        own = parser.add_argument_group(f"options of {self.name}")
+        common = parser.add_argument_group("options of every job")
         for setting in self.settings:
             text = setting.help.replace("%", "%%")
             options: dict[str, Any] = {"help": text}
             flag = f"--{setting.name.replace('_', '-')}"
+            group = common if setting.name in self.common else own
             if setting.name == "files":
-                parser.add_argument("files", nargs="+", type=Path, metavar="FILE", **options)
+                files.add_argument("files", nargs="+", type=Path, metavar="FILE", **options)
                 continue
             if setting.kind is bool:
                 options |= {"action": argparse.BooleanOptionalAction, "default": setting.default}
-                parser.add_argument(flag, **options)
+                group.add_argument(flag, **options)
                 continue
             if not setting.needed and setting.default not in (None, [], ()):
                 options["help"] += f" (default: {setting.default})"
@@ -194,7 +289,8 @@ class Job:
                 options |= {"choices": setting.choices, "metavar": None}
             if setting.many:
                 options["nargs"] = "+"
-            parser.add_argument(flag, default=argparse.SUPPRESS, **options)
+            group.add_argument(flag, default=argparse.SUPPRESS, **options)
+        return common
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -212,28 +308,31 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise WrongCall(f"{path} is no TOML: {error}") from error
 
 
-def _settings(function: Callable[..., int], helps: Mapping[str, str]) -> tuple[Setting, ...]:
-    hints = typing.get_type_hints(function)
+def _settings(function: Callable[..., Any], helps: Mapping[str, str]) -> tuple[Setting, ...]:
+    hints = typing.get_type_hints(function, localns={"Client": object}, include_extras=True)
     settings = []
     for name, parameter in inspect.signature(function).parameters.items():
-        if name in INSIDE:
-            continue
-        kind, choices, many = _kind(hints[name])
-        settings.append(Setting(name, kind, parameter.default, helps[name], choices, many))
+        if name not in INSIDE:
+            settings.append(
+                Setting(name, default=parameter.default, help=helps[name], **_kind(hints[name]))
+            )
     return tuple(settings)
 
 
-def _kind(hint: Any) -> tuple[type, tuple[str, ...], bool]:
-    """Type, choices and "a list of them" of an annotation."""
+def _kind(hint: Any) -> dict[str, Any]:
+    """Type, choices, checks and "a list of them" of an annotation."""
     origin = typing.get_origin(hint)
+    if origin is Annotated:
+        inner, *checks = typing.get_args(hint)
+        return _kind(inner) | {"checks": tuple(checks)}
     if origin in (typing.Union, types.UnionType):
         (inner,) = (h for h in typing.get_args(hint) if h is not types.NoneType)
         return _kind(inner)
     if origin is typing.Literal:
-        return str, typing.get_args(hint), False
+        return {"kind": str, "choices": typing.get_args(hint)}
     if origin is list:
-        return typing.get_args(hint)[0], (), True
-    return hint, (), False
+        return _kind(typing.get_args(hint)[0]) | {"many": True}
+    return {"kind": hint}
 
 
 def _parameters(doc: str) -> dict[str, str]:

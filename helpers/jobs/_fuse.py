@@ -2,50 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from ..fusion.model import atomic_number, normalize
 from ..fusion.solver import fuse as solve
 from ..io.files import load_h5, load_tif
-from ._declare import WrongCall
-from ._record import Record, arguments, folders
+from ._declare import AtLeast, Count, NotNegative, Positive
+from ._run import Outcome, Task
+
+
+def known(symbols: list[str]) -> None:
+    """Raise a ValueError unless all are symbols of elements."""
+    for symbol in symbols:
+        atomic_number(symbol)
+
 
 UNITS = Literal["pm", "Å", "nm", "µm"]
 
 
 def fuse(
-    files: list[Path],
-    out: Path,
+    task: Task,
     *,
-    elements: list[str] | None = None,
+    elements: Annotated[list[str], known] | None = None,
     haadf: str = "haadf",
     scale: bool = True,
-    gamma: float = 1.6,
-    lambda_haadf: float | None = None,
-    lambda_chem: float = 0.08,
-    lambda_tv: float | None = None,
-    n_iter: int | None = None,
-    pixel_size: float | None = None,
+    gamma: Annotated[float, AtLeast(1)] = 1.6,
+    lambda_haadf: NotNegative | None = None,
+    lambda_chem: NotNegative = 0.08,
+    lambda_tv: NotNegative | None = None,
+    n_iter: Count | None = None,
+    pixel_size: Positive | None = None,
     unit: UNITS = "nm",
-    resume: bool = True,
-    device: str | None = None,
-    progress: bool = False,
-    report: Callable[[dict[str, Any]], None] = print,
-) -> int:
+) -> Outcome:
     """Fuse elemental maps with the HAADF image of the same field.
 
     Parameters
     ----------
-    files : list of Path
-        Fields of view: each is an .h5 or .npz file, or a folder of TIFF files, with the HAADF
-        image and one map for each element, named by its symbol.
-    out : Path
-        Folder of the results; each field gets a folder of its name in it.
+    task : Task
+        A field of view: an .h5 or .npz file, or a folder of TIFF files, with the HAADF image and
+        one map for each element, named by its symbol.
     elements : list of str, optional
         Symbols of the elements to fuse; left out, all that the field has.
     haadf : str
@@ -66,56 +65,36 @@ def fuse(
         Edge of a pixel; left out, that of the TIFF files.
     unit : str
         Of pixel_size.
-    resume : bool
-        Leave out fields that are done.
-    device : str, optional
-        cpu, cuda or mps; left out, the best one.
-    progress : bool
-        Show a bar.
-    report : callable
-        Called with a dict for each field.
 
     Returns
     -------
-    int
-        Fields that failed.
+    Outcome
+        A folder with a TIFF for each map and ``fusion.h5``.
     """
-    settings = arguments(locals())
-    for symbol in elements or []:
-        try:
-            atomic_number(symbol)
-        except ValueError as error:
-            raise WrongCall(str(error)) from error
-    failed = 0
-    pairs = list(zip(files, folders(files, out), strict=True))
-    for path, folder in tqdm(pairs, desc="fields", disable=not progress):
-        try:
-            report({"input": str(path), **_field(path, folder, settings)})
-        except (ValueError, OSError, ArithmeticError) as error:
-            report({"input": str(path), "error": f"{type(error).__name__}: {error}"})
-            failed += 1
-    return failed
-
-
-def _field(path: Path, folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    record = Record(fuse, settings, path, folder)
-    if settings["resume"] and record.is_done():
-        return {"output": str(folder), "new": False}
     image: Any
     maps: Any
-    image, maps, pixel_size, unit = _read(path, settings["haadf"], settings["elements"])
-    if settings["pixel_size"] is not None:
-        pixel_size, unit = settings["pixel_size"], settings["unit"]
-    raw = {settings["haadf"]: image, **maps}
-    if settings["scale"]:
+    image, maps, known_size, known_unit = _read(task.path, haadf, elements)
+    size, length = (known_size, known_unit) if pixel_size is None else (pixel_size, unit)
+    raw = {haadf: image, **maps}
+    if scale:
         image, maps = normalize(image, maps)
-    names = ("gamma", "lambda_haadf", "lambda_chem", "lambda_tv", "n_iter", "device")
-    numbers = {name: name for name in maps}
-    result = solve(image, maps, numbers, **{name: settings[name] for name in names})
-    result.save(folder, pixel_size=pixel_size, unit=unit, raw=raw)
-    record.write([folder / "fusion.h5", *(folder / f"{name}.tif" for name in [*maps, "haadf"])])
+    result = solve(
+        image,
+        maps,
+        {name: name for name in maps},
+        gamma=gamma,
+        lambda_haadf=lambda_haadf,
+        lambda_chem=lambda_chem,
+        lambda_tv=lambda_tv,
+        n_iter=n_iter,
+        device=task.device,
+        progress=task.progress,
+    )
+    result.save(task.folder, pixel_size=size, unit=length, raw=raw)
+    files = [task.folder / f"{name}.tif" for name in [*maps, "haadf"]]
     told = {"elements": list(maps), "n_iter": int(result.n_iter)}
-    return {"output": str(folder), "new": True, **told, "cost": float(result.cost.total[-1])}
+    told["cost"] = float(result.cost.total[-1])
+    return Outcome(task.folder, [task.folder / "fusion.h5", *files], told)
 
 
 def _read(

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -16,41 +13,36 @@ from ..noise.counting import Poisson
 from ..noise.readout import PoissonGauss
 from ..renderer.detect import localize as find_molecules
 from ..scale import map_chunks
-from ._declare import WrongCall
-from ._record import Record, arguments, folders
+from ._declare import Count, NotNegative, Positive
+from ._run import Outcome, Task
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 ENDS = {"own": ".h5", "csv": ".csv", "parquet": ".parquet"}
 ENDS |= {"picasso": ".hdf5", "thunderstorm": ".csv"}
 
 
 def localize(
-    files: list[Path],
-    out: Path,
+    task: Task,
     *,
-    psf: float,
-    gain: float = 1.0,
+    psf: Positive,
+    gain: Positive = 1.0,
     offset: float = 0.0,
-    read_noise: float = 0.0,
-    false_alarms: float = 0.01,
-    saturation: float | None = None,
+    read_noise: NotNegative = 0.0,
+    false_alarms: Positive = 0.01,
+    saturation: Positive | None = None,
     table: Literal["own", "csv", "parquet", "picasso", "thunderstorm"] = "own",
-    pixel_size: float | None = None,
-    chunk: int = 1000,
-    workers: int = 0,
-    scheduler: str | None = None,
-    resume: bool = True,
-    device: str | None = None,
-    progress: bool = False,
-    report: Callable[[dict[str, Any]], None] = print,
-) -> int:
+    pixel_size: Positive | None = None,
+    chunk: Count = 1000,
+    client: Client | None = None,
+) -> Outcome:
     """Find and fit the molecules of every frame of a movie.
 
     Parameters
     ----------
-    files : list of Path
-        Movies, in any format of `helpers.io.Stack`.
-    out : Path
-        Folder of the results; each movie gets a folder of its name in it.
+    task : Task
+        A movie, in any format of helpers.io.Stack.
     psf : float
         Standard deviation of a spot in px.
     gain : float
@@ -70,80 +62,48 @@ def localize(
     chunk : int
         Frames that are kept together; a stop loses one such chunk. Multiples of 200 give the
         bits of the call in memory.
-    workers : int
-        Processes that work side by side; 0 is this one.
-    scheduler : str, optional
-        Address of a Dask scheduler whose workers do the chunks.
-    resume : bool
-        Take chunks that are done from the folder of the results.
-    device : str, optional
-        cpu, cuda or mps; left out, the best one.
-    progress : bool
-        Show a bar.
-    report : callable
-        Called with a dict for each movie.
+    client : distributed.Client, optional
 
     Returns
     -------
-    int
-        Movies that failed.
+    Outcome
+        The table.
     """
-    settings = arguments(locals())
-    for name, value in (("psf", psf), ("gain", gain), ("false_alarms", false_alarms)):
-        if not value > 0:
-            raise WrongCall(f"{name} is {value}: give a number above 0")
-    if read_noise < 0 or chunk < 1 or workers < 0:
-        raise WrongCall("read_noise and workers are at least 0, chunk at least 1")
-    targets = folders(files, out)
-    failed = 0
     work = partial(
-        _chunk, psf=psf, read_noise=read_noise, false_alarms=false_alarms, saturation=saturation
+        _chunk,
+        psf=psf,
+        read_noise=read_noise,
+        false_alarms=false_alarms,
+        saturation=saturation,
+        device=task.device,
     )
-    with _client(workers, scheduler) as client:
-        for path, folder in zip(files, targets, strict=True):
-            try:
-                with Stack(path, gain=gain, offset=offset) as stack:
-                    result = _movie(stack.frames, folder, work, settings, client, progress)
-                report({"input": str(path), **result})
-            except (ValueError, OSError, RuntimeError) as error:
-                report({"input": str(path), "error": f"{type(error).__name__}: {error}"})
-                failed += 1
-    return failed
-
-
-def _movie(
-    frames: Stack,
-    folder: Path,
-    work: Callable[..., np.recarray],
-    settings: dict[str, Any],
-    client: Any,
-    progress: bool,
-) -> dict[str, Any]:
-    pixel = settings["pixel_size"] or _nm(frames)
-    kind = settings["table"]
-    if kind == "thunderstorm" and pixel is None:
-        raise ValueError("the file has no pixel size: thunderstorm needs --pixel-size in nm")
-    record = Record(localize, settings, frames.path, folder)
-    options = {"chunk": settings["chunk"], "client": client, "progress": progress}
-    work = partial(work, device=settings["device"])
-    done = map_chunks(work, frames, folder / "chunks", resume=settings["resume"], **options)
+    target = task.folder / f"molecules{ENDS[table]}"
+    with Stack(task.path, gain=gain, offset=offset) as stack:
+        frames = stack.frames
+        pixel = pixel_size or _nm(frames)
+        if table == "thunderstorm" and pixel is None:
+            raise ValueError("the file has no pixel size: thunderstorm needs --pixel-size in nm")
+        done = map_chunks(
+            work,
+            frames,
+            task.folder / "chunks",
+            chunk=chunk,
+            client=client,
+            resume=task.resume,
+            progress=task.progress,
+        )
+        more: dict[str, Any] = {"shape": frames.shape[1:], "frames": len(frames)}
+    more["pixel_size"] = pixel
     found: Any = done.open()
-    target = folder / f"molecules{ENDS[kind]}"
-    more: dict[str, Any] = {"pixel_size": pixel, "shape": frames.shape[1:], "frames": len(frames)}
-    if kind in ("picasso", "thunderstorm"):
-        save_table(target, found, {"sigma": settings["psf"]}, format=kind, **more)
-    elif kind == "csv":
+    if table in ("picasso", "thunderstorm"):
+        save_table(target, found, {"sigma": psf}, format=table, **more)
+    elif table == "csv":
         save_table(target, found)
     else:
-        save_table(target, found, {"psf_px": settings["psf"]}, **more)
-    record.write([target])
-    return {
-        "output": str(target),
-        "molecules": len(found),
-        "frames": len(frames),
-        "chunks_new": done.n_new,
-        "chunks": done.n_chunks,
-    }
+        save_table(target, found, {"psf_px": psf}, **more)
+    files = [target] if table != "picasso" else [target, target.with_suffix(".yaml")]
+    told = {"molecules": len(found), "frames": more["frames"]}
+    return Outcome(target, files, told | {"chunks_new": done.n_new, "chunks": done.n_chunks})
 
 
 def _chunk(
@@ -169,24 +129,3 @@ def _chunk(
 def _nm(stack: Stack) -> float | None:
     scale = {"nm": 1.0, "µm": 1e3, "Å": 0.1, "pm": 1e-3, "mm": 1e6}.get(stack.unit)
     return None if scale is None or stack.pixel_size is None else stack.pixel_size * scale
-
-
-@contextmanager
-def _client(workers: int, scheduler: str | None) -> Iterator[Any]:
-    """A client of Dask, or None for this process."""
-    if scheduler is None and workers == 0:
-        yield None
-        return
-    from distributed import Client, LocalCluster
-
-    if scheduler is not None:
-        try:
-            client = Client(scheduler, timeout=10)
-        except (OSError, ValueError) as error:
-            raise OSError(f"no scheduler answers at {scheduler}: check address and port") from error
-        with client:
-            yield client
-        return
-    options = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None}
-    with LocalCluster(**options) as cluster, Client(cluster) as client:
-        yield client

@@ -104,15 +104,7 @@ def by_tiles(
     path, shape = Path(path), tuple(counts.shape)
     if path.suffix != ".npy":
         raise ValueError(f"path is {path}: give a name that ends in .npy")
-    whole = Blur(kernel, shape)  # checks the kernel against the volume
-    sizes = _per_axis(tile, shape, "tile", least=1)
-    radius = [k // 2 for k in whole.kernel.shape]
-    around = _per_axis(radius if reach is None else reach, shape, "reach", least=0)
-    starts = [range(0, n, t) for n, t in zip(shape, sizes, strict=True)]
-    cores = [
-        tuple(slice(s, min(s + t, n)) for s, t, n in zip(corner, sizes, shape, strict=True))
-        for corner in itertools.product(*starts)
-    ]
+    cores, around = plan(shape, kernel, tile, reach)
     for core in cores:
         part = np.asarray(counts[core])
         if not np.isfinite(part).all() or part.min() < 0:
@@ -124,20 +116,9 @@ def by_tiles(
     with atomic_path(path) as temporary:
         result = np.lib.format.open_memmap(temporary, "w+", np.float32, shape)
         for core in tqdm(cores, desc="tiles", disable=not progress):
-            outer = tuple(
-                slice(max(c.start - r, 0), min(c.stop + r, n))
-                for c, r, n in zip(core, around, shape, strict=True)
-            )
-            data = np.ascontiguousarray(counts[outer])
-            op = Blur(kernel, data.shape, margin=around)
-            largest = max(largest, op.in_shape, key=np.prod)
-            volume = solve(op, data)
-            volume = to_numpy(getattr(volume, "volume", volume))
-            if volume.shape != data.shape:
-                raise ValueError(f"solve gave {volume.shape} for counts of {data.shape}")
-            offset = [c.start - o.start for c, o in zip(core, outer, strict=True)]
-            size = [c.stop - c.start for c in core]
-            inner = tuple(slice(o, o + n) for o, n in zip(offset, size, strict=True))
+            volume, inner = solve_tile(counts, core, around, kernel, solve)
+            with_margin = tuple(n + 2 * m for n, m in zip(volume.shape, around, strict=True))
+            largest = max(largest, with_margin, key=np.prod)
             result[core] = volume[inner]
             layers += _layers(core, inner, volume)
         pairs = [(layer, result[place]) for place, layer in layers]
@@ -145,6 +126,64 @@ def by_tiles(
         result.flush()
         del result, pairs
     return Tiles(path, shape, len(cores), seam, largest)
+
+
+def plan(
+    shape: Sequence[int],
+    kernel: Array,
+    tile: int | Sequence[int],
+    reach: int | Sequence[int] | None,
+) -> tuple[list[tuple[slice, ...]], tuple[int, ...]]:
+    """Tiles that cover a field, and what each sees around it; see `by_tiles`.
+
+    Returns
+    -------
+    cores : list of tuple of slice
+    around : tuple of int
+        One number for each axis.
+    """
+    shape = tuple(shape)
+    whole = Blur(kernel, shape)  # checks the kernel against the volume
+    sizes = _per_axis(tile, shape, "tile", least=1)
+    radius = [k // 2 for k in whole.kernel.shape]
+    around = _per_axis(radius if reach is None else reach, shape, "reach", least=0)
+    starts = [range(0, n, t) for n, t in zip(shape, sizes, strict=True)]
+    cores = [
+        tuple(slice(s, min(s + t, n)) for s, t, n in zip(corner, sizes, shape, strict=True))
+        for corner in itertools.product(*starts)
+    ]
+    return cores, around
+
+
+def solve_tile(
+    counts: Any,
+    core: tuple[slice, ...],
+    around: Sequence[int],
+    kernel: Array,
+    solve: Callable[[Blur, np.ndarray], Any],
+) -> tuple[np.ndarray, tuple[slice, ...]]:
+    """Solve one tile with what lies around it; see `by_tiles`.
+
+    Returns
+    -------
+    volume : array
+        Of the tile with its surroundings.
+    inner : tuple of slice
+        The tile in it.
+    """
+    outer = tuple(
+        slice(max(c.start - r, 0), min(c.stop + r, n))
+        for c, r, n in zip(core, around, counts.shape, strict=True)
+    )
+    data = np.ascontiguousarray(counts[outer])
+    volume = solve(Blur(kernel, data.shape, margin=around), data)
+    volume = to_numpy(getattr(volume, "volume", volume))
+    if volume.shape != data.shape:
+        raise ValueError(f"solve gave {volume.shape} for counts of {data.shape}")
+    offset = [c.start - o.start for c, o in zip(core, outer, strict=True)]
+    size = [c.stop - c.start for c in core]
+    inner = tuple(slice(o, o + n) for o, n in zip(offset, size, strict=True))
+    return volume, inner
 
 
 def _layers(core, inner, volume):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from tqdm.auto import tqdm
 
 from ...io.files import atomic_path
 from ..cameras import SCALE
@@ -32,7 +33,9 @@ class Reds(NamedTuple):
     meta_info: pathlib.Path
 
 
-def convert_reds(src: str | Path, dst: str | Path) -> dict[str, Reds]:
+def convert_reds(
+    src: str | Path, dst: str | Path, *, resume: bool = False, progress: bool = False
+) -> dict[str, Reds]:
     """Turn the colour frames of REDS into grey ones.
 
     Parameters
@@ -43,6 +46,10 @@ def convert_reds(src: str | Path, dst: str | Path) -> dict[str, Reds]:
     dst : str or Path
         Gets ``train_sharp_mono_1ch``, ``train_sharp_mono_1ch_bicubic/X4`` with the same names
         inside, and ``train_meta_info.txt``.
+    resume : bool
+        Keep frames that are there and younger than what they were made of.
+    progress : bool
+        Show a bar.
 
     Returns
     -------
@@ -77,7 +84,11 @@ def convert_reds(src: str | Path, dst: str | Path) -> dict[str, Reds]:
                         f"{sharp.height} x {sharp.width}: expected {SCALE} times as much"
                     )
         found[split] = frames
-    return {split: _write_reds(split, frames, dst) for split, frames in found.items()}
+    total = sum(len(files) for frames in found.values() for files in frames.values())
+    with tqdm(total=total, desc="frames", disable=not progress) as bar:
+        return {
+            split: _write_reds(split, frames, dst, resume, bar) for split, frames in found.items()
+        }
 
 
 def read_meta_info(path: str | Path) -> list[Clip]:
@@ -161,8 +172,7 @@ def read_png(path: Path) -> np.ndarray:
     return image.astype(np.float32) / top
 
 
-def _write_reds(split: str, frames: Any, dst: Path) -> Reds:
-
+def _write_reds(split: str, frames: Any, dst: Path, resume: bool, bar: Any) -> Reds:
     result = Reds(
         dst / f"{split}_sharp_mono_1ch",
         dst / f"{split}_sharp_mono_1ch_bicubic" / "X4",
@@ -173,12 +183,15 @@ def _write_reds(split: str, frames: Any, dst: Path) -> Reds:
         for name, path in files.items():
             out = folder / name
             out.parent.mkdir(parents=True, exist_ok=True)
-            with Image.open(path) as picture, atomic_path(out) as temporary:
-                grey = picture.convert("L")
-                Image.merge("RGB", [grey] * 3).save(temporary, format="PNG")
-            if folder == result.hr:
-                count, _ = clips.get(out.parent.name, (0, None))
-                clips[out.parent.name] = count + 1, (grey.height, grey.width, 3)
+            with Image.open(path) as picture:
+                # frames appear whole, so one that is there is one
+                if not (resume and out.exists() and out.stat().st_mtime >= path.stat().st_mtime):
+                    with atomic_path(out) as temporary:
+                        Image.merge("RGB", [picture.convert("L")] * 3).save(temporary, format="PNG")
+                if folder == result.hr:
+                    count, _ = clips.get(out.parent.name, (0, None))
+                    clips[out.parent.name] = count + 1, (picture.height, picture.width, 3)
+            bar.update()
     lines = [f"{name} {n} ({h},{w},{c})\n" for name, (n, (h, w, c)) in clips.items()]
     with atomic_path(result.meta_info) as temporary:
         temporary.write_text("".join(lines), encoding="utf-8")

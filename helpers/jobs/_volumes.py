@@ -1,0 +1,284 @@
+"""The jobs `field` and `tomogram`: views or projections in, a volume out."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+
+from ..inr.fit import losses
+from ..inr.fit._reconstruct import reconstruct
+from ..inr.lightfield.operator import LightField
+from ..inr.tomography import ParallelBeam, sirt
+from ..io._calibration import METRES
+from ..io.files import atomic_path, save_tif
+from ..io.stacks import Stack
+from ..io.tilts import TILTS, load_tilt_angles
+from ..lucy import richardson_lucy
+from ._declare import Count, File, NotNegative, Positive
+from ._run import Outcome, Task, assembled, uninterrupted
+
+
+def three(lengths: list[float]) -> None:
+    """Raise a ValueError unless there are three positive lengths."""
+    if len(lengths) != 3 or not all(0 < length < float("inf") for length in lengths):
+        raise ValueError("give three lengths in µm: z y x")
+
+
+def field(
+    task: Task,
+    *,
+    psf: File,
+    method: Literal["field", "lucy"] = "field",
+    n_steps: Count = 150,
+    n_iter: Count = 30,
+    gain: Positive = 1.0,
+    offset: float = 0.0,
+    background: NotNegative = 0.0,
+    read_noise: NotNegative = 0.0,
+    voxel_size: Annotated[list[float], three] | None = None,
+    seed: int = 0,
+) -> Outcome:
+    """Reconstruct a volume from its views through a light field.
+
+    Parameters
+    ----------
+    task : Task
+        Views (V, Y, X), or those of several times (T, V, Y, X), in any format of
+        helpers.io.Stack.
+    psf : Path
+        .npy file with the point spread functions (V, Z, P, Q), such as helpers.inr.lightfield.psf
+        gives, in the order of the views.
+    method : str
+        A field whose prior is chosen by held-out pixels, or iterations without a prior.
+    n_steps : int
+        Of the fit of a field.
+    n_iter : int
+        Iterations of lucy.
+    gain : float
+        ADU per photo-electron.
+    offset : float
+        ADU without light.
+    background : float
+        Photo-electrons in a pixel that are not of the object.
+    read_noise : float
+        Standard deviation in photo-electrons.
+    voxel_size : list of float, optional
+        Of the volume in µm: z y x. Left out, the prior takes cubes.
+    seed : int
+        Of the field and of the held-out pixels.
+
+    Returns
+    -------
+    Outcome
+        The volume in photo-electrons of a voxel.
+    """
+    kernels = _kernels(psf)
+    target = task.folder / "volume.tif"
+    told: dict[str, Any] = {}
+    with Stack(task.path, gain=gain, offset=offset) as stack:
+        views = np.maximum(np.asarray(stack, np.float32), 0)
+        times = views[None] if views.ndim == 3 else views
+        size, unit, step = stack.pixel_size, stack.unit, stack.time_step
+    if times.ndim != 4 or times.shape[1] != len(kernels):
+        raise ValueError(
+            f"{task.path} is {views.shape} and the point spread function has {len(kernels)} views: "
+            "give (views, Y, X) or (times, views, Y, X)"
+        )
+    operator = LightField(kernels, shape=times.shape[-2:], voxel_size=voxel_size)
+    options: dict[str, Any] = {"background": background, "read_noise": read_noise}
+    options |= {"device": task.device, "progress": task.progress}
+    weights, deviances = [], []
+    with assembled(task.folder, (len(times), *operator.in_shape)) as volumes:
+        for number, frame in enumerate(times):
+            kept = task.unfinished(f"volume-{number:05d}.npy")
+            if method == "lucy" and not kept.exists():
+                found = richardson_lucy(operator, frame, n_iter, **options)
+                deviances.append(float(found.history[-1]))
+                _keep(kept, found.volume)
+            elif not kept.exists():
+                fit = reconstruct(
+                    operator,
+                    frame,
+                    n_steps=n_steps,
+                    seed=seed,
+                    checkpoint=task.unfinished(f"fit-{number:05d}.safetensors"),
+                    **options,
+                )
+                uninterrupted(fit)
+                weights.append(fit.settings["choice"].weight)
+                _keep(kept, fit.volume)
+            volumes[number] = np.load(kept)
+        z_step, pixel = (voxel_size[0], tuple(voxel_size[1:])) if voxel_size else (None, size)
+        known = {"pixel_size": pixel, "z_step": z_step, "unit": "µm" if voxel_size else unit}
+        if pixel is None:
+            known = {}
+        axes, result = ("ZYX", volumes[0]) if views.ndim == 3 else ("TZYX", volumes)
+        save_tif(target, result, axes=axes, time_step=step if axes == "TZYX" else None, **known)
+    if weights:
+        told["prior"] = weights if len(weights) > 1 else weights[0]
+    if deviances:
+        told["deviance"] = deviances if len(deviances) > 1 else deviances[0]
+    return Outcome(target, [target], {"shape": list(result.shape), **told})
+
+
+def tomogram(
+    task: Task,
+    *,
+    angles: File | None = None,
+    method: Literal["sirt", "field"] = "sirt",
+    thickness: Count | None = None,
+    n_iter: Count = 30,
+    n_steps: Count = 150,
+    binning: Count = 1,
+    invert: bool = False,
+    counts: bool = False,
+    background: float | None = None,
+    nonnegative: bool = True,
+    noise: Positive | None = None,
+    seed: int = 0,
+    volume: Literal["tif", "mrc"] = "tif",
+) -> Outcome:
+    """Reconstruct a volume from an aligned tilt series.
+
+    Parameters
+    ----------
+    task : Task
+        An aligned tilt series (.ali, .st, .mrc, TIFF ...), the tilt axis along y and in the
+        middle.
+    angles : Path, optional
+        .tlt, .rawtlt or .xf file; left out, the one beside the series with its name.
+    method : str
+        Iterations without a prior, or a field whose prior is chosen by held-out pixels.
+    thickness : int, optional
+        Slices of the volume, after binning; left out, as many as the images are wide.
+    n_iter : int
+        Iterations of sirt.
+    n_steps : int
+        Of the fit of a field.
+    binning : int
+        Side of the squares of pixels that are averaged first.
+    invert : bool
+        Dense matter is dark in the images: turn the sign.
+    counts : bool
+        The images are photons, or electrons that were counted: the noise of field is Poisson's.
+    background : float, optional
+        Level of the images without specimen. Left out, 0 for counts, and otherwise the median of
+        each image.
+    nonnegative : bool
+        Keep the volume of sirt at zero or above.
+    noise : float, optional
+        Standard deviation in a pixel, of field; left out, found from neighbouring pixels.
+    seed : int
+        Of the field and of the held-out pixels.
+    volume : str
+        Format of the result.
+
+    Returns
+    -------
+    Outcome
+        The volume.
+    """
+    where = angles or _beside(task.path)
+    tilts = load_tilt_angles(where)
+    with Stack(task.path) as stack:
+        images = stack.frames
+        if len(images) != len(tilts):
+            raise ValueError(
+                f"{where} has {len(tilts)} angles but {task.path} {len(images)} images"
+            )
+        views = np.stack([_binned(np.asarray(images[k]), binning) for k in range(len(images))])
+        pixel = None if stack.pixel_size is None else binning * stack.pixel_size
+        unit = stack.unit
+    level: Any = background or 0.0
+    if background is None and not counts:
+        level = np.median(views, axis=(1, 2), keepdims=True)
+    empty = views - level
+    signal = -empty if invert else empty
+    depth = thickness or views.shape[2]
+    operator = ParallelBeam(tilts, (depth, *views.shape[1:]), width=views.shape[2])
+    options: dict[str, Any] = {"device": task.device, "progress": task.progress}
+    if method == "sirt":
+        found = sirt(operator, signal, n_iter, nonnegative=nonnegative, **options)
+        result, told = found.volume, {"misfit": float(found.history[-1])}
+    else:
+        likelihood: dict[str, Any] = {"background": level}
+        if not counts:
+            likelihood = {"loss": partial(losses.gaussian, sigma=noise or _noise(signal))}
+        fit = reconstruct(
+            operator,
+            views if counts else signal,
+            n_steps=n_steps,
+            seed=seed,
+            checkpoint=task.unfinished("fit.safetensors"),
+            **likelihood,
+            **options,
+        )
+        uninterrupted(fit)
+        result, told = fit.volume, {"prior": fit.settings["choice"].weight}
+    target = task.folder / f"tomogram.{volume}"
+    result = np.asarray(result, np.float32)
+    if volume == "mrc":
+        _save_mrc(target, result, pixel, unit)
+    else:
+        known = {} if pixel is None else {"pixel_size": pixel, "z_step": pixel, "unit": unit}
+        save_tif(target, result, axes="ZYX", **known)
+    return Outcome(target, [target], {"shape": list(result.shape), "tilts": len(tilts), **told})
+
+
+def _kernels(path: Path) -> np.ndarray:
+    """Point spread functions (V, Z, P, Q) of an .npy file, or of any with four axes."""
+    if path.suffix.lower() == ".npy":
+        try:
+            kernels = np.load(path, allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise ValueError(f"{path} is not a whole NPY file ({error}): save it again") from error
+    else:
+        with Stack(path) as stack:
+            kernels = np.asarray(stack)
+    if kernels.ndim != 4:
+        raise ValueError(f"{path} is {kernels.shape}: give (views, depths, Y, X), as .npy")
+    return kernels.astype(np.float32)
+
+
+def _keep(path: Path, volume: Any) -> None:
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.save(file, np.asarray(volume, np.float32))
+
+
+def _beside(path: Path) -> Path:
+    """File of tilt angles with the name of the series."""
+    found = [path.with_suffix(end) for end in TILTS if path.with_suffix(end).exists()]
+    if not found:
+        names = " or ".join(path.with_suffix(end).name for end in TILTS)
+        raise FileNotFoundError(f"{path} has no angles: put {names} beside it, or name them")
+    return found[0]
+
+
+def _binned(image: np.ndarray, n: int) -> np.ndarray:
+    """Mean over squares of n pixels; what is left over at the far sides is cut off."""
+    height, width = (side // n * n for side in image.shape)
+    blocks = image[:height, :width].astype(np.float32).reshape(height // n, n, width // n, n)
+    return np.asarray(blocks.mean((1, 3)))
+
+
+def _noise(views: np.ndarray) -> float:
+    """Standard deviation of white noise, from differences of differences of neighbours along x.
+
+    Whatever is smooth over three pixels falls out; the median is not moved by edges.
+    """
+    second = views[..., :-2] - 2 * views[..., 1:-1] + views[..., 2:]
+    return float(1.4826 * np.median(np.abs(second)) / np.sqrt(6))
+
+
+def _save_mrc(path: Path, volume: np.ndarray, pixel: float | None, unit: str) -> None:
+    import mrcfile
+
+    with atomic_path(path) as temporary:
+        with mrcfile.new(temporary, overwrite=True) as file:
+            file.set_data(volume)
+            file.set_volume()
+            if pixel is not None:
+                file.voxel_size = pixel * METRES[unit] / METRES["Å"]

@@ -1,0 +1,176 @@
+"""Every job of the command with a small input, and the call of a page that does the same."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from helpers import checkpoints, fusion, inr
+from helpers.__main__ import main
+from helpers.io import load_h5, load_table, load_tif, save_h5, save_tif
+from helpers.renderer.simulate import crowded_frames
+from helpers.xray.simulate import Experiment, simulate
+
+DEVICE = ["--device", "cpu", "--json"]
+
+
+@dataclass
+class Case:
+    """A job, its files and its options."""
+
+    name: str
+    files: list[Path]
+    options: list[str]
+
+    def call(self, out, *more):
+        return [self.name, *map(str, self.files), "--out", str(out), *self.options, *more, *DEVICE]
+
+
+def run(case, out, capsys, *more, ends=0):
+    """Results of a call, one dict a file."""
+    capsys.readouterr()
+    code = main(case.call(out, *more))
+    told = capsys.readouterr()
+    assert code == ends, told.err
+    return [json.loads(line) for line in told.out.splitlines()]
+
+
+def make(name, folder):
+    """The input of a job in a folder."""
+    return {
+        "fuse": _fields,
+        "localize": _movie,
+        "denoise": _grainy,
+        "deconvolve": _blurred,
+        "field": _views,
+        "tomogram": _tilts,
+        "xray-convert": _reds,
+        "xray-train": _clips,
+        "xray-infer": _two_cameras,
+    }[name](folder)
+
+
+def _fields(folder):
+    for seed in range(3):
+        data = fusion.simulate("dysco3", counts=2, seed=seed, size=24)
+        save_h5(folder / f"f{seed}.h5", {"maps": dict(data.maps), "haadf": data.haadf})
+    return Case("fuse", sorted(folder.glob("*.h5")), ["--n-iter", "5"])
+
+
+def _movie(folder):
+    options = {"emitters": 2, "photons": (900, 1100), "sigma": 1.3, "background": (5, 5)}
+    frames, _ = crowded_frames(12, (24, 26), read_noise=0, seed=3, **options)
+    counts = np.random.default_rng(0).poisson(np.maximum(frames, 0)).astype("uint16")
+    save_tif(folder / "movie.tif", 2 * counts + 100, pixel_size=0.13, unit="µm", axes="TYX")
+    options = ["--psf", "1.3", "--gain", "2", "--offset", "100", "--chunk", "3"]
+    return Case("localize", [folder / "movie.tif"], options)
+
+
+def _grainy(folder):
+    clean = 40 + 30 * np.sin(np.arange(32) / 4)[:, None] * np.ones((3, 32, 32))
+    noisy = np.random.default_rng(0).poisson(clean).astype("uint16")
+    save_tif(folder / "grainy.tif", noisy, pixel_size=0.1, unit="µm", axes="TYX")
+    return Case("denoise", [folder / "grainy.tif"], ["--n-steps", "3", "--width", "4"])
+
+
+def kernel():
+    z, y, x = np.indices((3, 5, 5)) - np.array([1, 2, 2])[:, None, None, None]
+    psf = np.exp(-(z**2 + y**2 + x**2) / 2).astype("float32")
+    return psf / psf.sum()
+
+
+def _blurred(folder):
+    counts = np.random.default_rng(0).poisson(20, (6, 20, 22)).astype("uint16")
+    size = {"pixel_size": 0.1, "unit": "µm", "z_step": 0.3}
+    save_tif(folder / "volume.tif", counts + 100, axes="ZYX", **size)
+    np.save(folder / "psf.npy", kernel())
+    options = ["--kernel", str(folder / "psf.npy"), "--offset", "100", "--background", "2"]
+    return Case("deconvolve", [folder / "volume.tif"], [*options, "--tile", "12", "--n-iter", "4"])
+
+
+def _views(folder):
+    sims = [inr.phantoms.simulate(shape=(4, 24, 24), seed=1, n_tubes=2, t=t) for t in (0, 0.1)]
+    film = np.stack([sim.views for sim in sims])
+    np.save(folder / "film.npy", film[..., 16:-16, 16:-16])
+    np.save(folder / "psf.npy", sims[0].op.psf.numpy())
+    options = ["--psf", str(folder / "psf.npy"), "--background", "4", "--read-noise", "1.5"]
+    options += ["--n-steps", "6", "--voxel-size", "0.4", "0.2", "0.2"]
+    return Case("field", [folder / "film.npy"], options)
+
+
+def _tilts(folder):
+    angles = np.arange(-60, 61, 20)
+    truth = np.zeros((12, 8, 16))
+    truth[4:8, 2:6, 5:9] = 1
+    clean = inr.tomography.ParallelBeam(angles, truth.shape, 16)(truth)
+    noisy = 120 - clean + np.random.default_rng(0).normal(0, 0.2, clean.shape)
+    save_tif(folder / "series.tif", noisy.astype("float32"), pixel_size=1.2, axes="TYX")
+    (folder / "series.tlt").write_text("\n".join(map(str, angles)))
+    options = ["--method", "field", "--invert", "--thickness", "12", "--n-steps", "6"]
+    return Case("tomogram", [folder / "series.tif"], options)
+
+
+def _reds(folder):
+    rng = np.random.default_rng(0)
+    for clip in ("000", "001"):
+        for part, side in (("train_sharp", 32), ("train_sharp_bicubic/X4", 8)):
+            at = folder / "reds" / part / clip
+            at.mkdir(parents=True)
+            for k in range(4):
+                picture = rng.integers(0, 255, (side, side, 3), dtype=np.uint8)
+                Image.fromarray(picture).save(at / f"{k:08d}.png")
+    return Case("xray-convert", [folder / "reds"], [])
+
+
+def _clips(folder):
+    case = _reds(folder)
+    assert main([*case.call(folder / "grey"), "--quiet"]) == 0
+    options = ["--n-steps", "4", "--batch", "1", "--patch", "16", "--save-every", "2"]
+    return Case("xray-train", [folder / "grey" / "reds"], [*options, "--photons", "100", "1000"])
+
+
+def _two_cameras(folder):
+    movie = simulate(Experiment(shape=(32, 32), n_frames=21), seed=0)
+    tree = {"lr": movie.lr, "hr": movie.hr, "key_times": np.asarray(movie.key_times, float)}
+    save_h5(folder / "melt.h5", tree)
+    return Case(
+        "xray-infer", [folder / "melt.h5"], ["--chunk", "6", "--tile", "24", "--overlap", "8"]
+    )
+
+
+def same(one, two):
+    """Assert that two folders hold the same results, bit for bit."""
+    names = sorted(p.relative_to(one) for p in one.rglob("*") if _is_result(p))
+    assert names and names == sorted(p.relative_to(two) for p in two.rglob("*") if _is_result(p))
+    for name in names:
+        first, second = one / name, two / name
+        if name.suffix == ".h5" and name.stem == "molecules":
+            np.testing.assert_array_equal(load_table(first), load_table(second))
+        elif name.suffix == ".h5":
+            equal(load_h5(first)[0], load_h5(second)[0])
+        elif name.suffix == ".safetensors":
+            equal(checkpoints.load(first)[0], checkpoints.load(second)[0])
+        elif name.suffix == ".tif":
+            np.testing.assert_array_equal(load_tif(first).image, load_tif(second).image)
+            assert load_tif(first).calibration == load_tif(second).calibration
+        else:
+            assert first.read_bytes() == second.read_bytes(), name
+
+
+def _is_result(path):
+    inside = "chunks" in path.parts or any(part.startswith("unfinished") for part in path.parts)
+    return path.is_file() and path.name not in ("job.toml", "job.json") and not inside
+
+
+def equal(one, two):
+    """Assert that two trees of arrays are the same."""
+    if isinstance(one, dict):
+        assert one.keys() == two.keys()
+        for name in one:
+            equal(one[name], two[name])
+    else:
+        np.testing.assert_array_equal(np.asarray(one), np.asarray(two))

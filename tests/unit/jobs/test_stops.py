@@ -1,0 +1,131 @@
+"""A job that was killed, or stopped by Ctrl-C, goes on to the same bits; so do several workers."""
+
+import importlib
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from helpers.__main__ import main
+from helpers.scale import workers
+from tests.unit.jobs.cases import run, same
+
+KILLED_IN = {  # the function in whose n-th call the process ends
+    "fuse": ("helpers.jobs._fuse.solve", 2),
+    "localize": ("helpers.jobs._localize.find_molecules", 3),
+    "denoise": ("helpers.jobs._restore.save_tif", 1),
+    "deconvolve": ("helpers.jobs._restore.solve_tile", 3),
+    "field": ("helpers.jobs._volumes.reconstruct", 2),
+    "tomogram": ("helpers.jobs._volumes.save_tif", 1),
+    "xray-convert": ("PIL.Image.merge", 7),
+    "xray-train": ("helpers.training.loop.checkpoints.save", 2),
+    "xray-infer": ("helpers.jobs._xray.reconstruct", 2),
+}
+
+
+def counted(path, n, end, monkeypatch):
+    """Let the n-th call of a function `end`; gives the list of its calls."""
+    module, _, name = path.rpartition(".")
+    try:
+        owner = importlib.import_module(module)
+    except ModuleNotFoundError:
+        module, _, attribute = module.rpartition(".")
+        owner = getattr(importlib.import_module(module), attribute)
+    function, calls = getattr(owner, name), []
+
+    def counting(*arguments, **options):
+        calls.append(name)
+        if len(calls) == n:
+            end()
+        return function(*arguments, **options)
+
+    monkeypatch.setattr(owner, name, counting)
+    return calls
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("name", KILLED_IN)
+def test_a_killed_job_goes_on_to_the_same_bits(case, name, tmp_path, capsys, monkeypatch):
+    run(case(name), tmp_path / "whole", capsys)
+    path, n = KILLED_IN[name]
+    with monkeypatch.context() as patch:
+        counted(path, n, lambda: os.kill(os.getpid(), signal.SIGKILL), patch)
+        child = os.fork()
+        if child == 0:
+            main(case(name).call(tmp_path / "killed"))
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+    calls = counted(path, 99, lambda: None, monkeypatch)
+    run(case(name), tmp_path / "killed", capsys)
+    same(tmp_path / "whole", tmp_path / "killed")
+    if name in ("fuse", "localize", "deconvolve", "field", "xray-convert", "xray-infer"):
+        anew = tmp_path / "anew"
+        done = len(calls)
+        calls.clear()
+        run(case(name), anew, capsys)
+        assert done == len(calls) - (n - 1), "what was done before the kill is not done again"
+
+
+@pytest.mark.parametrize("name", KILLED_IN)
+def test_ctrl_c_ends_with_1_and_the_same_call_goes_on(case, name, tmp_path, capsys, monkeypatch):
+    def stop():
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        counted(*KILLED_IN[name], stop, patch)
+        assert main(case(name).call(tmp_path / "stopped")) == 1
+    assert capsys.readouterr().err == "stopped: the same call goes on from here\n"
+    run(case(name), tmp_path / "stopped", capsys)
+    run(case(name), tmp_path / "whole", capsys)
+    same(tmp_path / "whole", tmp_path / "stopped")
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with workers(2) as client:
+        yield client
+
+
+@pytest.mark.parametrize("name", ["fuse", "localize", "denoise", "deconvolve", "xray-infer"])
+def test_two_workers_give_the_same_bits(case, name, cluster, tmp_path, capsys):
+    address = cluster.scheduler.address
+    found = run(case(name), tmp_path / "two", capsys, "--scheduler", address)
+    expected = run(case(name), tmp_path / "one", capsys)
+    assert {r["input"] for r in found} == {r["input"] for r in expected}
+    same(tmp_path / "one", tmp_path / "two")
+
+
+def test_a_job_starts_workers_of_its_own(case, tmp_path, capsys):
+    run(case("deconvolve"), tmp_path / "two", capsys, "--workers", "2")
+    run(case("deconvolve"), tmp_path / "one", capsys)
+    same(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.parametrize("name", ["fuse", "localize"])
+def test_a_worker_that_is_killed_in_the_middle_changes_no_bit(case, name, tmp_path, capsys):
+    """Both workers die, one after the other, as soon as the first results are there."""
+    first = {"fuse": "job.json", "localize": ".parts/*/*.json"}[name]
+    out = tmp_path / "two"
+    with workers(2) as client:
+        before = client.run(os.getpid)
+        dead = []
+
+        def kill():
+            for number in before.values():
+                while not list(out.glob(f"*/**/{first}")):
+                    time.sleep(0.01)
+                os.kill(number, signal.SIGKILL)
+                dead.append(number)
+                time.sleep(2)
+
+        thread = threading.Thread(target=kill)
+        thread.start()
+        run(case(name), out, capsys, "--scheduler", client.scheduler.address)
+        thread.join()
+        client.wait_for_workers(2, timeout=60)
+        assert set(client.run(os.getpid).values()).isdisjoint(dead) and len(dead) == 2
+    run(case(name), tmp_path / "one", capsys)
+    same(tmp_path / "one", out)
