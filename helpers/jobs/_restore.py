@@ -142,7 +142,10 @@ def deconvolve(
             )
         sizes = [min(tile, n) for n in field]
         cores, around = plan(field, psf, sizes, reach)
-        ends = {"n_iter": n_iter or (30 if method == "lucy" else 200), "saturation": saturation}
+        ends: dict[str, Any] = {
+            "n_iter": n_iter or (30 if method == "lucy" else 200),
+            "saturation": saturation,
+        }
         ends |= {"background": background, "device": task.device}
         solve: Any = partial(richardson_lucy, read_noise=read_noise, **ends)
         leading = stack.shape[: -psf.ndim]
@@ -228,7 +231,8 @@ def _tile(
     at, core = _place(block[0], stack.shape[: -kernel.ndim])
     volume, inner = solve_tile(_Part(stack, at), core, around, kernel, solve)
     result = np.zeros((1, *size), np.float32)
-    result[(0, *(slice(0, c.stop - c.start) for c in core))] = volume[inner]
+    filled: Any = (0, *(slice(0, c.stop - c.start) for c in core))
+    result[filled] = volume[inner]
     return result
 
 

@@ -112,7 +112,11 @@ def field(
                 _keep(kept, fit.volume)
             volumes[number] = np.load(kept)
         z_step, pixel = (voxel_size[0], tuple(voxel_size[1:])) if voxel_size else (None, size)
-        known = {"pixel_size": pixel, "z_step": z_step, "unit": "µm" if voxel_size else unit}
+        known: dict[str, Any] = {
+            "pixel_size": pixel,
+            "z_step": z_step,
+            "unit": "µm" if voxel_size else unit,
+        }
         if pixel is None:
             known = {}
         axes, result = ("ZYX", volumes[0]) if views.ndim == 3 else ("TZYX", volumes)
@@ -223,7 +227,9 @@ def tomogram(
     if volume == "mrc":
         _save_mrc(target, result, pixel, unit)
     else:
-        known = {} if pixel is None else {"pixel_size": pixel, "z_step": pixel, "unit": unit}
+        known: dict[str, Any] = (
+            {"unit": unit, "pixel_size": pixel, "z_step": pixel} if pixel else {}
+        )
         save_tif(target, result, axes="ZYX", **known)
     return Outcome(target, [target], {"shape": list(result.shape), "tilts": len(tilts), **told})
 

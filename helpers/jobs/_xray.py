@@ -132,6 +132,7 @@ def xray_train(
     generator = torch.Generator().manual_seed(seed)
     net = load(start, "cpu") if start else FAMILIES[network].preset(size, generator=generator)
     drawn = {"max_gap": max_gap, "intervals": tuple(intervals or [1]), "seed": seed}
+    data: Any
     data, judge = _clips(task.path, drawn)
     result = train(
         net,
@@ -242,7 +243,7 @@ def xray_infer(
     parts: Any = done.open()
     target, more = task.folder / "movie.tif", task.folder / "movie.h5"
     files = [target, more]
-    known = {} if pixel_size is None else {"pixel_size": pixel_size, "unit": "µm"}
+    known: dict[str, Any] = {} if pixel_size is None else {"pixel_size": pixel_size, "unit": "µm"}
     for name in ("frames", "ensemble_std"):
         if name in parts:
             file = target if name == "frames" else task.folder / f"{name}.tif"
@@ -265,12 +266,14 @@ def xray_infer(
         tree["valid"] = samples.valid
     if scores:
         tree["table"] = {"time": tree["times"], "tau": tree["tau"], **scores}
-    save_h5(
-        more,
-        tree,
-        {"mode": mode, "network": network, **({"pixel_size_um": pixel_size} if pixel_size else {})},
-    )
-    told = {"frames": len(samples), "frames_new": min(done.n_new * chunk, len(samples))}
+    notes: dict[str, Any] = {"mode": mode, "network": network}
+    if pixel_size is not None:
+        notes["pixel_size_um"] = pixel_size
+    save_h5(more, tree, notes)
+    told: dict[str, Any] = {
+        "frames": len(samples),
+        "frames_new": min(done.n_new * chunk, len(samples)),
+    }
     told |= {k: float(np.mean(v)) for k, v in scores.items()}
     return Outcome(target, sorted(set(files)), told)
 
