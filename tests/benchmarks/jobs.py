@@ -1,0 +1,190 @@
+"""Long work from files to files: memory, kills, workers, overhead of a chunk, a thousand fields.
+
+``python -m tests.benchmarks jobs --frames 100000 --fields 1000``; alone on the machine, for the
+ratio of two workers to one. Every call is a process of its own, as a user starts it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import tifffile
+
+from helpers import fusion
+from helpers.io import Stack, load_table, save_h5
+from helpers.renderer.detect import localize
+from helpers.renderer.simulate import crowded_frames
+from helpers.scale import map_chunks
+
+from .harness import Table
+
+CHUNK = 1000
+
+
+def run(options):
+    """Give the tables one by one."""
+    folder = Path(tempfile.mkdtemp())
+    try:
+        yield _overhead(folder)
+        yield _localize(folder, options.frames)
+        yield _workers(folder, min(options.frames, 8 * CHUNK), min(options.fields, 100))
+        yield _fields(folder, options.fields)
+    finally:
+        shutil.rmtree(folder)
+
+
+def _overhead(folder, n=1000, work_s=0.1):
+    """CPU time that a chunk costs beside its work; the work is the same without chunks."""
+    movie = np.random.default_rng(0).random((n, 128, 128), dtype=np.float32)
+    table = Table(f"{n} chunks without a client", ("result", "work s", "more s", "%", "wanted"))
+
+    def busy():
+        end = time.process_time() + work_s
+        while time.process_time() < end:
+            pass
+
+    def image(block, start):
+        busy()
+        return block
+
+    def rows(block, start):
+        busy()
+        return np.rec.fromarrays([np.arange(10), np.ones(10)], names="frame,x")
+
+    for name, function in {"images": image, "tables": rows}.items():
+        begun = time.process_time()
+        map_chunks(function, movie, folder / name, chunk=1)
+        more = time.process_time() - begun - n * work_s
+        table.rows.append((name, n * work_s, more, 100 * more / (n * work_s), "< 2"))
+    return table
+
+
+def _movies(folder, n):
+    """A movie of n frames in separate pages, and the same as OME-Zarr."""
+    import zarr
+
+    options = {"emitters": 10, "photons": (900, 1100), "sigma": 1.3, "background": (5, 5)}
+    frames, _ = crowded_frames(200, (128, 128), read_noise=0, present=1.0, seed=1, **options)
+    mean = np.maximum(frames, 0)
+    pages = folder / "pages.tif"
+    store = zarr.open_group(folder / "movie.ome.zarr", mode="w")
+    array = store.create_array(
+        "0", shape=(n, 128, 128), chunks=(100, 128, 128), dtype="uint16",
+        dimension_names=["t", "y", "x"],
+    )  # fmt: skip
+    axes = [{"name": "t", "type": "time"}, *({"name": a, "type": "space"} for a in "yx")]
+    scale = [{"type": "scale", "scale": [1.0, 1.0, 1.0]}]
+    level = {"path": "0", "coordinateTransformations": scale}
+    store.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": [level]}]}
+    rng = np.random.default_rng(2)
+    with tifffile.TiffWriter(pages, bigtiff=True) as file:
+        for at in range(0, n, 200):
+            block = rng.poisson(mean).astype("uint16")[: n - at]
+            array[at : at + len(block)] = block
+            for frame in block:
+                file.write(frame, contiguous=False, photometric="minisblack", metadata=None)
+    return pages, folder / "movie.ome.zarr"
+
+
+def _call(*words):
+    return [sys.executable, "-m", "helpers", *map(str, words), "--device", "cpu", "--json"]
+
+
+def _timed(*words):
+    """Wall and CPU seconds, and the peak memory in GiB, of a call and its children."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    begun = time.perf_counter()
+    done = subprocess.run(_call(*words), capture_output=True, text=True)
+    wall = time.perf_counter() - begun
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    return wall, cpu, after.ru_maxrss / 2**20, lines
+
+
+def _localize(folder, n):
+    """Memory, the table of the call in memory, and five kills."""
+    title = f"cmx localize, {n} frames of 128 x 128, chunks of {CHUNK}"
+    columns = ("file", "s", "CPU s", "peak GiB", "molecules", "as in memory", "kills", "same bits")
+    table = Table(title, columns, notes=["wanted: peak < 2 GiB, equal, bit-equal after 5 kills"])
+    pages, store = _movies(folder, n)
+    with Stack(pages, gain=1.0, offset=0.0) as stack:
+        expected = localize(stack[...], 1.3, device="cpu")
+    for path in (pages, store):
+        words = ["localize", path, "--psf", 1.3, "--chunk", CHUNK]
+        wall, cpu, peak, (result,) = _timed(*words, "--out", folder / "whole")
+        found = load_table(result["output"])
+        equal = all(np.array_equal(found[k], expected[k]) for k in expected.dtype.names)
+        kills = _killed(words, folder / "killed", n // CHUNK)
+        _, _, _, (again,) = _timed(*words, "--out", folder / "killed")
+        same = np.array_equal(load_table(again["output"]), found)
+        row = (path.name, wall, cpu, peak, len(found), str(equal), kills, str(same))
+        table.rows.append(row)
+    return table
+
+
+def _killed(words, out, n_chunks, times=5):
+    """Kill the call at five moments, as soon as some more chunks are there; how often it ran."""
+    kills = 0
+    for k in range(times):
+        process = subprocess.Popen(_call(*words, "--out", out), stdout=subprocess.DEVNULL)
+        wanted = (k + 1) * n_chunks // (times + 1)
+        while process.poll() is None and len(list(out.glob("*/chunks/.parts/*/*.json"))) < wanted:
+            time.sleep(0.02)
+        kills += process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    return kills
+
+
+def _workers(folder, n_frames, n_fields):
+    """Two workers against one; the time of starting them counts."""
+    table = Table(
+        f"two workers against one: {n_frames} frames, {n_fields} fields",
+        ("job", "1: s", "CPU s", "2: s", "CPU s", "times", "wanted"),
+        notes=[f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}"],
+    )
+    _movies(folder, n_frames)
+    jobs = {
+        "localize": ["localize", folder / "pages.tif", "--psf", 1.3, "--chunk", 500],
+        "fuse": ["fuse", *_make_fields(folder / "few", n_fields), "--n-iter", 300],
+    }
+    for name, words in jobs.items():
+        one, two = (
+            _timed(*words, "--out", folder / f"{name}{n}", "--workers", n)[:2] for n in (1, 2)
+        )
+        table.rows.append((name, *one, *two, one[0] / two[0], ">= 1.7"))
+    return table
+
+
+def _make_fields(folder, n, size=256):
+    folder.mkdir()
+    data = fusion.simulate("dysco3", counts=2, seed=0, size=size)
+    rng = np.random.default_rng(0)
+    for k in range(n):
+        maps = {e: rng.poisson(m).astype("float32") for e, m in data.truth.items()}
+        save_h5(folder / f"f{k:04d}.h5", {"maps": maps, "haadf": data.haadf})
+    return sorted(folder.glob("*.h5"))
+
+
+def _fields(folder, n):
+    """One command for all fields; two of them are broken."""
+    title = f"cmx fuse, {n} fields of 256 x 256 x 3, two of them broken"
+    columns = ("exit", "s", "CPU s", "peak GiB", "fused", "listed as failed")
+    files = _make_fields(folder / "many", n)
+    for path in files[:2]:
+        path.write_bytes(path.read_bytes()[:1000])
+    wall, cpu, peak, lines = _timed("fuse", *files, "--out", folder / "fused", "--n-iter", 30)
+    failed = sum("error" in line for line in lines)
+    row = (1 if failed else 0, wall, cpu, peak, len(lines) - failed, failed)
+    return Table(title, columns, [row])
