@@ -75,8 +75,12 @@ def configure(app, config):
     config.html_search_scorer = str(scorer)
 
 
-def add_keywords(app, doctree, docname):
-    """Give the page its keywords as metadata, which the search reads like text."""
+def add_metadata(app, doctree, docname):
+    """Give the page its keywords, which the search reads like text, and its first words."""
+    first = next(doctree.findall(nodes.paragraph), None)
+    if first:
+        words = " ".join(first.astext().split())
+        doctree.insert(0, nodes.meta(name="description", content=words))
     words = dict.fromkeys(English({}).split(" ".join(read(app.srcdir).get(docname, ()))))
     if words:  # one by one: Sphinx takes what stands between commas for a word
         doctree.insert(0, nodes.meta(name="keywords", content=", ".join(words)))
@@ -86,5 +90,5 @@ def setup(app):
     """Register with Sphinx."""
     app.add_search_language(English)
     app.connect("config-inited", configure)
-    app.connect("doctree-resolved", add_keywords)
+    app.connect("doctree-resolved", add_metadata)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
