@@ -15,6 +15,7 @@ import os
 import pkgutil
 from dataclasses import dataclass, field
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -106,7 +107,7 @@ def names() -> list[str]:
     Examples
     --------
     >>> names()
-    ['core_shell', 'dysco3', 'epfl_worm', 'hagen_actin']
+    ['core_shell', 'dysco3', 'epfl_worm', 'hagen_actin', 'pd_tio2_edx']
     """
     return sorted(registry())
 
@@ -216,9 +217,12 @@ def find(name: str) -> tuple[Path, Origin] | None:
         if "files" in card:
             if _stacks(folder, card):
                 return folder, origin
-        elif (path := folder / card["file"]).exists():
-            _verify(path, card)
-            return path, origin
+        else:
+            # one folder for all sets, or a folder of its name for each
+            for home in (folder, folder / name, folder / "measured" / name):
+                if (path := home / card["file"]).exists():
+                    _verify(path, card)
+                    return path, origin
     return None
 
 
@@ -321,4 +325,18 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         return load_h5(path)[0]
     if path.suffix in (".tif", ".tiff"):
         return {"image": load_tif(path).image}
-    raise ValueError(f"{path.name}: use .npz, .h5 or .tif in the registry")
+    if path.suffix == ".bcf":
+        return _read_bcf(path)
+    raise ValueError(f"{path.name}: use .npz, .h5, .tif or .bcf in the registry")
+
+
+def _read_bcf(path: Path) -> dict[str, np.ndarray]:
+    """Image and spectra of a Bruker file, and the energies in keV."""
+    try:
+        reader = import_module("rsciio.bruker").file_reader
+    except ImportError as error:
+        raise ValueError(f"{path} is read by rsciio: pip install rosettasciio") from error
+    image, spectra = reader(str(path))
+    axis = spectra["axes"][-1]
+    energies = axis["offset"] + axis["scale"] * np.arange(axis["size"])
+    return {"HAADF": image["data"], "EDX": spectra["data"], "energies": energies}

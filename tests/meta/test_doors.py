@@ -93,8 +93,8 @@ def room_of(module):
     return ".".join(parts[:2]) if parts[0] in PARTS else ""
 
 
-# 310 at first; check_camera and CameraCheck brought two, fusion.counts five
-NAMES_AT_MOST = 317
+# 310 at first; check_camera and CameraCheck brought two, fusion.counts five, fusion.scan seven
+NAMES_AT_MOST = 324
 
 
 def test_there_are_few_public_names():
