@@ -14,8 +14,8 @@ from ._lines import choose_line, split, table
 from ._read import Scan, blocks, total
 from ._spectrum import Axis, SpectrumFit, calibrate, fit
 
-# Elements of the grid, the detector and the air, fitted wherever they are not asked for.
-STRAY = ("C", "O", "Si", "Cu")
+# Elements of grid, membrane, detector and air, fitted wherever they are not asked for.
+STRAY = ("C", "N", "O", "Si", "Cu")
 HALF_WINDOW = 0.85  # of the full width at half maximum: 2 standard deviations to each side
 BACKGROUND_ERROR = 0.25  # relative error at which the smoothing of a background stops
 TOO_LIKE = 0.25  # relative error of an amount above which two elements cannot be told apart
@@ -102,8 +102,8 @@ def maps_from_spectra(
         Symbols, ``["Ti", "O"]``, or lines, ``["Pd_La", "O"]``. A symbol takes the hardest shell
         below 12 keV; for energy losses the main edge.
     others : sequence of str
-        Symbols of further elements that are in the specimen, fitted but not mapped. C, O, Si and
-        Cu always are. For energy losses they are not used.
+        Symbols of further elements that are in the specimen, fitted but not mapped. C, N, O, Si
+        and Cu always are. For energy losses they are not used.
     windows : dict of (low, high), optional
         By symbol, in place of 2 standard deviations to each side of the line, in keV. For energy
         losses ``((fit_low, fit_high), (low, high))`` in eV.
