@@ -16,7 +16,7 @@ Rng = np.random.Generator | torch.Generator
 class NoiseModel(Protocol):
     """Camera noise as the solvers see it: `Poisson`, or any object with these methods."""
 
-    def deviance(self, rate: Any, counts: Any, *, reduction: str = "sum") -> Any:
+    def deviance(self, rate: Any, counts: Any, *, reduction: Reduction = "sum") -> Any:
         """Twice the log-likelihood lost against ``rate = counts``."""
 
     def score(self, rate: Any, counts: Any) -> Any:

@@ -292,7 +292,7 @@ def psf_from_pupil(
 
 
 def squared_modulus(field: torch.Tensor) -> torch.Tensor:
-    """Intensity of a complex tensor, with a gradient at zero, too."""
+    """Intensity of a complex tensor, with a gradient also at zero."""
     return field.real.square() + field.imag.square()
 
 

@@ -1,4 +1,4 @@
-"""Between encoder and mapper: what each number of an encoder will become."""
+"""Channels: which output of an encoder becomes which parameter."""
 
 from __future__ import annotations
 

@@ -152,7 +152,7 @@ class _Walk:
             self.digest.update(np.ascontiguousarray(array).tobytes())
 
     def function(self, function: Any) -> None:
-        """Functions of this package by their name; those of others by what they do, too."""
+        """Functions of this package by their name; those of others also by their code."""
         self.say("function", _home(function), function.__qualname__)
         self.add(function.__defaults__)
         self.add(function.__kwdefaults__)

@@ -17,7 +17,7 @@ def deform_conv2d(
     bias: torch.Tensor | None = None,
     groups: int = 1,
 ) -> torch.Tensor:
-    r"""Convolve with taps that are displaced and weighed anew at every pixel.
+    r"""Convolve with taps whose displacements and weights differ from pixel to pixel.
 
     Parameters
     ----------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -102,23 +103,23 @@ class Blur:
         self._take(kernel)
         warn_of_flaws(kernel, off_centre=0.75, normalised=True)
 
-    def _take(self, kernel):
+    def _take(self, kernel: torch.Tensor) -> None:
         self.kernel = _within_reach(_checked(kernel), self.out_shape, self.margin)
         axes = range(kernel.ndim)
         self.grid = self.out_shape if self.periodic else tuple(map(self._grid_size, axes))
-        self._transfers = {}
+        self._transfers: dict[Any, torch.Tensor] = {}
 
-    def _grid_size(self, axis):
+    def _grid_size(self, axis: int) -> int:
         size, m = self.kernel.shape[axis], self.margin[axis]
         reach = max(size // 2, (size - 1) // 2)
         return next_fast_len(max(self.in_shape[axis], self.out_shape[axis] + m + reach), real=True)
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: ArrayT) -> ArrayT:
         r"""Images (..., \*out_shape) of the object `x` (..., \*in_shape)."""
         t = self._checked_input(x, self.in_shape, "object")
         return like(self.crop(self.inverse(self.forward(t) * self.transfer(t))), x)
 
-    def adjoint(self, y: Array) -> Array:
+    def adjoint(self, y: ArrayT) -> ArrayT:
         r"""The images `y` (..., \*out_shape) smeared back over (..., \*in_shape)."""
         t = self._checked_input(y, self.out_shape, "images")
         before = torch.nn.functional.pad(t, self._pads())
@@ -137,9 +138,9 @@ class Blur:
 
     def crop(self, x: ArrayT) -> ArrayT:
         r"""The part of an object (..., \*in_shape) that lies in the field."""
-        return x[
-            (..., *(slice(m, m + n) for m, n in zip(self.margin, self.out_shape, strict=True)))
-        ]
+        sides: Any = zip(self.margin, self.out_shape, strict=True)
+        inside: Any = (..., *(slice(m, m + n) for m, n in sides))
+        return x[inside]
 
     # The parts of a blur, for solvers that stay on the grid of its transforms.
 
@@ -153,7 +154,8 @@ class Blur:
 
     def inside(self, t: torch.Tensor) -> torch.Tensor:
         """The object with its margin, of a tensor on the grid."""
-        return t[(..., *(slice(n) for n in self.in_shape))]
+        inside: Any = (..., *(slice(n) for n in self.in_shape))
+        return t[inside]
 
     def transfer(self, t: torch.Tensor) -> torch.Tensor:
         """Transfer function of the kernel, in the precision and on the device of `t`."""
@@ -169,10 +171,10 @@ class Blur:
         shifts = [-(k // 2) for k in kernel.shape]
         return self.forward(rolled.roll(shifts, tuple(range(kernel.ndim))))
 
-    def _pads(self):
+    def _pads(self) -> list[int]:
         return [n for m in self.margin[::-1] for n in (m, 0)]
 
-    def _checked_input(self, x, shape, name):
+    def _checked_input(self, x: Array, shape: tuple[int, ...], name: str) -> torch.Tensor:
         t = to_tensor(x)
         if tuple(t.shape[t.ndim - len(shape) :]) != shape:
             raise ValueError(
@@ -182,7 +184,7 @@ class Blur:
         return t
 
 
-def _checked(kernel):
+def _checked(kernel: torch.Tensor) -> torch.Tensor:
     if not bool(torch.isfinite(kernel).all()) or bool((kernel < 0).any()):
         raise ValueError("the kernel has NaN, infinite or negative values: it must be light")
     if not bool((kernel > 0).any()):
@@ -190,7 +192,9 @@ def _checked(kernel):
     return kernel
 
 
-def _within_reach(kernel, shape, margin):
+def _within_reach(
+    kernel: torch.Tensor, shape: Sequence[int], margin: Sequence[int]
+) -> torch.Tensor:
     """The part of the kernel that can carry light from the object to the camera."""
     for axis, (n, m) in enumerate(zip(shape, margin, strict=True)):
         size = kernel.shape[axis]
@@ -245,7 +249,7 @@ def widefield_kernel(pupil: Pupil, shape: Sequence[int], z_step: float, *, plane
         )
     padded = [n + 2 for n in shape]
     z = (np.arange(padded[0]) - padded[0] // 2) * z_step
-    kernel = to_tensor(psf_from_pupil(pupil, tuple(padded[1:]), z=z))
+    kernel = to_tensor(psf_from_pupil(pupil, (padded[1], padded[2]), z=z))
     for axis, a in enumerate((1 / 24, 1 / 12, 1 / 12)):
         n = shape[axis]
         parts = [kernel.narrow(axis, start, n) for start in range(3)]

@@ -67,6 +67,7 @@ class BlindSpot(nn.Module):
     window: torch.Tensor
     centre: torch.Tensor
     scale: torch.Tensor
+    card: dict[str, Any]
 
     def __init__(
         self,
@@ -178,7 +179,7 @@ def save(network: BlindSpot, path: str | Path, card: Mapping[str, Any]) -> None:
         With `data`, `seed`, `steps` and `metric`.
     """
     half = {name: tensor.half() for name, tensor in network.state_dict().items()}
-    checkpoints.save(path, {"settings": network.settings, "network": half}, card)
+    checkpoints.save(path, {"settings": network.settings, "network": half}, dict(card))
 
 
 def load(path: str | Path | None = None, device: str | torch.device | None = None) -> BlindSpot:

@@ -122,7 +122,7 @@ def retrieve(
     >>> {j: round(c, 2) for j, c in found.coefficients.items()}
     {5: 0.08, 7: -0.05}
     """
-    noise = noise or Poisson()
+    model: NoiseModel = noise or Poisson()
     modes = checked_modes(modes, pupil)
     images = wide_tensor(stack, device)
     if images.ndim not in (3, 4):
@@ -132,14 +132,14 @@ def retrieve(
     single = images.ndim == 3
     images = images[None] if single else images
     planes = checked_planes(z, images.shape[1])
-    images, use, level = checked_images(images, mask, saturation, noise)
-    bundle = _bundle(images, use, pupil, modes, planes, noise)
+    images, use, level = checked_images(images, mask, saturation, model)
+    bundle = _bundle(images, use, pupil, modes, planes, model)
     coefficients = coefficients_of(pupil, modes, images)
     with _Watch(callback, progress, n_iter, modes) as watch:
         coefficients, places, deviance, history, converged = bundle.minimize(
             coefficients, places_of_beads(images, use), n_iter, tol, watch
         )
-    settings = {"noise": type(noise).__name__, "n_iter": n_iter, "tol": tol}
+    settings = {"noise": type(model).__name__, "n_iter": n_iter, "tol": tol}
     return result_of(
         bundle, coefficients, places, deviance, history, converged, level, settings, single
     )
@@ -214,7 +214,7 @@ def retrieve_from_blinks(
     >>> bool(abs(found.coefficients[5] - 0.09) < 0.01)
     True
     """
-    noise = noise or Poisson()
+    model: NoiseModel = noise or Poisson()
     modes = checked_modes(modes, pupil)
     images = wide_tensor(images, device)
     if images.ndim != 3:
@@ -227,7 +227,7 @@ def retrieve_from_blinks(
         )
     if not depth > 0 or depth > 20:
         raise ValueError(f"depth is {depth}: give a positive length in µm, not nm")
-    images, use, level = checked_images(images[:, None], mask, saturation, noise)
+    images, use, level = checked_images(images[:, None], mask, saturation, model)
     first = pupil if start is None else start.pupil
     if not tells_above_from_below(first):
         warnings.warn(
@@ -235,7 +235,7 @@ def retrieve_from_blinks(
             "answer or its twin: start with a little astigmatism, such as zernikes={5: 0.05}",
             stacklevel=2,
         )
-    bundle = _bundle(images, use, pupil, modes, [0.0], noise, depth)
+    bundle = _bundle(images, use, pupil, modes, [0.0], model, depth)
     coefficients = coefficients_of(first, modes, images)
     places: Any = None if start is None else places_of_fit(start, images)
     deviance: Any = None if start is None else bundle.equations(coefficients, places)[0]
@@ -254,7 +254,7 @@ def retrieve_from_blinks(
             if steps >= n_iter:
                 break
     settings = {
-        "noise": type(noise).__name__, "n_iter": n_iter, "tol": tol, "depth": depth,
+        "noise": type(model).__name__, "n_iter": n_iter, "tol": tol, "depth": depth,
     }  # fmt: skip
     return result_of(
         bundle, coefficients, places, deviance, history, converged, level, settings, False

@@ -21,7 +21,7 @@ class _Gaussians(Renderer):
 
     def width_slopes(
         self, full: Mapping[str, torch.Tensor], name: str
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Derivatives of both widths by the parameter `name`; None where there is none."""
         raise NotImplementedError(f"{type(self).__name__} has no method `width_slopes`")
 
@@ -54,7 +54,7 @@ class _Gaussians(Renderer):
                 columns.append(_outer(photons * down_y, across))
             else:
                 slope_x, slope_y = self.width_slopes(full, name)
-                column = 0
+                column: Any = 0
                 if slope_x is not None:
                     column = _outer(down, photons * slope_x[..., None] * across_s)
                 if slope_y is not None:
@@ -158,7 +158,7 @@ class Gaussian2D(_Gaussians):
 
     def width_slopes(
         self, full: Mapping[str, torch.Tensor], name: str
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Derivatives of both widths by `name`: one, or None where the width does not depend."""
         one = torch.ones_like(full["x"])
         return (None if name == "sigma_y" else one), (None if name == "sigma_x" else one)

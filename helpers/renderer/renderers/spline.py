@@ -20,6 +20,8 @@ FADE = 4  # pixels of darkness around the samples, in which their spline rings o
 class _Spline(Renderer):
     """Sum of shifted point images on a background."""
 
+    z_step: float
+
     def __init__(
         self, image_shape: Sequence[int], psf: torch.Tensor, params: Sequence[Param]
     ) -> None:
@@ -223,11 +225,11 @@ class Spline3D(_Spline):
     def __init__(self, image_shape: Sequence[int], psf: Array, z_step: float) -> None:
         if not z_step > 0:
             raise ValueError(f"z_step is {z_step}: give the distance of the planes in µm")
-        psf = _checked_psf(psf, 3)
-        reach = (len(psf) - 1) / 2 * z_step
+        checked = _checked_psf(psf, 3)
+        reach = (len(checked) - 1) / 2 * z_step
         if reach > 20:
             raise ValueError(
                 f"z_step is {z_step:g}, so the stack spans {2 * reach:g} µm: divide nm by 1000"
             )
-        super().__init__(image_shape, psf, [Param("z", "µm", Bounded(-reach, reach))])
+        super().__init__(image_shape, checked, [Param("z", "µm", Bounded(-reach, reach))])
         self.z_step = float(z_step)

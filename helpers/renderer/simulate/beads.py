@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from scipy.special import eval_jacobi
@@ -136,13 +136,13 @@ def aberrated_psf(
     """
     microscope = microscope or Microscope()
     height, width = _checked_shape(shape)
-    x, y, z = _broadcast(x=x, y=y, z=z)
+    at: Any = _broadcast(x=x, y=y, z=z)
     na, wavelength, index = microscope.na, microscope.wavelength, microscope.index
     # steps of the phase from node to node are what the quadrature must resolve
     cut_off = 2 * math.pi * na / wavelength * microscope.pixel_size
-    reach = cut_off * (math.hypot(width, height) / 2 + float(np.hypot(x, y).max(initial=0)))
+    reach = cut_off * (math.hypot(width, height) / 2 + float(np.hypot(*at[:2]).max(initial=0)))
     depth = 2 * math.pi / wavelength * (index - math.sqrt(index**2 - na**2))
-    bend = depth * float(np.abs(z).max(initial=0))
+    bend = depth * float(np.abs(at[2]).max(initial=0))
     bend += 2 * math.pi * 3 * sum(abs(c) for c in aberrations.values())
     q, qx, qy, weights = _nodes(24 + int((reach + bend) / 2), 32 + 2 * int((reach + bend) / 1.6))
 
@@ -153,8 +153,8 @@ def aberrated_psf(
     columns = np.arange(width) - (width - 1) / 2
     down = np.exp(2j * np.pi * lateral * rows[:, None] * qy)
     along = np.exp(2j * np.pi * lateral * columns[:, None] * qx)
-    psf = np.empty((len(z), height, width))
-    for k, (x_k, y_k, z_k) in enumerate(zip(x, y, z, strict=True)):
+    psf = np.empty((len(at[2]), height, width))
+    for k, (x_k, y_k, z_k) in enumerate(zip(*at, strict=True)):
         phase = wavefront + z_k * axial - lateral * (qx * x_k + qy * y_k)
         field = (down * (weights * np.exp(2j * np.pi * phase))) @ along.T
         psf[k] = field.real**2 + field.imag**2
@@ -219,7 +219,7 @@ def bead_stack(
     stage = np.linspace(-reach, reach, int(planes))
     place = {"x": x, "y": y, "z": z, "photons": photons, "background": background}
     full = np.ones(len(stage))
-    place = {name: float(value) * full for name, value in place.items()}
+    place = {name: float(cast(float, value)) * full for name, value in place.items()}
     rng = np.random.default_rng(seed)
     return _photograph(shape, aberrations, stage, place, read_noise, microscope, rng)
 

@@ -47,7 +47,7 @@ class Lattice:
         return np.asarray(cells, float) @ self.basis.T + self.origin
 
     def turned(self, like: Lattice) -> Lattice:
-        """Number the cells anew, so that both directions are closest to those of another basis."""
+        """Renumber the cells, so that both directions are closest to those of another basis."""
         best, score = np.eye(2), -np.inf
         quarter = np.array([[0, -1], [1, 0]])
         for turns in range(4):

@@ -43,7 +43,7 @@ class Misaligned(NamedTuple):
 
 
 class Misalignments:
-    r"""Movies whose coarse camera is turned, stretched and shifted anew in every sample.
+    r"""Movies whose coarse camera is turned, stretched and shifted at random in every sample.
 
     Parameters
     ----------

@@ -45,7 +45,7 @@ def negative_psnr(
 
 @dataclass(frozen=True)
 class PoissonLR:
-    r"""Photon noise on the coarse frames, of an exposure that is drawn anew for each sample.
+    r"""Photon noise on the coarse frames, of an exposure that is drawn for each sample.
 
     Attributes
     ----------
