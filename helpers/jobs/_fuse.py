@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
+from ..fusion.counts import fuse_counts
 from ..fusion.model import atomic_number, normalize
 from ..fusion.solver import fuse as solve
 from ..io.files import load_h5, load_tif
@@ -29,6 +30,7 @@ def fuse(
     *,
     elements: Annotated[list[str], known] | None = None,
     haadf: str = "haadf",
+    counts: bool = False,
     scale: bool = True,
     gamma: Annotated[float, AtLeast(1)] = 1.6,
     lambda_haadf: NotNegative | None = None,
@@ -49,6 +51,8 @@ def fuse(
         Symbols of the elements to fuse; left out, all that the field has.
     haadf : str
         Name of the HAADF image.
+    counts : bool
+        The maps are counts: fuse them by helpers.fusion.fuse_counts, which takes no weights.
     scale : bool
         Scale HAADF and maps to the range that the default weights are meant for.
     gamma : float
@@ -75,6 +79,13 @@ def fuse(
     maps: Any
     image, maps, known_size, known_unit = _read(task.path, haadf, elements)
     size, length = (known_size, known_unit) if pixel_size is None else (pixel_size, unit)
+    if counts:
+        found = fuse_counts(image, maps)
+        found.save(task.folder, pixel_size=size, unit=length)
+        files = [task.folder / f"{name}.tif" for name in [*maps, "haadf"]]
+        amounts = {name: round(net, 1) for name, (net, _) in found.totals.items()}
+        files.insert(0, task.folder / "fusion.h5")
+        return Outcome(task.folder, files, {"elements": list(maps), "net_counts": amounts})
     raw = {haadf: image, **maps}
     if scale:
         image, maps = normalize(image, maps)

@@ -18,6 +18,7 @@ BENCHMARKS = (
     "fusion_solvers",
     "fusion_cuda",
     "fusion_thinning",
+    "fusion_counts",
     "inr_forward",
     "inr_fields",
     "inr_quality",

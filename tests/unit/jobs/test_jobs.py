@@ -53,6 +53,19 @@ def test_fuse_equals_the_page(case, tmp_path, capsys):
         np.testing.assert_allclose(found.maps[name], expected.maps[name], atol=1e-5)
 
 
+def test_fuse_of_counts_equals_the_page(tmp_path, capsys):
+    data = fusion.simulate("dysco3", counts=2, seed=0, size=32)
+    np.savez(tmp_path / "field.npz", haadf=data.haadf, **data.counts)
+    call = ["fuse", str(tmp_path / "field.npz"), "--out", str(tmp_path / "out"), "--counts"]
+    assert main([*call, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    expected = fusion.fuse_counts(data.haadf, data.counts)
+    found = fusion.CountFusion.load(tmp_path / "out" / "field")
+    for name, (net, _) in expected.totals.items():
+        np.testing.assert_allclose(found.maps[name], expected.maps[name], rtol=0.01, atol=0.01)
+        assert told["net_counts"][name] == round(net, 1)
+
+
 def test_localize_equals_the_page(case, tmp_path, capsys):
     (result,) = run(case("localize"), tmp_path, capsys)
     with Stack(case("localize").files[0], gain=2, offset=100) as stack:
