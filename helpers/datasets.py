@@ -1,6 +1,7 @@
 """Measured data by name, checked to the last bit; their simulated twins when there is no network.
 
-`load` looks in ``HELPERS_DATA_DIR``, then in the cache, then downloads. Only a missing network
+`load` looks in ``HELPERS_DATA_DIR`` and its folder of the data set's name, then in the cache, then
+downloads. Only a missing network
 leads to the twin, and the data set says so. A damaged file is an error, never a twin.
 
 Some data sets are large, or are published without a checksum: their cards say how a reader fetches
@@ -107,7 +108,7 @@ def names() -> list[str]:
     Examples
     --------
     >>> names()
-    ['core_shell', 'dysco3', 'epfl_worm', 'hagen_actin', 'pd_tio2_edx']
+    ['core_shell', 'dysco3', 'epfl_worm', 'hagen_actin', 'needle_et', 'pd_tio2_edx']
     """
     return sorted(registry())
 
@@ -212,7 +213,9 @@ def find(name: str) -> tuple[Path, Origin] | None:
         raise FileNotFoundError(
             f"HELPERS_DATA_DIR is {own!r}, which is not a folder: correct or unset it"
         )
-    folders: list[tuple[Path, Origin]] = [(Path(own), "local")] if own else []
+    # one folder for all files, or one for each set
+    places = [Path(own), Path(own) / name, Path(own) / "measured" / name] if own else []
+    folders: list[tuple[Path, Origin]] = [(place, "local") for place in places]
     for folder, origin in [*folders, (cache_folder(), "cache")]:
         if "files" in card:
             if _stacks(folder, card):

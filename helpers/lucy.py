@@ -232,14 +232,15 @@ class Counts:
             used = used & ~(data >= saturation)
         if not bool(used.any()):
             raise ValueError("no pixel is left: all are saturated or excluded by `mask`")
-        _check_counts(data[used])
+        _check_counts(data[used], read_noise)
         level = to_tensor(background, dtype=data.dtype).to(data.device)
         _check_background(background, level, data)
         if not 0 <= read_noise < math.inf:
             raise ValueError(f"read_noise is {read_noise}: give electrons, zero or more")
         self.device = pick_device(device)
         self.n_masked = int((~used).sum())
-        y = torch.where(used, data, data.new_zeros(())).clamp(min=0) + used * read_noise**2
+        y = torch.where(used, data, data.new_zeros(()))
+        y = (y + used * read_noise**2).clamp(min=0)  # what noise pushes below counts as dark
         if self.device.type == "mps":  # which has no float64
             y, level = y.float(), level.float()
         self.y = y.to(self.device)
@@ -282,14 +283,16 @@ class Counts:
         return x.clone()
 
 
-def _check_counts(used: torch.Tensor) -> None:
+def _check_counts(used: torch.Tensor, read_noise: float) -> None:
     if not bool(used.isfinite().all()):
         raise ValueError("the counts hold NaN or infinity: exclude them, mask=np.isfinite(counts)")
-    # what a Fourier transform leaves of zero is not a negative count
-    if bool((used < -1e-6 * used.abs().max()).any()):
+    # what a Fourier transform leaves of zero is not a negative count; read noise makes real ones
+    least = -max(1e-6 * float(used.abs().max()), 10 * read_noise if read_noise > 0 else 0.0)
+    if bool((used < least).any()):
         raise ValueError(
             f"the counts hold negative values, down to {float(used.min()):.3g}: give "
             "photo-electrons with the background in them, and the background apart"
+            + (f"; read noise of {read_noise:g} does not reach so far" if read_noise > 0 else "")
         )
 
 

@@ -6,6 +6,7 @@ from lazy_loader import attach
 __getattr__, __dir__, __all__ = attach(
     __name__,
     [
+        "align",
         "archive",
         "deconvolve",
         "diffraction",

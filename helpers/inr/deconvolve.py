@@ -99,7 +99,7 @@ def choose_iterations(
     rng = np.random.default_rng(seed)
     # The variance of rounding is 1/12: with it, mean and variance are those of Poisson counts.
     shift = read_noise**2 + 1 / 12 if read_noise else 0.0
-    photons = np.rint(to_numpy(counts) + shift).astype(np.int64)
+    photons = np.rint(to_numpy(counts) + shift).clip(min=0).astype(np.int64)
     share = 1 / n_folds
     offset = torch.as_tensor(background + shift, dtype=torch.float32, device=device)
     noise, rest, score = Poisson(), photons, np.zeros(n_max + 1)

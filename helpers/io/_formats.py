@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -165,8 +166,12 @@ def _of_element_size(item: Any) -> Calibration:
 def open_mrc(path: Path) -> Opened:
     """Open an MRC file as a memory map; returns as `open_tiff`."""
     mrcfile = _package("mrcfile", path)
+    old = _before_2000(path)
     try:
-        file = mrcfile.mmap(path, mode="r", permissive=False)
+        with warnings.catch_warnings():
+            if old:  # every point that is missing in its header is warned of
+                warnings.simplefilter("ignore", RuntimeWarning)
+            file = mrcfile.mmap(path, mode="r", permissive=old)
     except (ValueError, OSError) as error:
         raise ValueError(f"{path} is not a whole MRC file ({error})") from error
     sizes = {axis.upper(): float(file.voxel_size[axis]) for axis in "xyz"}
@@ -177,6 +182,18 @@ def open_mrc(path: Path) -> Opened:
     if data.ndim == 4:
         return Lazy(data), "TZYX", calibration, file.close
     return Lazy(data), "ZYX", calibration, file.close
+
+
+def _before_2000(path: Path) -> bool:
+    """True for a whole MRC file without the word MAP, as some microscopes still write."""
+    with open(path, "rb") as file:
+        header = file.read(1024)
+    if len(header) < 1024 or header[208:212] == b"MAP ":
+        return False
+    x, y, z, mode = np.frombuffer(header, "<i4", 4).tolist()
+    extended = int(np.frombuffer(header, "<i4", 1, 92)[0])
+    size = {0: 1, 1: 2, 2: 4, 6: 2}.get(mode, 0) * x * y * z
+    return size > 0 and path.stat().st_size == 1024 + extended + size
 
 
 def open_raw(path: Path) -> Opened:

@@ -15,7 +15,8 @@ def load_tilt_angles(path: str | Path) -> np.ndarray:
     Parameters
     ----------
     path : str or Path
-        ``.tlt`` or ``.rawtlt``: one angle a line. An ``.xf`` file has no tilts but the alignment
+        ``.tlt`` or ``.rawtlt``: one angle a line. An ``.mrc`` file of a microscope that writes
+        them in front of the images. An ``.xf`` file has no tilts but the alignment
         of each image (`load_alignment`): then the angles are those of the ``.tlt`` or ``.rawtlt``
         with its name, and there must be as many.
 
@@ -50,11 +51,30 @@ def load_tilt_angles(path: str | Path) -> np.ndarray:
         if len(angles) != n_images:
             raise ValueError(f"{found} has {len(angles)} angles but {path.name} {n_images} images")
         return angles
+    if path.suffix.lower() == ".mrc":
+        return _from_header(path)
     if path.suffix.lower() not in TILTS:
-        raise ValueError(f"{path}: give a file that ends on {', '.join((*TILTS, '.xf'))}")
+        raise ValueError(f"{path}: give a file that ends on {', '.join((*TILTS, '.xf', '.mrc'))}")
     angles = _numbers(path, 1)[:, 0]
     if (np.abs(angles) > 180).any():
         raise ValueError(f"{path} has the angle {angles[np.abs(angles) > 180][0]:g}: degrees?")
+    return angles
+
+
+def _from_header(path: Path) -> np.ndarray:
+    """Angles of the first FEI format: for each image 32 numbers, the first of them the tilt."""
+    with open(path, "rb") as file:
+        header = file.read(1024)
+        if len(header) < 1024:
+            raise ValueError(f"{path} stops within its header: copy it again")
+        n, size = int(np.frombuffer(header, "<i4", 1, 8)[0]), np.frombuffer(header, "<i4", 1, 92)
+        extended = file.read(int(size[0]))
+    known = header[104:108].strip(b"\0 ") == b"" and len(extended) >= 128 * n > 0
+    angles = np.frombuffer(extended, "<f4")[: 32 * n : 32].astype(float) if known else np.zeros(1)
+    if not known or not np.isfinite(angles).all() or np.abs(angles).max() > 180 or not angles.any():
+        raise ValueError(
+            f"{path} has no tilts that can be read in front of its images: give a .tlt or .rawtlt"
+        )
     return angles
 
 

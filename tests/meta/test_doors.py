@@ -93,8 +93,9 @@ def room_of(module):
     return ".".join(parts[:2]) if parts[0] in PARTS else ""
 
 
-# 310 at first; check_camera and CameraCheck brought two, fusion.counts five, fusion.scan seven
-NAMES_AT_MOST = 324
+# 310 at first; check_camera and CameraCheck brought two, fusion.counts five, fusion.scan seven,
+# inr.align two
+NAMES_AT_MOST = 326
 
 
 def test_there_are_few_public_names():

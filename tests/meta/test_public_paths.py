@@ -22,6 +22,7 @@ fusion: simulate Fusion subtract_power_law subtract_vacuum
 fusion.counts: fuse_counts CountFusion bootstrap without_haadf
 inr.lightfield: Optics psf LightField richardson_lucy view_enhanced
 inr.tomography: ParallelBeam sirt missing_wedge
+inr.align: tilts
 inr.diffraction: MultiSlice
 inr.fields: PositionalEncoding RadialEncoding FeatureGrid HashGrid MLP Field Voxels paper_field
 inr.fit: fit fit_sequence reconstruct

@@ -6,10 +6,12 @@ import copy
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
 from ..._arrays import Array, ArrayT, like, to_tensor
+from .._checks import chosen
 from ..diffraction.led_array import Microscope
 from .led_array import Illumination
 
@@ -81,8 +83,14 @@ class Born:
         )
         self._on: dict = {}
 
-    def select(self, leds: Sequence[int]) -> Born:
-        """Give the operator of some LEDs: an index array, a mask or a slice."""
+    @property
+    def voxel_size(self) -> tuple[float, float, float]:
+        """Steps (z, y, x) in um, as `Microscope` has them."""
+        return self.optics.voxel_size
+
+    def select(self, leds: Sequence[int] | np.ndarray | slice) -> Born:
+        """Give the operator of some LEDs: their numbers, a mask or a slice."""
+        leds = chosen(leds, len(self.leds), "LEDs")
         part = copy.copy(self)
         part.leds, part.bright = self.leds[leds], self.bright[leds]
         part.transfer, part._on = self.transfer[leds], {}

@@ -10,11 +10,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch.utils.checkpoint import checkpoint
 
 from ..._arrays import ArrayT, like, to_tensor
+from .._checks import chosen
 from ..diffraction.led_array import Microscope
 from .led_array import Illumination
 
@@ -89,8 +91,14 @@ class MultiSlice:
         self._bins, self._delay = self._light.bins, self._light.delay
         self._transfers: dict = {}
 
-    def select(self, leds: Sequence[int]) -> MultiSlice:
-        """Give the model of some LEDs: an index array, a mask or a slice."""
+    @property
+    def voxel_size(self) -> tuple[float, float, float]:
+        """Steps (z, y, x) in um, as `Microscope` has them."""
+        return self.optics.voxel_size
+
+    def select(self, leds: Sequence[int] | np.ndarray | slice) -> MultiSlice:
+        """Give the model of some LEDs: their numbers, a mask or a slice."""
+        leds = chosen(leds, len(self.leds), "LEDs")
         part = copy.copy(self)
         part.leds, part.bright = self.leds[leds], self.bright[leds]
         part._bins, part._delay = self._bins[leds], self._delay[leds]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,11 +22,14 @@ from ..fields.grids import FeatureGrid, pyramid
 from ..fit.loop import FieldFit
 from ..fit.losses import Loss, Prior
 from . import losses
-from .loop import fit, uninterrupted
+from ._learn import check_learn
+from .loop import check_negative, fit, goodness_of_views, uninterrupted
 from .sampling import Stage
 
 STRENGTHS = (0.8, 0.4, 0.2, 0.1, 0.05, 0.025)
 SHORT = (0.8, 0.95)  # memory of Adam: every step sees all data, so there is no noise to average
+LEARN_STEPS = 200  # of the fit that finds the numbers of the operator
+MOST_MISFIT = 3.0  # of a view, in variances of its noise, before a warning
 N_GROUPS = 64  # of held-out pixels, from which the standard error is estimated
 
 
@@ -64,6 +68,7 @@ def reconstruct(
     read_noise: float = 0.0,
     mask: Array | None = None,
     loss: Loss | None = None,
+    learn: Sequence[str] = (),
     strengths: Sequence[float] = STRENGTHS,
     n_steps: int = 150,
     seed: int = 0,
@@ -79,7 +84,8 @@ def reconstruct(
         ``operator(volume)`` and ``operator.adjoint(data)``, such as `LightField`. Where it has a
         ``voxel_size`` the prior respects it.
     data : array or tensor
-        Counts in photons, background included, zero or more.
+        Counts in photons, background included. With `read_noise` they may be below zero: a
+        camera whose offset was subtracted reads so in the dark.
     background : float or array
         Photons in each pixel that are not of the object.
     read_noise : float
@@ -89,6 +95,9 @@ def reconstruct(
     loss : callable, optional
         ``loss(prediction, data)``, summed over pixels, for data that are not counts, such as
         ``partial(losses.gaussian, sigma=2.0)``.
+    learn : sequence of str
+        Numbers of the operator that are found with the volume, among the names of
+        ``operator.parameters()``: ["shifts"] of a light field or a tilt series.
     strengths : sequence of float
         Strengths of the prior to choose from, in units of the noise that the operator carries
         back into a voxel.
@@ -104,13 +113,21 @@ def reconstruct(
     Returns
     -------
     FieldFit
-        ``volume`` is (Z, Y, X) in photons. ``settings["choice"]`` is a `PriorChoice`.
+        ``volume`` is (Z, Y, X) in photons. ``settings["choice"]`` is a `PriorChoice`, whose
+        misfit on held-out pixels also tells with and without `learn` apart. ``learned`` and
+        ``errors`` have what was learned, ``operator`` has it built in.
+
+    Warns
+    -----
+    UserWarning
+        A view, or some pixels, that the volume does not explain: dead, hot, exchanged, moved, or
+        not in photons.
 
     Raises
     ------
     ValueError
-        NaN or negative counts, data of another shape than the operator gives, or no light above
-        the background.
+        NaN, negative counts without read noise, data of another shape than the operator gives, no
+        light above the background, or names in `learn` that the operator does not have.
 
     Notes
     -----
@@ -118,9 +135,11 @@ def reconstruct(
     each strength of `losses.hessian`, from the strongest to the weakest, each from the last. Noise
     is independent from pixel to pixel, so the held-out pixels judge without bias; of the strengths
     within one standard error of the best, the strongest is taken. The field, grids from coarse to
-    fine that are added up, is then fitted to all pixels.
+    fine that are added up, is then fitted to all pixels. What is learned of the operator is found
+    first, with free voxels under a prior of middle strength, and followed to the end.
 
-    Derived in :doc:`/book/inr/03_neural_field`.
+    Derived in :doc:`/book/inr/03_neural_field`; with `learn` in
+    :doc:`/book/inr/08_find_the_instrument`.
 
     Examples
     --------
@@ -132,18 +151,17 @@ def reconstruct(
     """
     schedule = Stage(n_steps, 0.3, betas=SHORT)
     relative = _checked_settings(operator, strengths, read_noise, seed)
+    if isinstance(learn, str) or len(learn):
+        check_learn(operator, learn)
     device = pick_device(device)
     y = to_tensor(data, device, torch.float32)
     used = _checked_mask(mask, y)
     y = torch.where(used, y, y.new_zeros(()))
     check_data(operator, y)
     b = checked_background(background, y)
+    counts = loss is None
     if loss is None:
-        if not bool((y >= 0).all()):
-            raise ValueError(
-                "data has negative counts: give photons with the background left in, or "
-                "loss=functools.partial(losses.gaussian, sigma=...) for data that are not counts"
-            )
+        check_negative(y, read_noise)
         if not bool((b >= 0).all()):
             raise ValueError(
                 f"the background is negative, down to {float(b.min()):.3g}: give photons that are "
@@ -151,6 +169,7 @@ def reconstruct(
             )
         loss = partial(losses.poisson, read_noise=read_noise)
     operator = to_device(operator, device)
+    whole = y, b
     if mask is not None:
         operator, y, b = _Pixels(operator, used), y[used], b[used]
     mean = _mean(operator, y - b)
@@ -158,6 +177,13 @@ def reconstruct(
     prior = partial(losses.hessian, weights=steps(operator), smooth=1e-3 * mean)
     unit = _noise_in_a_voxel(operator, y, b, loss, generator)
     weights = unit * relative
+    if len(learn):
+        first = fit(
+            Voxels(operator.in_shape, Softplus(mean, scale=10 * mean)), operator, y, background=b,
+            loss=loss, prior=_times(float(weights[len(weights) // 2]), prior), learn=learn,
+            schedule=Stage(LEARN_STEPS, 0.3, betas=SHORT), device=device, progress=progress,
+        )  # fmt: skip
+        operator = cast(Any, uninterrupted(first).operator)
     choice = choose_prior(operator, y, b, loss, prior, weights, mean, generator, progress=progress)
 
     shape = operator.in_shape
@@ -170,11 +196,19 @@ def reconstruct(
     )
     result = fit(
         field, operator, y, background=b, loss=loss, prior=_times(choice.weight, prior),
-        schedule=schedule, generator=generator, checkpoint=checkpoint,
+        learn=learn, schedule=schedule, generator=generator, checkpoint=checkpoint,
         progress=progress, device=device,
     )  # fmt: skip
     settings = result.settings | {"choice": choice, "seed": seed}
-    return replace(result, volume=like(cast(torch.Tensor, result.volume), data), settings=settings)
+    found = getattr(result.operator, "operator", result.operator)  # without the mask
+    volume = to_tensor(result.volume, device)
+    goodness = goodness_of_views(found, volume, *whole, loss, used)
+    if counts:
+        _warn(found, volume, *whole, read_noise, used, goodness)
+    return replace(
+        result, volume=like(volume, data), settings=settings, operator=found,
+        goodness=goodness,
+    )  # fmt: skip
 
 
 def _checked_settings(
@@ -194,6 +228,34 @@ def _checked_settings(
     if not isinstance(seed, int | np.integer):
         raise ValueError(f"seed is {seed!r}: give a whole number")
     return np.sort(found)[::-1]
+
+
+def _warn(
+    operator: Any,
+    volume: torch.Tensor,
+    data: torch.Tensor,
+    background: torch.Tensor,
+    read_noise: float,
+    used: torch.Tensor,
+    goodness: np.ndarray | None,
+) -> None:
+    """Say which views or pixels the volume does not explain."""
+    if goodness is None or goodness.max() <= MOST_MISFIT:
+        return
+    wrong = np.flatnonzero(goodness > MOST_MISFIT)
+    with torch.no_grad():
+        prediction = operator(volume) + background
+    sigma = (prediction.clamp(min=0) + read_noise**2 + 1e-6).sqrt()
+    hot = int((used & ((data - prediction).abs() > 8 * sigma)).sum())
+    many = len(wrong) > len(goodness) / 2
+    views = "most views" if many else f"view {', '.join(map(str, wrong))}"
+    warnings.warn(
+        f"{views}: the volume explains them to {goodness.max():.3g} times the variance of their "
+        f"noise, where 1 is right; {hot} pixels are off by 8 standard deviations. Look for hot "
+        "pixels and dead views (leave them out with mask=), views that were moved or exchanged "
+        "(learn=), and counts that are not photons",
+        stacklevel=3,
+    )
 
 
 def _checked_mask(mask: Array | None, y: torch.Tensor) -> torch.Tensor:
@@ -265,6 +327,18 @@ class _Pixels:
 
     def __call__(self, volume: torch.Tensor) -> torch.Tensor:
         return self.operator(volume)[self.keep]
+
+    def parameters(self) -> dict[str, torch.Tensor]:
+        """Those of the whole operator."""
+        return cast(Any, self.operator).parameters()
+
+    def at(self, values: Mapping[str, Any]) -> _Pixels:
+        """The same pixels of the operator with other values."""
+        return _Pixels(cast(Any, self.operator).at(values), self.keep)
+
+    def without_freedom(self, name: str, value: torch.Tensor) -> torch.Tensor:
+        """As of the whole operator."""
+        return cast(Any, self.operator).without_freedom(name, value)
 
     def adjoint(self, values: torch.Tensor) -> torch.Tensor:
         """Smear the values of these pixels back; the others hold nothing."""

@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..._arrays import Array, Device, like, to_tensor
+from ..._arrays import Array, Device, like, to_numpy, to_tensor
 from ...devices import pick_device
 from ...operators import Operator
 from ...training.identity import fingerprint, name_of, told
 from ...training.loop import Run, Step, adapted
 from .._checks import ADVICE, check_data, checked_background, to_device
+from ._learn import Learnt, curvature_of
 from .losses import Loss, Prior, poisson
 from .sampling import Stage, sampler
 
@@ -49,6 +50,16 @@ class FieldFit:
         State of the optimiser, for a fit that goes on from here.
     interrupted : bool
         Ctrl-C ended it after a step.
+    operator : operator
+        The one that the volume was fitted through, with what was learned.
+    learned : dict of arrays
+        By name: what was found of the operator with the volume.
+    errors : dict of arrays
+        Standard error of each of these numbers if the volume and the others were known, from the
+        curvature of the loss; the true ones are larger.
+    goodness : array (V,)
+        Of each view: mean of the squared residual over the variance that the loss assumes. About
+        1 where the model explains the view; a view or a few that stand out are wrong.
     """
 
     volume: Array
@@ -59,6 +70,12 @@ class FieldFit:
     settings: dict[str, Any]
     moments: dict[str, Any] = dataclass_field(repr=False)
     interrupted: bool = False
+    operator: Operator | Callable[[torch.Tensor], torch.Tensor] | None = dataclass_field(
+        default=None, repr=False
+    )
+    learned: dict[str, np.ndarray] = dataclass_field(default_factory=dict)
+    errors: dict[str, np.ndarray] = dataclass_field(default_factory=dict)
+    goodness: np.ndarray | None = None
 
 
 def fit(
@@ -70,6 +87,7 @@ def fit(
     prior: Prior | None = None,
     schedule: Stage | Sequence[Stage] = ONE_STAGE,
     background: float | Array = 0.0,
+    learn: Sequence[str] = (),
     generator: torch.Generator | None = None,
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 200,
@@ -96,12 +114,15 @@ def fit(
     schedule : Stage or sequence of Stage
     background : float or array
         Added to every prediction; an array broadcasts against the data.
+    learn : sequence of str
+        Numbers of the operator that are found with the volume, among the names of
+        ``operator.parameters()``, such as ["shifts"]. Steps then look at all data.
     generator : torch.Generator, optional
         On the CPU, for blocks and views drawn at random. Default: seed 0.
     checkpoint : str or Path, optional
         File into which the fit is saved, and from which the same fit goes on, bit for bit; so
-        does one with more stages. Same are data, background, operator, loss, prior, start and
-        generator, each with all its settings.
+        does one with more stages. Same are data, background, operator, `learn`, loss, prior,
+        start and generator, each with all its settings.
     checkpoint_every : int
         Steps between two saves.
     progress : bool
@@ -154,13 +175,17 @@ def fit(
     _check_counts(loss, y)
     b = checked_background(background, y)
     operator = to_device(operator, device)
-    plan = _Plan(stages, [sampler(stage, operator, y, b) for stage in stages])
+    learnt = _learnt(operator, learn, stages, device)
+    seen_through: Any = learnt or operator
+    plan = _Plan(stages, [sampler(stage, seen_through, y, b) for stage in stages])
     moments = getattr(field, "moments", None)
     model: Any = getattr(field, "field", field)
     model = copy.deepcopy(model).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=stages[0].learning_rate)
-    if moments is not None:
+    if moments is not None and not learnt:
         optimizer.load_state_dict(copy.deepcopy(moments))  # Adam works in place
+    if learnt:
+        optimizer.add_param_group({"params": list(learnt.change.values())})
     generator = torch.Generator().manual_seed(0) if generator is None else generator
 
     run = Run(
@@ -172,6 +197,7 @@ def fit(
         identity=lambda: {
             "data": fingerprint([y, b]),
             "operator": told(operator),
+            "learn": list(learn),
             "loss": told(loss),
             "prior": prior and told(prior),
             "start": fingerprint([model, moments]),
@@ -181,7 +207,8 @@ def fit(
             "field": model,
             "generator": generator,
             "memory": (plan.get_memory, plan.set_memory),
-        },
+        }
+        | ({"learned": learnt.change} if learnt else {}),
         checkpoint=checkpoint,
         save_every=checkpoint_every,
         card={"data": f"{tuple(y.shape)} numbers", "seed": generator.initial_seed()},
@@ -199,6 +226,8 @@ def fit(
     run(objective, callback=callback, progress=progress)
     with torch.no_grad():
         volume = model.volume(cast(Any, operator).in_shape)
+        found = learnt.found() if learnt else operator
+        goodness = goodness_of_views(found, volume, y, b, loss)
     if not bool(torch.isfinite(volume).all()):
         raise FloatingPointError(
             f"the volume is not finite after step {len(run.history)}: {ADVICE}"
@@ -218,7 +247,55 @@ def fit(
         },
         moments=optimizer.state_dict(),
         interrupted=run.interrupted,
+        operator=found,
+        learned={k: to_numpy(v) for k, v in learnt.values().items()} if learnt else {},
+        errors=learnt.errors(volume, b, y, loss) if learnt else {},
+        goodness=goodness,
     )
+
+
+def _learnt(
+    operator: Any, learn: Sequence[str], stages: Sequence[Stage], device: torch.device
+) -> Learnt | None:
+    """The operator with its learned numbers as parameters; None where nothing is learned."""
+    if isinstance(learn, str) or len(learn):
+        learnt = Learnt(operator, learn, stages[0].learning_rate, device)
+        if any(s.coarsen > 1 or s.block or s.views for s in stages):
+            raise ValueError(
+                "a stage that looks at a part cannot learn: leave out coarsen, block and views, "
+                "or leave out learn"
+            )
+        return learnt
+    return None
+
+
+def goodness_of_views(
+    operator: Any,
+    volume: torch.Tensor,
+    data: torch.Tensor,
+    background: torch.Tensor,
+    loss: Loss,
+    used: torch.Tensor | None = None,
+) -> np.ndarray | None:
+    """Mean squared residual of each view, over the variance that the loss assumes.
+
+    None where the loss has no second derivative.
+    """
+    with torch.no_grad():
+        prediction = operator(volume) + background
+    with torch.enable_grad():
+        try:
+            # the expected curvature: of data that are what was predicted
+            at = prediction.clamp(min=1e-3 * float(data.abs().max()))
+            weight = curvature_of(loss, at, at)
+        except RuntimeError:
+            return None
+    squared = weight * (prediction - data) ** 2
+    squared = squared.flatten(1) if data.ndim > 1 else squared[None]
+    if used is None:
+        return to_numpy(squared.mean(1))
+    used = used.flatten(1)
+    return to_numpy((squared * used).sum(1) / used.sum(1).clamp(min=1))
 
 
 def uninterrupted(part: FieldFit) -> FieldFit:
@@ -270,16 +347,29 @@ class _Plan:
 
 
 def _check_counts(loss: Loss, data: torch.Tensor) -> None:
-    """Shot noise alone never gives negative counts; with read noise it may."""
+    """Refuse negative counts under shot noise alone."""
     settings: dict[str, Any] = {}
     form: Any = loss
     while isinstance(form, partial):
         form, settings = form.func, form.keywords | settings
-    below = bool(data.min() < -1e-5 * data.max())  # by more than an FFT leaves
-    if form is poisson and not settings.get("read_noise") and below:
+    if form is poisson:
+        check_negative(data, settings.get("read_noise", 0.0))
+
+
+def check_negative(data: torch.Tensor, read_noise: float) -> None:
+    """Refuse counts below zero, unless read noise may have put them there."""
+    least = float(data.min())
+    if not read_noise and least < -1e-5 * float(data.max()):  # by more than an FFT leaves
         raise ValueError(
-            "data has negative counts: leave the background in and give it as `background`, tell "
-            "the loss the read noise, or use losses.gaussian for data that are not counts"
+            f"data has negative counts, down to {least:.3g}: give photons with the background left "
+            "in, tell the read noise of the camera, or use losses.gaussian for data that are not "
+            "counts"
+        )
+    if read_noise and least < -10 * read_noise:
+        raise ValueError(
+            f"data has negative counts, down to {least:.3g}, and read noise of {read_noise:g} "
+            "electrons does not reach so far: leave the background in, and subtract the camera's "
+            "offset alone"
         )
 
 

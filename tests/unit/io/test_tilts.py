@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from helpers.io import load_alignment, load_tilt_angles
+from helpers.io import Stack, load_alignment, load_tilt_angles
 
 XF = "   1.0000000   0.0100000  -0.0100000   1.0000000       3.250      -1.500\n"
 
@@ -50,3 +50,30 @@ def test_files_that_are_something_else(tmp_path, name, text, words):
 def test_no_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="a.tlt does not exist"):
         load_tilt_angles(tmp_path / "a.tlt")
+
+
+def old_mrc(path, images, angles):
+    """A file as an FEI microscope writes it: no word MAP, 1024 records of 32 numbers in front."""
+    header = np.zeros(256, "<i4")
+    header[:4] = (*images.shape[::-1], 1)
+    header[23] = 131072
+    records = np.zeros((1024, 32), "<f4")
+    records[: len(angles), 0] = angles
+    path.write_bytes(header.tobytes() + records.tobytes() + images.astype("<i2").tobytes())
+
+
+def test_tilts_and_images_of_an_old_microscope(tmp_path):
+    images = np.arange(3 * 4 * 5).reshape(3, 4, 5)
+    old_mrc(tmp_path / "a.mrc", images, [-2.0, 0.0, 2.0])
+    np.testing.assert_array_equal(load_tilt_angles(tmp_path / "a.mrc"), [-2, 0, 2])
+    np.testing.assert_array_equal(np.asarray(Stack(tmp_path / "a.mrc").frames), images)
+    old_mrc(tmp_path / "b.mrc", images, [0.0, 0.0, 0.0])
+    with pytest.raises(ValueError, match="no tilts that can be read"):
+        load_tilt_angles(tmp_path / "b.mrc")
+    whole = (tmp_path / "a.mrc").read_bytes()
+    (tmp_path / "c.mrc").write_bytes(whole[:-2])
+    with pytest.raises(ValueError, match="not a whole MRC file"):
+        Stack(tmp_path / "c.mrc")
+    (tmp_path / "d.mrc").write_bytes(whole[:500])
+    with pytest.raises(ValueError, match="stops within its header"):
+        load_tilt_angles(tmp_path / "d.mrc")

@@ -437,7 +437,7 @@ def with_nan(views):
         ({"data": lambda v: v / 0.0}, "data has NaN or infinite values"),
         ({"data": lambda v: v[:3]}, r"data has shape \(3, 16, 16\), but the operator gives \(4, 1"),
         ({"data": lambda v: v[:, 1:]}, r"data has shape \(4, 15, 16\), but the operator gives"),
-        ({"data": lambda v: v - 9}, "data has negative counts: leave the background in and give"),
+        ({"data": lambda v: v - 9}, "data has negative counts, down to"),
         ({"background": np.nan}, "background has NaN or infinite values"),
         ({"background": np.ones(4)}, r"background has shape \(4,\), which does not broadcast to"),
         ({"background": np.ones((2, 4, 16, 16))}, r"background has shape \(2, 4, 16, 16\), which"),
