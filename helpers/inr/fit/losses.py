@@ -9,6 +9,7 @@ the size of the scene, and a part of the scene gives its part of the sum. Bind s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import reduce
 from typing import TypeAlias
 
 import torch
@@ -184,11 +185,12 @@ def total_variation(
     >>> float(total_variation(step, smooth=0))
     48.0
     """
-    squared = volume.new_zeros(())
+    squares = []
     for axis, weight in enumerate(weights):
         after = [0] * 6
         after[2 * (2 - axis) + 1] = 1  # pad counts from the last axis
-        squared = squared + (weight * F.pad(volume.diff(dim=axis), after)) ** 2
+        squares.append((weight * F.pad(volume.diff(dim=axis), after)) ** 2)
+    squared = reduce(torch.add, squares)
     return (squared + smooth**2).sqrt().sum() - smooth * volume.numel()
 
 
@@ -233,20 +235,16 @@ def hessian_separate(
 
     Parameters as for `hessian`. It depends on the direction of a structure, `hessian` hardly does.
     """
-    total = volume.new_zeros(())
-    for part, times in _second_differences(volume, weights):
-        total = total + part.abs().sum() * times
-    return total
+    parts = _second_differences(volume, weights)
+    return reduce(torch.add, (part.abs().sum() * times for part, times in parts))
 
 
 def hessian_energy(
     volume: torch.Tensor, weights: Sequence[float] = (1.0, 1.0, 1.0)
 ) -> torch.Tensor:
     """Squared Frobenius norm of the matrix of second differences at every voxel."""
-    energy = volume.new_zeros(())
-    for part, times in _second_differences(volume, weights):
-        energy = energy + times * part**2
-    return energy
+    parts = _second_differences(volume, weights)
+    return reduce(torch.add, (times * part**2 for part, times in parts))
 
 
 def _second_differences(

@@ -185,3 +185,15 @@ def test_bad_settings_are_refused():
         shared_decoder(make_field, [square([0.0, 1.0])], n_iter=0)
     with pytest.raises(ValueError, match="no encoding"):
         shared_decoder(voxels, [square([0.0, 1.0])], n_iter=1)
+
+
+def test_the_old_names_of_n_iter_work_with_a_warning():
+    square_tasks = [square([0.0, 1.0])]
+    with pytest.warns(DeprecationWarning, match="reptile: n_outer is now n_iter"):
+        start = reptile(voxels, square_tasks, n_outer=2, n_inner=3, device="cpu")
+    assert start.n_steps == 6 and start.settings["n_iter"] == 2
+    with (
+        pytest.warns(DeprecationWarning, match="shared_decoder: n_rounds is now n_iter"),
+        pytest.raises(ValueError, match="n_iter is 0"),
+    ):
+        shared_decoder(make_field, square_tasks, n_rounds=0, device="cpu")
