@@ -107,8 +107,8 @@ def names() -> list[str]:
 
     Examples
     --------
-    >>> names()
-    ['core_shell', 'dysco3', 'epfl_worm', 'hagen_actin', 'needle_et', 'pd_tio2_edx']
+    >>> print(*names())
+    core_shell dysco3 epfl_worm hagen_actin meltpool_wall1 needle_et pd_tio2_edx
     """
     return sorted(registry())
 
@@ -156,7 +156,7 @@ def load(name: str) -> Dataset:
         path, origin = fetch(name)
     except NoNetwork:
         return Dataset(name, pkgutil.resolve_name(card["twin"])(), card, "twin")
-    arrays = _stacks(path, card) if "files" in card else _read(path)
+    arrays = _stacks(path, card) if "files" in card else _part(_read(path), card)
     return Dataset(name, arrays, card, origin)
 
 
@@ -220,12 +220,11 @@ def find(name: str) -> tuple[Path, Origin] | None:
         if "files" in card:
             if _stacks(folder, card):
                 return folder, origin
-        else:
-            # one folder for all sets, or a folder of its name for each
-            for home in (folder, folder / name, folder / "measured" / name):
-                if (path := home / card["file"]).exists():
-                    _verify(path, card)
-                    return path, origin
+            continue
+        for kept in (card, card.get("crop")):  # the published file, or the part that is used
+            if kept and (path := folder / kept["file"]).exists():
+                _verify(path, kept)
+                return path, origin
     return None
 
 
@@ -250,6 +249,15 @@ def registry() -> dict[str, Card]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} was not installed: install the package again")
     return json.loads(path.read_text("utf-8"))
+
+
+def _part(arrays: dict[str, np.ndarray], card: Card) -> dict[str, np.ndarray]:
+    """The pages of a stack that the card names, under that name; else all arrays."""
+    for name, (start, end) in card.get("part", {}).items():
+        if name not in arrays:  # the whole stack, and not the part alone
+            return {name: arrays["image"][start:end]}
+        return {name: arrays[name]}
+    return arrays
 
 
 def _is_set(flag: str) -> bool:

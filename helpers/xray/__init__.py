@@ -21,5 +21,5 @@ __getattr__, __dir__, __all__ = attach(
         "swin",
         "train",
     ],
-    submod_attrs={"_shipped": ["load", "save"]},
+    submod_attrs={"_shipped": ["load", "save"], "cameras": ["CoarseCamera"]},
 )

@@ -1,33 +1,42 @@
 """Fusion without learning: what a network must beat.
 
-Each baseline is called as the networks are, ``f(lr, hr, tau)``, on tensors of transmission.
+Each baseline is called as the networks are, ``f(lr, hr, tau, camera)``, on tensors.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
+import torch.nn.functional as F
 
+from .cameras import BOOK_CAMERA, CoarseCamera, pad_up
 from .cameras import bicubic as enlarge
-from .cameras import coarsen
 
-__all__ = ["bicubic", "detail_injection", "linear", "nearest_key"]
+__all__ = ["adaptive_blend", "bicubic", "detail_injection", "linear", "nearest_key"]
+
+Camera = CoarseCamera | None
 
 
-def bicubic(lr: torch.Tensor, hr: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
+def bicubic(
+    lr: torch.Tensor, hr: torch.Tensor, tau: torch.Tensor, camera: Camera = None
+) -> torch.Tensor:
     """The coarse frame of the same time, enlarged; the sharp camera is not used.
 
     Parameters
     ----------
     lr : (B, 3, 1, h, w) tensor
         Coarse frames before, at and after the wanted time.
-    hr : (B, 2, 1, 4h, 4w) tensor
-        Sharp key frames before and after it.
+    hr : (B, 2, 1, Y, X) tensor
+        Sharp key frames before and after it; Y is the scale of the camera times h.
     tau : (B,) tensor
         Place of the wanted time between the key frames, 0 to 1.
+    camera : CoarseCamera, optional
+        The coarse camera. Default: that of the book.
 
     Returns
     -------
-    (B, 1, 4h, 4w) tensor
+    (B, 1, Y, X) tensor
 
     Raises
     ------
@@ -41,21 +50,26 @@ def bicubic(lr: torch.Tensor, hr: torch.Tensor, tau: torch.Tensor) -> torch.Tens
     >>> bicubic(lr, hr, torch.tensor([0.5])).shape
     torch.Size([1, 1, 16, 16])
     """
-    check_inputs(lr, hr, tau)
-    return enlarge(lr[:, 1])
+    check_inputs(lr, hr, tau, camera)
+    camera = _known(camera)
+    return _enlarged(camera.transmission(lr[:, 1]), hr, camera)
 
 
-def nearest_key(lr: torch.Tensor, hr: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
+def nearest_key(
+    lr: torch.Tensor, hr: torch.Tensor, tau: torch.Tensor, camera: Camera = None
+) -> torch.Tensor:
     """The key frame that is nearer in time; the earlier one when both are as near.
 
     Parameters and result as for `bicubic`.
     """
-    check_inputs(lr, hr, tau)
+    check_inputs(lr, hr, tau, camera)
     later = (tau > 0.5).to(hr).view(-1, 1, 1, 1)
     return (1 - later) * hr[:, 0] + later * hr[:, 1]
 
 
-def linear(lr: torch.Tensor, hr: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
+def linear(
+    lr: torch.Tensor, hr: torch.Tensor, tau: torch.Tensor, camera: Camera = None
+) -> torch.Tensor:
     """The key frames mixed linearly in time.
 
     Parameters and result as for `bicubic`.
@@ -67,18 +81,22 @@ def linear(lr: torch.Tensor, hr: torch.Tensor, tau: torch.Tensor) -> torch.Tenso
     >>> float(linear(torch.zeros(1, 3, 1, 1, 1), hr, torch.tensor([0.25])).mean())
     0.25
     """
-    check_inputs(lr, hr, tau)
+    check_inputs(lr, hr, tau, camera)
     later = tau.to(hr).view(-1, 1, 1, 1)
     return (1 - later) * hr[:, 0] + later * hr[:, 1]
 
 
 def detail_injection(
-    lr: torch.Tensor, hr: torch.Tensor, tau: torch.Tensor, sigma: float = 2.2
+    lr: torch.Tensor,
+    hr: torch.Tensor,
+    tau: torch.Tensor,
+    camera: Camera = None,
+    *,
+    sigma: float | None = None,
 ) -> torch.Tensor:
     r"""The key frames mixed in time, corrected so that the coarse camera sees what it saw.
 
-    Parameters and result as for `bicubic`; `sigma` is the blur of the coarse camera in sharp
-    pixels.
+    Parameters and result as for `bicubic`; `sigma` stands for ``camera=CoarseCamera(sigma)``.
 
     Notes
     -----
@@ -92,23 +110,101 @@ def detail_injection(
     >>> hr = torch.rand(1, 2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     >>> tau = torch.tensor([0.5])
     >>> mix = linear(torch.zeros(1, 3, 1, 4, 4), hr, tau)
-    >>> seen = coarsen(mix)[:, None].expand(1, 3, 1, 4, 4)
+    >>> seen = CoarseCamera(2.2)(mix)[:, None].expand(1, 3, 1, 4, 4)
     >>> torch.equal(detail_injection(seen, hr, tau), mix)
     True
     """
-    mixed = linear(lr, hr, tau)
-    return mixed + enlarge(lr[:, 1] - coarsen(mixed, sigma))
+    camera = _known(camera) if sigma is None else CoarseCamera(sigma)
+    mixed = linear(lr, hr, tau, camera)
+    seen = camera.transmission(lr[:, 1]) - camera.transmission(camera(mixed))
+    return mixed + _enlarged(seen, hr, camera)
 
 
-def check_inputs(lr: torch.Tensor, hr: torch.Tensor, tau: torch.Tensor, scale: int = 4) -> None:
+def adaptive_blend(
+    lr: torch.Tensor, hr: torch.Tensor, tau: torch.Tensor, camera: Camera = None
+) -> torch.Tensor:
+    r"""The key frames mixed where they still hold, the coarse frame where they do not.
+
+    Parameters and result as for `bicubic`.
+
+    Notes
+    -----
+    A key frame :math:`h_k` is outdated where the coarse camera sees something else than it would
+    see of the key frame: where :math:`r_k = |y - A h_k|` exceeds the noise
+    :math:`s = \sqrt{A h_k / N}`. The weights of the key frames and of the enlarged coarse frame are
+
+    .. math:: w_k = p_k\, e^{-U \max(0,\, r_k - s) / d} , \qquad w_2 = 0.03 ,
+
+    with p the distance in time to the other key frame, as in a linear mix, and
+    :math:`d^2 = 0.01^2 + s^2`. The mean m with these weights is then corrected as in
+    `detail_injection`, by the share of :math:`y - A m` that is not noise (a Wiener factor
+    :math:`\langle r^2 - s^2 \rangle / \langle r^2 \rangle` over 5 x 5 coarse pixels). Derived in
+    :doc:`/book/xray/05_fuse`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> hr = torch.rand(1, 2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    >>> lr = CoarseCamera(2.2)(hr[:, [0, 0, 0]])
+    >>> blend = adaptive_blend(lr, hr, torch.tensor([0.5]))
+    >>> bool((blend - hr[:, 0]).abs().mean() < (blend - hr[:, 1]).abs().mean())
+    True
+    """
+    check_inputs(lr, hr, tau, camera)
+    camera = _known(camera)
+    y, keys = camera.transmission(lr[:, 1]), hr[:, :, 0]
+    plain = replace(camera, gain=1.0, offset=0.0)
+    expected = plain(keys)
+    noise = _noise(expected, camera)
+    beyond = ((y - expected).abs() - noise).clamp_min(0) / (WIDTH**2 + noise**2).sqrt()
+    later = tau.to(hr).view(-1, 1, 1, 1)
+    near = torch.cat([1 - later, later], dim=1).clamp_min(0.02)
+    weights = near * torch.exp(-_enlarged(beyond, hr, camera).clamp_min(0))
+    weights = torch.cat([weights, torch.full_like(weights[:, :1], DOUBT)], dim=1)
+    frames = torch.cat([keys, _enlarged(y, hr, camera)], dim=1)
+    mixed = (weights * frames).sum(1, keepdim=True) / weights.sum(1, keepdim=True)
+    rest, seen = y - plain(mixed), _noise(plain(mixed), camera)
+    power, floor = (_local_mean(part**2) for part in (rest, seen))
+    share = (1 - floor / power.clamp_min(1e-12)).clamp(0, 1)
+    return mixed + _enlarged(share * rest, hr, camera)
+
+
+WIDTH = 0.01  # transmission that a key frame may be off before it is doubted
+DOUBT = 0.03  # weight of the enlarged coarse frame
+
+
+def _known(camera: Camera) -> CoarseCamera:
+    return BOOK_CAMERA if camera is None else camera
+
+
+def _noise(expected: torch.Tensor, camera: CoarseCamera) -> torch.Tensor:
+    """Standard deviation of the photon noise at a transmission."""
+    photons = camera.photons if camera.photons is not None else BOOK_CAMERA.photons
+    count = torch.as_tensor(photons).to(expected).view(-1, *(1,) * (expected.ndim - 1))
+    return (expected.clamp_min(0.02) / count).sqrt()
+
+
+def _local_mean(image: torch.Tensor) -> torch.Tensor:
+    return F.avg_pool2d(image, 5, 1, 2, count_include_pad=False)
+
+
+def _enlarged(image: torch.Tensor, hr: torch.Tensor, camera: CoarseCamera) -> torch.Tensor:
+    """A coarse image (B, C, h, w), enlarged to the size of the key frames."""
+    large: torch.Tensor = pad_up(enlarge(image, camera.scale), (hr.shape[-2], hr.shape[-1]))
+    return large
+
+
+def check_inputs(
+    lr: torch.Tensor, hr: torch.Tensor, tau: torch.Tensor, camera: Camera = None
+) -> None:
     """Raise a ValueError unless lr, hr and tau are one batch of the shapes that `bicubic` names."""
     if lr.ndim != 5 or lr.shape[1:3] != (3, 1):
         raise ValueError(f"lr is {tuple(lr.shape)}: give (B, 3, 1, h, w)")
-    batch, (h, w) = lr.shape[0], lr.shape[-2:]
-    if tuple(hr.shape) != (batch, 2, 1, scale * h, scale * w):
-        raise ValueError(
-            f"hr is {tuple(hr.shape)} for lr {tuple(lr.shape)}: "
-            f"give {(batch, 2, 1, scale * h, scale * w)}"
-        )
+    batch, scale = lr.shape[0], _known(camera).scale
+    fits = hr.ndim == 5 and tuple(hr.shape[:3]) == (batch, 2, 1)
+    sides = zip(hr.shape[-2:], lr.shape[-2:], strict=True)
+    if not fits or any(not 0 <= n - round(scale * m) < scale for n, m in sides):
+        want = (batch, 2, 1, *(round(scale * m) for m in lr.shape[-2:]))
+        raise ValueError(f"hr is {tuple(hr.shape)} for lr {tuple(lr.shape)}: give {want}")
     if tuple(tau.shape) != (batch,):
         raise ValueError(f"tau is {tuple(tau.shape)}: give one number for each of {batch}")

@@ -8,8 +8,10 @@ pixels ``scale * i`` to ``scale * i + scale - 1`` of the sharp one (the pixel-ce
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -20,8 +22,16 @@ from .._arrays import is_tensor, like, to_numpy, to_tensor
 
 __all__ = ["Transform", "coarsen"]
 
-SCALE = 4  # fine pixels along one coarse pixel
+SCALE = 4  # fine pixels along one coarse pixel of the grid on which the networks work
+SIGMA = 2.2  # blur of the coarse camera of the simulated experiments, in sharp pixels
 Image = TypeVar("Image", np.ndarray, torch.Tensor)
+Number: TypeAlias = float | torch.Tensor
+WANTED = {
+    "sigma": "of sharp pixels, 0 or more",
+    "gain": "above 0",
+    "photons": "above 0, or None",
+    "offset": "that is finite",
+}
 
 
 class Calibrated(Protocol):
@@ -108,8 +118,211 @@ class Transform:
         return points @ np.linalg.inv(matrix[:2, :2]).T
 
 
-def coarsen(x: Image, sigma: float = 2.2, scale: int = 4) -> Image:
-    r"""See a sharp image through the coarse camera: a Gaussian blur, then the mean of each block.
+@dataclass(frozen=True)
+class CoarseCamera:
+    r"""The coarse camera as a linear operator: a Gaussian blur, the mean over each pixel, a gain.
+
+    Attributes
+    ----------
+    sigma : float
+        Width of the blur in sharp pixels; 0 leaves it out.
+    scale : float
+        Sharp pixels along one coarse pixel, from 1 to 16. It need not be whole.
+    gain, offset : float
+        Reading of the open beam less that of the dark, and reading of the dark.
+    photons : float or None
+        Photons that a pixel counts in the open beam, in one frame. None if unknown.
+    errors : dict or None
+        Standard errors of the numbers, where they were measured: see
+        `helpers.xray.calibrate.camera`.
+
+    Raises
+    ------
+    ValueError
+        A number out of its range.
+
+    Notes
+    -----
+    For a sharp image x, coarse pixel j, which covers the sharp pixels from :math:`s j` to
+    :math:`s (j + 1)`, reads
+
+    .. math:: y_j = g\, (A x)_j + o , \qquad
+        (A x)_j = s^{-2} \int_{\text{pixel } j} (g_\sigma * x) , \qquad
+        \operatorname{var} y_j = g^2 (A x)_j / N .
+
+    A is one matrix along each axis, :math:`A x = M_y x M_x^{\mathsf T}`, blur with a repeated
+    border and bins in one, and its adjoint is :math:`M_y^{\mathsf T} y M_x`. In a training each of
+    `sigma`, `gain`, `offset` and `photons` may be a tensor (B,), one number for each image of a
+    batch. Derived in :doc:`/book/xray/01_two_cameras`.
+
+    Examples
+    --------
+    >>> camera = CoarseCamera(sigma=0, gain=2.0, offset=1.0)
+    >>> camera(np.ones((8, 12)))
+    array([[3., 3., 3.],
+           [3., 3., 3.]])
+    >>> from helpers.operators import check_adjoint
+    >>> check_adjoint(CoarseCamera(1.7, scale=3).on((12, 18))) < 1e-14
+    True
+    """
+
+    sigma: Number
+    scale: float = SCALE
+    gain: Number = 1.0
+    offset: Number = 0.0
+    photons: Number | None = None
+    errors: Mapping[str, float] | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        for name, least, strict in (
+            ("sigma", 0, False),
+            ("gain", 0, True),
+            ("photons", 0, True),
+            ("offset", -math.inf, True),
+        ):
+            value = getattr(self, name)
+            if value is None or is_tensor(value):
+                continue
+            if not math.isfinite(value) or value < least or (strict and value == least):
+                raise ValueError(f"{name} is {value}: give a number {WANTED[name]}")
+        if not 1 <= self.scale <= 16:
+            raise ValueError(f"scale is {self.scale}: give 1 to 16 sharp pixels for a coarse one")
+
+    def __call__(self, x: Image) -> Image:
+        """Readings (..., y, x) of sharp transmission (..., Y, X), without noise."""
+        image = _image(x)
+        seen = self._between(image, lambda m, t: m @ t)
+        return like(_for_each(self.gain, seen) * seen + _for_each(self.offset, seen), x)
+
+    def adjoint(self, y: Image, shape: tuple[int, int] | None = None) -> Image:
+        """Adjoint of the linear part, on (..., y, x); `shape` is (Y, X) if not scale times that."""
+        seen = _image(y)
+        sides = shape or tuple(round(n * self.scale) for n in seen.shape[-2:])
+        back = self._between(seen, lambda m, t: m.mT @ t, sides)
+        return like(_for_each(self.gain, back) * back, y)
+
+    def on(self, shape: tuple[int, int]) -> _OnField:
+        """The linear part, without the offset, as an operator for images of one shape (Y, X)."""
+        return _OnField(self, (shape[0], shape[1]))
+
+    def out_shape(self, shape: tuple[int, int], *, strict: bool = True) -> tuple[int, int]:
+        """Shape (y, x) of what it sees of (Y, X); if not `strict`, a rest is left over."""
+        if not strict:
+            return int(shape[0] / self.scale + 1e-9), int(shape[1] / self.scale + 1e-9)
+        return self._length(shape[0]), self._length(shape[1])
+
+    def transmission(self, y: Image) -> Image:
+        """Readings less the offset, divided by the gain."""
+        seen = _image(y)
+        return like((seen - _for_each(self.offset, seen)) / _for_each(self.gain, seen), y)
+
+    def to_grid(self, y: Image) -> tuple[Image, CoarseCamera]:
+        r"""Resample readings to coarse pixels of 4 sharp ones, the grid of the networks.
+
+        Parameters
+        ----------
+        y : (..., y, x) array or tensor
+
+        Returns
+        -------
+        frames : (..., scale y / 4, scale x / 4) array or tensor
+            Rounded up. The light on each new pixel: smaller pixels are averaged, larger ones
+            interpolated.
+        camera : CoarseCamera
+            Of those frames: its blur has the variance that the way there has added, its photons
+            the noise that is left.
+        """
+        if self.scale == SCALE:
+            return y, self
+        image = _image(y)
+        out = tuple(math.ceil(n * self.scale / SCALE - 1e-9) for n in image.shape[-2:])
+        ways = [
+            _regrid(n, m, self.scale).to(image) for n, m in zip(image.shape[-2:], out, strict=True)
+        ]
+        spread, share = _regridded(self.scale)
+        sigma: Any = self.sigma
+        wider = (sigma**2 + spread) ** 0.5 if is_tensor(sigma) else math.sqrt(sigma**2 + spread)
+        photons: Any = self.photons
+        equal = replace(
+            self, sigma=wider, scale=SCALE, photons=None if photons is None else photons / share
+        )
+        return like(ways[0] @ image @ ways[1].mT, y), equal
+
+    def soften(self, y: Image, sigma: float) -> tuple[Image, CoarseCamera]:
+        """Blur readings, where the camera is sharper, to those of a camera with blur `sigma`.
+
+        It is one that they could have come from, with less noise: what a network needs that was
+        trained on one camera and is given frames of another.
+        """
+        image = _image(y)
+        own = self.sigma
+        if is_tensor(own) or own >= sigma:
+            return y, self
+        width = math.sqrt(sigma**2 - own**2) / self.scale
+        ways = [
+            _fixed_matrix(n, n, width, 1.0, image.dtype, str(image.device))
+            for n in image.shape[-2:]
+        ]
+        return like(ways[0] @ image @ ways[1].mT, y), replace(self, sigma=sigma)
+
+    def _length(self, n: int) -> int:
+        if self.scale == int(self.scale) and n % self.scale:
+            raise ValueError(f"a side has {n} pixels: pad the sides to multiples of {self.scale:g}")
+        return int(n / self.scale + 1e-9)
+
+    def _between(self, image: Any, way: Callable[..., torch.Tensor], sides: Any = None) -> Any:
+        """Both axes one after the other, images of a batch with the blur of their own."""
+        sides = sides or tuple(image.shape[-2:])
+        if self.scale == int(self.scale) and any(n % self.scale for n in sides):
+            raise ValueError(
+                f"image is {tuple(sides)}: pad its sides to multiples of {self.scale:g}"
+            )
+        tall, wide = (
+            camera_matrix(n, self._length(n), self.sigma, self.scale, image) for n in sides
+        )
+        if tall.ndim == 3:  # a batch of cameras
+            room = (len(tall),) + (1,) * (image.ndim - 3)
+            tall, wide = (m.view(*room, *m.shape[-2:]) for m in (tall, wide))
+        return way(wide, way(tall, image).mT).mT
+
+    def __repr__(self) -> str:
+        """The numbers, to the digits that their errors leave."""
+        parts = []
+        for name in ("sigma", "scale", "gain", "offset", "photons"):
+            value = getattr(self, name)
+            if value is None or is_tensor(value):
+                continue
+            error = (self.errors or {}).get(name)
+            parts.append(f"{name}={value:.4g}" + (f" ± {error:.1g}" if error else ""))
+        return f"CoarseCamera({', '.join(parts)})"
+
+
+@dataclass(frozen=True)
+class _OnField:
+    """The linear part of a coarse camera, for images of one shape."""
+
+    camera: CoarseCamera
+    in_shape: tuple[int, int]
+
+    @property
+    def out_shape(self) -> tuple[int, int]:
+        """Shape (y, x) of what it gives."""
+        return self.camera.out_shape(self.in_shape)
+
+    def __call__(self, x: Image) -> Image:
+        """Gain times the blurred and binned image."""
+        return replace(self.camera, offset=0.0)(x)
+
+    def adjoint(self, y: Image) -> Image:
+        """The adjoint."""
+        return self.camera.adjoint(y, self.in_shape)
+
+
+BOOK_CAMERA = CoarseCamera(SIGMA, photons=3000.0)  # that of `helpers.xray.simulate.Experiment()`
+
+
+def coarsen(x: Image, sigma: float = SIGMA, scale: int = SCALE) -> Image:
+    r"""See a sharp image through a coarse camera of gain 1: `CoarseCamera` in one call.
 
     Parameters
     ----------
@@ -132,8 +345,8 @@ def coarsen(x: Image, sigma: float = 2.2, scale: int = 4) -> Image:
 
     Notes
     -----
-    :math:`y_j = s^{-2} \sum_{i \in \text{block } j} (g_\sigma * x)_i`: linear, so that the adjoint
-    comes from automatic differentiation. Explained in :doc:`/book/xray/01_two_cameras`.
+    :math:`y_j = s^{-2} \sum_{i \in \text{block } j} (g_\sigma * x)_i`. Explained in
+    :doc:`/book/xray/01_two_cameras`.
 
     Examples
     --------
@@ -142,27 +355,131 @@ def coarsen(x: Image, sigma: float = 2.2, scale: int = 4) -> Image:
     >>> float(coarsen(np.arange(16.0).reshape(4, 4), sigma=0)[0, 0])
     7.5
     """
-    image = _image(x)
-    if image.shape[-2] % scale or image.shape[-1] % scale:
-        raise ValueError(
-            f"image is {tuple(image.shape[-2:])}: pad its sides to multiples of {scale}"
-        )
-    planes = image.reshape(-1, 1, *image.shape[-2:])
-    small = functional.avg_pool2d(_blur(planes, sigma), scale)
-    return like(small.reshape(*image.shape[:-2], *small.shape[-2:]), x)
+    return CoarseCamera(sigma, scale)(x)
 
 
-def bicubic(x: Image, scale: int = 4) -> Image:
+def camera_matrix(
+    n_sharp: int, n_coarse: int, sigma: Number, scale: float, like_this: torch.Tensor
+) -> torch.Tensor:
+    """Matrix (n_coarse, n_sharp) of blur and bins along one axis; (B, ...) for B blurs.
+
+    Examples
+    --------
+    >>> camera_matrix(4, 2, 0.0, 2, torch.zeros(1)).tolist()
+    [[0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 0.5, 0.5]]
+    """
+    kind, device = like_this.dtype, str(like_this.device)
+    if not is_tensor(sigma):
+        return _fixed_matrix(n_sharp, n_coarse, float(sigma), float(scale), kind, device)
+    widths = sigma.to(like_this)
+    bins = _bins(n_sharp, n_coarse, float(scale), kind, device)
+    return bins @ _blur_matrix(n_sharp, widths, math.ceil(4 * float(widths.max())))
+
+
+@lru_cache(maxsize=64)
+def _fixed_matrix(
+    n_sharp: int, n_coarse: int, sigma: float, scale: float, kind: torch.dtype, device: str
+) -> torch.Tensor:
+    with torch.inference_mode(False), torch.no_grad():
+        bins = _bins(n_sharp, n_coarse, scale, torch.float64, "cpu")
+        if sigma > 0:
+            widths = torch.tensor([sigma], dtype=torch.float64)
+            bins = bins @ _blur_matrix(n_sharp, widths, math.ceil(4 * sigma))[0]
+        return bins.to(device, kind)
+
+
+@lru_cache(maxsize=64)
+def _bins(
+    n_sharp: int, n_coarse: int, scale: float, kind: torch.dtype, device: str
+) -> torch.Tensor:
+    """Share of each sharp pixel in each coarse one; rows sum to 1."""
+    with torch.inference_mode(False), torch.no_grad():
+        low = scale * torch.arange(n_coarse, dtype=torch.float64)[:, None]
+        sharp = torch.arange(n_sharp, dtype=torch.float64)
+        cover = (torch.minimum(low + scale, sharp + 1) - torch.maximum(low, sharp)).clamp_min(0)
+        return (cover / cover.sum(1, keepdim=True)).to(device, kind)
+
+
+def _blur_matrix(n: int, sigma: torch.Tensor, reach: int) -> torch.Tensor:
+    """Matrices (B, n, n) of Gaussian blurs that repeat the border, for widths (B,)."""
+    reach = max(1, reach)
+    place = torch.arange(-reach, reach + 1, device=sigma.device, dtype=sigma.dtype)
+    # a width of almost nothing leaves the middle tap alone
+    taps = torch.exp(-(place**2) / (2 * sigma.clamp_min(1e-3)[:, None] ** 2))
+    taps = taps / taps.sum(1, keepdim=True)
+    rows = torch.arange(n, device=sigma.device)[:, None]
+    columns = (rows + place.long()).clamp(0, n - 1)
+    blur = sigma.new_zeros(len(sigma), n, n)
+    weights = taps[:, None, :].expand(-1, n, -1)
+    return blur.scatter_add_(2, columns.expand(len(sigma), -1, -1), weights)
+
+
+@lru_cache(maxsize=32)
+def _regrid(n: int, m: int, scale: float) -> torch.Tensor:
+    """Matrix (m, n) from pixels of `scale` sharp ones to pixels of 4.
+
+    Larger pixels are interpolated with Keys' cubic at the new centres. Smaller ones are averaged:
+    the light left of an edge is known at the old edges, and the cubic gives it at the new ones.
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        if scale > SCALE:
+            centres = (torch.arange(m, dtype=torch.float64) + 0.5) * SCALE / scale - 0.5
+            way = _cubic(centres, n, room=3) @ _padding(n, 3)
+        else:
+            edges = torch.arange(m + 1, dtype=torch.float64).mul(SCALE / scale).clamp(0, n + 1)
+            left_of = functional.pad(_padding(n, 3).cumsum(0), (0, 0, 1, 0))
+            way = (_cubic(edges, n + 1, room=3) @ left_of).diff(dim=0)
+        return way / way.sum(1, keepdim=True)
+
+
+def _cubic(at: torch.Tensor, n: int, room: int) -> torch.Tensor:
+    """Matrix of Keys' cubic interpolation of n values, and `room` more on both sides, at places."""
+    near = at.floor().long()[:, None] + torch.arange(-1, 3)
+    d = (at[:, None] - near).abs()
+    inner = (1.5 * d - 2.5) * d * d + 1
+    outer = ((-0.5 * d + 2.5) * d - 4) * d + 2
+    weights = torch.zeros(len(at), n + 2 * room, dtype=torch.float64)
+    return weights.scatter_add_(1, near + room, torch.where(d <= 1, inner, outer))
+
+
+def _padding(n: int, room: int) -> torch.Tensor:
+    """Matrix that repeats the border of n values `room` times."""
+    return torch.eye(n, dtype=torch.float64)[torch.arange(-room, n + room).clamp(0, n - 1)]
+
+
+@lru_cache(maxsize=32)
+def _regridded(scale: float) -> tuple[float, float]:
+    """Variance that `_regrid` adds to the blur, and its factor on the variance of the noise."""
+    n = 48
+    m = int(n * scale / SCALE)
+    way = _regrid(n, m, scale)
+    rows = (way @ _bins(math.ceil(n * scale), n, scale, torch.float64, "cpu"))[m // 4 : -m // 4]
+    x = torch.arange(rows.shape[1], dtype=torch.float64)
+    centre = (rows * x).sum(1, keepdim=True)
+    variance = float((rows * (x - centre) ** 2).sum(1).mean())
+    noise = float((way[m // 4 : -m // 4] ** 2).sum(1).mean()) ** 2
+    return variance - (SCALE**2 - 1) / 12, noise
+
+
+def _for_each(value: Any, images: torch.Tensor) -> Any:
+    """A number, or one for each image of a batch, ready to be multiplied."""
+    if not is_tensor(value) or value.ndim == 0:
+        return value
+    return value.to(images).view(-1, *(1,) * (images.ndim - 1))
+
+
+def bicubic(x: Image, scale: float = SCALE) -> Image:
     """Enlarge coarse images with cubic interpolation, pixel centres kept in place.
 
     Parameters
     ----------
     x : (..., y, x) array or tensor
-    scale : int
+    scale : float
 
     Returns
     -------
     (..., scale * y, scale * x) array or tensor
+        Rounded down.
 
     Examples
     --------
@@ -199,33 +516,20 @@ def pad_to(image: Image, multiple: int) -> Image:
     return image[..., rows[:, None], columns]
 
 
-def gaussian_taps(
-    sigma: float, *, device: str | torch.device | None = None, dtype: torch.dtype = torch.float32
-) -> torch.Tensor:
-    """Samples of a Gaussian out to four widths, with sum 1.
+def pad_up(image: Image, shape: tuple[int, int]) -> Image:
+    """Repeat the last row and column up to a shape (y, x), or cut what is beyond it.
 
     Examples
     --------
-    >>> gaussian_taps(0.5).shape
-    torch.Size([5])
+    >>> pad_up(np.ones((2, 5, 8)), (6, 7)).shape
+    (2, 6, 7)
     """
-    reach = max(1, math.ceil(4 * sigma))
-    place = torch.arange(-reach, reach + 1, device=device, dtype=dtype)
-    taps = torch.exp(-(place**2) / (2 * sigma**2))
-    return taps / taps.sum()
-
-
-def _blur(planes: torch.Tensor, sigma: float) -> torch.Tensor:
-    """Blur (N, 1, Y, X) along both axes."""
-    if sigma < 0:
-        raise ValueError(f"sigma is {sigma}: give a width of 0 or more pixels")
-    if sigma == 0:
-        return planes
-    taps = gaussian_taps(sigma, device=planes.device, dtype=planes.dtype)
-    reach = len(taps) // 2
-    padded = functional.pad(planes, (reach,) * 4, mode="replicate")
-    tall = functional.conv2d(padded, taps.view(1, 1, -1, 1))
-    return functional.conv2d(tall, taps.view(1, 1, 1, -1))
+    if tuple(image.shape[-2:]) == tuple(shape):
+        return image
+    rows, columns = (
+        np.minimum(np.arange(want), n - 1) for n, want in zip(image.shape[-2:], shape, strict=True)
+    )
+    return image[..., rows[:, None], columns]
 
 
 def _image(x: Any) -> torch.Tensor:

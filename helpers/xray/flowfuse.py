@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..training.seeds import seed_of, seeded
-from .cameras import SCALE, bicubic, coarsen
+from .cameras import BOOK_CAMERA, SCALE, SIGMA, CoarseCamera, bicubic
 from .stems import CENTRE, GREY, FusionNetwork, Residual
 
 __all__ = ["FlowFuse", "FlowFuseConfig", "warp"]
@@ -40,6 +40,9 @@ class FlowFuseConfig:
     both_ways : bool
         After training, give the mean of the estimates with time running forwards and backwards.
         It takes twice the time, and the two directions agree exactly.
+    told : bool
+        Have the blur and the photons of the coarse camera among the inputs, and :math:`y - A h_k`
+        in units of the noise. Without it the network knows the camera of its training only.
 
     Examples
     --------
@@ -54,6 +57,7 @@ class FlowFuseConfig:
     detail_blocks: int = 3
     align: bool = True
     both_ways: bool = False
+    told: bool = False
 
     def __post_init__(self) -> None:
         sizes = (self.width, self.deep, self.blocks, self.detail, self.detail_blocks)
@@ -108,7 +112,7 @@ class FlowFuse(FusionNetwork):
     ) -> None:
         super().__init__()
         self.config = c = config or FlowFuseConfig()
-        n_seen = 3 + 2 * SCALE**2 + 2 + 1
+        n_seen = 3 + 2 * SCALE**2 + 2 + 1 + (4 if c.told else 0)
         with seeded(seed_of(generator)):
             self.stem = nn.Conv2d(n_seen, c.width, 3, padding=1)
             self.down = nn.Conv2d(c.width, c.deep, 3, stride=2, padding=1)
@@ -124,39 +128,80 @@ class FlowFuse(FusionNetwork):
             nn.init.zeros_(parameter)
         nn.Module.to(self, memory_format=torch.channels_last)  # type: ignore[call-overload]  # the faster order for few channels on a CPU
 
-    def forward(self, lr: torch.Tensor, hr: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
+    @property
+    def trained_for(self) -> CoarseCamera | None:
+        """See `FusionNetwork`."""
+        return None if self.config.told else super().trained_for
+
+    def forward(
+        self,
+        lr: torch.Tensor,
+        hr: torch.Tensor,
+        tau: torch.Tensor,
+        camera: CoarseCamera | None = None,
+    ) -> torch.Tensor:
         """Like every `FusionNetwork`; with `both_ways`, the mean of both directions of time."""
-        image = self.one_way(lr, hr, tau)
+        image = self.one_way(lr, hr, tau, camera)
         if self.config.both_ways and not self.training:
-            image = (image + self.one_way(lr.flip(1), hr.flip(1), 1 - tau)) / 2
+            image = (image + self.one_way(lr.flip(1), hr.flip(1), 1 - tau, camera)) / 2
         return image
 
-    def one_way(self, lr: torch.Tensor, hr: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
+    def one_way(
+        self,
+        lr: torch.Tensor,
+        hr: torch.Tensor,
+        tau: torch.Tensor,
+        camera: CoarseCamera | None = None,
+    ) -> torch.Tensor:
         """Like a call, but with time in the given direction only, whatever the config says."""
-        return super().forward(lr, hr, tau)
+        return super().forward(lr, hr, tau, camera)
 
-    def estimate(self, lr: torch.Tensor, hr: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
+    def estimate(
+        self, lr: torch.Tensor, hr: torch.Tensor, tau: torch.Tensor, camera: CoarseCamera
+    ) -> torch.Tensor:
         """See `FusionNetwork`."""
         lr, hr = lr[:, :, 0], hr[:, :, 0]
-        features = self.look(lr, hr, tau)
-        base, warped = self.fuse(features, lr, hr, tau)
+        features = self.look(lr, hr, tau, camera)
+        base, warped = self.fuse(features, lr, hr, tau, camera)
         enlarged = bicubic(lr[:, CENTRE, None])
         seen = torch.cat([base - GREY, warped - base, enlarged - base], dim=1)
         guide = F.pixel_shuffle(self.guide(features), 2)
         x = F.relu(self.gather(torch.cat([F.pixel_unshuffle(seen, 2), guide], dim=1)))
         return base + F.pixel_shuffle(self.correct(self.detail(x)), 2)
 
-    def look(self, lr: torch.Tensor, hr: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
+    def look(
+        self,
+        lr: torch.Tensor,
+        hr: torch.Tensor,
+        tau: torch.Tensor,
+        camera: CoarseCamera = BOOK_CAMERA,
+    ) -> torch.Tensor:
         """Features (B, C, h, w) of everything that was recorded, on the coarse grid."""
-        outdated = lr[:, CENTRE, None] - coarsen(hr)
+        expected = camera(hr)
+        outdated = lr[:, CENTRE, None] - expected
         when = (tau - 0.5).view(-1, 1, 1, 1).expand(-1, 1, *lr.shape[-2:])
         keys = F.pixel_unshuffle(hr - GREY, SCALE)
-        x = F.relu(self.stem(torch.cat([lr - GREY, keys, 4 * outdated, when], dim=1)))
+        parts = [lr - GREY, keys, 4 * outdated, when]
+        if self.config.told:
+            light = BOOK_CAMERA.photons if camera.photons is None else camera.photons
+            sigma, photons = (
+                torch.as_tensor(value).to(lr).view(-1, 1, 1, 1) for value in (camera.sigma, light)
+            )
+            noise = (expected.clamp_min(0.05) / photons).sqrt()
+            known = [(sigma - SIGMA) / 2, (BOOK_CAMERA.photons / photons).log10()]
+            parts += [number.expand_as(when) for number in known]
+            parts.append(torch.tanh(outdated / (4 * noise)))
+        x = F.relu(self.stem(torch.cat(parts, dim=1)))
         far = self.far(F.relu(self.down(x)))
         return F.relu(self.near(x + F.pixel_shuffle(self.up(far), 2)))
 
     def fuse(
-        self, features: torch.Tensor, lr: torch.Tensor, hr: torch.Tensor, tau: torch.Tensor
+        self,
+        features: torch.Tensor,
+        lr: torch.Tensor,
+        hr: torch.Tensor,
+        tau: torch.Tensor,
+        camera: CoarseCamera = BOOK_CAMERA,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The corrected blend (B, 1, Y, X) and the moved key frames (B, 2, Y, X)."""
         maps = F.pixel_shuffle(self.maps(features), 2)
@@ -171,7 +216,7 @@ class FlowFuse(FusionNetwork):
         prior = torch.cat([(1 - later).log(), later.log(), torch.full_like(later, -DOUBT)], dim=1)
         shares = (votes + prior).softmax(dim=1)
         blend = (shares * torch.cat([warped, bicubic(coarse)], dim=1)).sum(1, keepdim=True)
-        return blend + gate.sigmoid() * bicubic(coarse - coarsen(blend)), warped
+        return blend + gate.sigmoid() * bicubic(coarse - camera(blend)), warped
 
 
 def warp(image: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from .. import metrics
+from .cameras import CoarseCamera
 from .data.samples import Samples, stack
 
 __all__ = ["Score", "evaluate", "motion_mask"]
@@ -75,6 +76,7 @@ def evaluate(
     data: Samples,
     *,
     change: Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]] | None = None,
+    camera: CoarseCamera | None = None,
     batch: int = 8,
     threshold: float = 0.03,
     valid: np.ndarray | None = None,
@@ -89,6 +91,8 @@ def evaluate(
         All of one shape. Movies are told apart by ``data.clips`` where it has them.
     change : callable, optional
         ``change(lr, hr, tau)`` gives other inputs: what if a camera were missing?
+    camera : CoarseCamera, optional
+        What the network is told, as a fourth argument.
     batch : int
         Samples at a time.
     threshold : float
@@ -132,7 +136,8 @@ def evaluate(
             sample: Any = stack([data[k] for k in range(start, min(start + batch, len(data)))])
             inputs = [part.to(device) for part in sample[:3]]
             with torch.no_grad():
-                estimate = net(*(change(*inputs) if change else inputs)).cpu()
+                given = change(*inputs) if change else inputs
+                estimate = net(*given, *([] if camera is None else [camera])).cpu()
             _check(estimate, sample.target)
             mask = motion_mask(sample.hr, sample.target, threshold)
             parts = zip(estimate, sample.target, mask, sample.tau, strict=True)

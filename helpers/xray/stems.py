@@ -7,6 +7,7 @@ that never lets go of the key frames' detail.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import torch
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .baselines import check_inputs, detail_injection
-from .cameras import SCALE, coarsen, pad_to
+from .cameras import BOOK_CAMERA, SCALE, CoarseCamera, pad_to, pad_up
 
 __all__ = ["PooledStem", "SharpStem"]
 
@@ -26,8 +27,10 @@ GREY = 0.7  # between metal and the open beam, so that what convolutions pad wit
 class FusionNetwork(nn.Module):
     """A network from three coarse frames and two key frames to the image of the middle time.
 
-    A subclass has an ``estimate(lr, hr, tau)`` for frames whose coarse sides are multiples of
-    `multiple`, the configurations `presets`, and a constructor ``(config, *, generator=None)``.
+    A subclass has an ``estimate(lr, hr, tau, camera)`` for frames whose coarse sides are multiples
+    of `multiple`, the configurations `presets`, and a constructor ``(config, *, generator=None)``.
+    It works on coarse pixels of 4 x 4 sharp ones, on transmission; frames of another camera are
+    brought there when the network is told which it is.
     """
 
     presets: ClassVar[dict[str, Any]] = {}
@@ -54,25 +57,53 @@ class FusionNetwork(nn.Module):
             raise ValueError(f"no {cls.__name__} is called {name!r}: use one of {names}")
         return cls(cls.presets[name], generator=generator)
 
-    def forward(self, lr: torch.Tensor, hr: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
-        """Transmission (B, 1, 4h, 4w) of the target.
+    @property
+    def trained_for(self) -> CoarseCamera | None:
+        """The one camera whose frames it has seen; None for a network that is told its camera."""
+        return BOOK_CAMERA
+
+    def forward(
+        self,
+        lr: torch.Tensor,
+        hr: torch.Tensor,
+        tau: torch.Tensor,
+        camera: CoarseCamera | None = None,
+    ) -> torch.Tensor:
+        """Transmission (B, 1, Y, X) of the target.
 
         Parameters
         ----------
         lr : (B, 3, 1, h, w) tensor
             Fast frames before, at and after the target.
-        hr : (B, 2, 1, 4h, 4w) tensor
-            Key frames before and after the target.
+        hr : (B, 2, 1, Y, X) tensor
+            Key frames before and after the target; Y is the scale of the camera times h.
         tau : (B,) tensor
             Place of the target between the key frames, 0..1.
+        camera : CoarseCamera, optional
+            The camera of `lr`. Default: that of the book, with transmission as its readings.
         """
-        check_inputs(lr, hr, tau)
+        check_inputs(lr, hr, tau, camera)
         height, width = hr.shape[-2:]
-        lr, hr = pad_to(lr, self.multiple), pad_to(hr, SCALE * self.multiple)
-        return self.estimate(lr, hr, tau)[..., :height, :width]
+        if camera is None:
+            camera = BOOK_CAMERA
+        else:
+            lr, camera = self._brought(lr, camera)
+        hr = pad_to(hr, SCALE * self.multiple)
+        lr = pad_up(lr, (hr.shape[-2] // SCALE, hr.shape[-1] // SCALE))
+        return self.estimate(lr, hr, tau, camera)[..., :height, :width]
 
-    def estimate(self, lr: torch.Tensor, hr: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
-        """Image (B, 1, 4h, 4w) of frames that are checked and padded."""
+    def _brought(self, lr: torch.Tensor, camera: CoarseCamera) -> tuple[torch.Tensor, CoarseCamera]:
+        """Frames as transmission on the grid of the network, and the camera that they are of."""
+        lr = camera.transmission(lr)
+        lr, camera = replace(camera, gain=1.0, offset=0.0).to_grid(lr)
+        if self.trained_for is not None:
+            lr, camera = camera.soften(lr, self.trained_for.sigma)
+        return lr, camera
+
+    def estimate(
+        self, lr: torch.Tensor, hr: torch.Tensor, tau: torch.Tensor, camera: CoarseCamera
+    ) -> torch.Tensor:
+        """Image (B, 1, 4h, 4w) of frames that are checked, brought to the grid and padded."""
         raise NotImplementedError
 
 
@@ -113,8 +144,14 @@ class PooledStem(nn.Module):
             nn.Conv2d(inputs, width, 3, padding=1) for inputs in (1, width, width)
         )
 
-    def forward(self, lr: torch.Tensor, hr: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
-        """Features (B, 5, C, h, w); `tau` is not used."""
+    def forward(
+        self,
+        lr: torch.Tensor,
+        hr: torch.Tensor,
+        tau: torch.Tensor,
+        camera: CoarseCamera = BOOK_CAMERA,
+    ) -> torch.Tensor:
+        """Features (B, 5, C, h, w); `tau` and `camera` are not used."""
         coarse = F.leaky_relu(each_frame(self.lr, lr), 0.1)
         fine = F.leaky_relu(each_frame(self.hr[0], hr), 0.1).flatten(0, 1)
         for conv in self.hr[1:]:
@@ -134,9 +171,15 @@ class SharpStem(nn.Module):
         self.lr = nn.Conv2d(1, width, 3, padding=1)
         self.hr = nn.Conv2d(SCALE**2 + 2, width, 3, padding=1)
 
-    def forward(self, lr: torch.Tensor, hr: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self,
+        lr: torch.Tensor,
+        hr: torch.Tensor,
+        tau: torch.Tensor,
+        camera: CoarseCamera = BOOK_CAMERA,
+    ) -> torch.Tensor:
         """Features (B, 5, C, h, w)."""
-        news = lr[:, CENTRE, None] - coarsen(hr)
+        news = lr[:, CENTRE, None] - camera(hr)
         gap = torch.stack([tau, 1 - tau], dim=1)[..., None, None, None].expand_as(news)
         fine = torch.cat([F.pixel_unshuffle(hr - GREY, SCALE), 4 * news, gap - 0.5], dim=2)
         features = [each_frame(self.lr, lr - GREY), each_frame(self.hr, fine)]
@@ -161,10 +204,15 @@ class SharpHead(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(
-        self, features: torch.Tensor, lr: torch.Tensor, hr: torch.Tensor, tau: torch.Tensor
+        self,
+        features: torch.Tensor,
+        lr: torch.Tensor,
+        hr: torch.Tensor,
+        tau: torch.Tensor,
+        camera: CoarseCamera = BOOK_CAMERA,
     ) -> torch.Tensor:
         """Image (B, 1, 4h, 4w) from features (B, C, h, w) and the frames."""
-        base = detail_injection(lr, hr, tau)
+        base = detail_injection(lr, hr, tau, camera)
         frames = torch.cat([base - GREY, hr[:, :, 0] - base], dim=1)
         features = F.pixel_shuffle(self.up(features), 2)
         seen = torch.cat([features, F.pixel_unshuffle(frames, 2)], dim=1)

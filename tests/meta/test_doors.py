@@ -94,8 +94,9 @@ def room_of(module):
 
 
 # 310 at first; check_camera and CameraCheck brought two, fusion.counts five, fusion.scan seven,
-# inr.align two
-NAMES_AT_MOST = 326
+# inr.align two, the x-ray camera five: CoarseCamera, calibrate.camera, adaptive_blend,
+# RandomCamera, motion_groups
+NAMES_AT_MOST = 331
 
 
 def test_there_are_few_public_names():

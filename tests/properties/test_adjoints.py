@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from importlib import import_module
 
 import numpy as np
@@ -17,6 +18,7 @@ from helpers.inr.tomography import ParallelBeam
 from helpers.operators import Gradient, check_adjoint
 from helpers.renderer.deconvolve import Blur
 from helpers.renderer.renderers import Convolution
+from helpers.xray import CoarseCamera
 from tests.doors import faces
 
 OPTICS = Microscope()
@@ -80,6 +82,15 @@ def born(draw):
     return op.select(draw(st.sampled_from([slice(None), [0, 2]])))
 
 
+@st.composite
+def coarse_cameras(draw):
+    """Any ratio of the pixels, whole or not, any blur and gain."""
+    scale = draw(st.sampled_from([2, 2.5, 2.92, 3, 4, 5, 8]))
+    side = draw(sides(2, 2, 5))
+    camera = CoarseCamera(draw(st.floats(0, 4)), scale, gain=draw(st.floats(0.5, 2)), offset=0.1)
+    return camera.on(tuple(math.ceil(n * scale) for n in side))
+
+
 OPERATORS = {
     "Gradient": gradients(),
     "Blur": blurs(),
@@ -87,6 +98,7 @@ OPERATORS = {
     "ParallelBeam": beams(),
     "LightField": light_fields(),
     "Born": born(),
+    "CoarseCamera": coarse_cameras(),
 }
 
 
@@ -140,4 +152,5 @@ def test_the_table_has_every_public_operator():
         for thing in vars(import_module(f"helpers.{face}")).values()
         if inspect.isclass(thing) and callable(getattr(thing, "adjoint", None))
     ]
-    assert {thing.__name__ for thing in public} - {"Operator"} <= set(OPERATORS)
+    names = {thing.__name__ for thing in public if thing.__name__[0] != "_"}
+    assert names - {"Operator"} <= set(OPERATORS)

@@ -203,6 +203,22 @@ def test_h5_and_tif_are_read_too(crystal, monkeypatch):
         np.testing.assert_array_equal(datasets.load("crystal")[key], crystal.values)
 
 
+def test_a_part_of_a_stack_and_a_file_that_holds_only_the_part(crystal, monkeypatch):
+    stack = np.arange(10 * 4 * 5, dtype="uint16").reshape(10, 4, 5)
+    tifffile.imwrite(crystal.folder / "a.tif", stack)
+    np.savez(crystal.folder / "b.npz", movie=stack[3:7], first=3)
+    monkeypatch.setenv("HELPERS_DATA_DIR", str(crystal.folder))
+    digests = {
+        f: hashlib.sha256((crystal.folder / f).read_bytes()).hexdigest() for f in ("a.tif", "b.npz")
+    }
+    crop = {"file": "b.npz", "sha256": digests["b.npz"], "bytes": None}
+    crystal.card |= {"file": "a.tif", "sha256": digests["a.tif"], "crop": crop}
+    crystal.card["part"] = {"movie": [3, 7]}
+    np.testing.assert_array_equal(datasets.load("crystal")["movie"], stack[3:7])
+    (crystal.folder / "a.tif").unlink()
+    np.testing.assert_array_equal(datasets.load("crystal")["movie"], stack[3:7])
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_published_cards_are_complete(name):
     card = ORIGINAL[name]

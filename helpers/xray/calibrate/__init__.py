@@ -1,6 +1,7 @@
 """Calibration of the two cameras in space and time, classical and learned."""
 
 from ..cameras import register
+from ._camera import camera
 from ._spatial import SpatialCalibration, fit_transform, spatial
 from ._temporal import TemporalCalibration, temporal
 from .calibrator import end_point_error
@@ -11,6 +12,7 @@ __all__ = [
     "Misalignments",
     "SpatialCalibration",
     "TemporalCalibration",
+    "camera",
     "end_point_error",
     "find_lattice",
     "fit_transform",

@@ -16,6 +16,7 @@ from .samples import Sample
 from .selection import Selection, select_frames
 
 Level: TypeAlias = float | np.ndarray
+OPEN_SHARE = 0.035  # of the field; simulated fields with an open beam have 5 % or more
 
 
 class VirtualPairs:
@@ -170,8 +171,10 @@ class ActualPairs:
         lr = register(fast[:], calibration)
         if white is None:
             lr /= self._common_gain(lr, timing.matched)
+            _check_open_beam(self._slow[:: -(-len(recording.hr) // 8)])
         self._lr = lr
         targets = timing.held_out() if mode == "double" else timing.between[:, 0].tolist()
+        self._matched = timing.matched
         self.selections = [
             select_frames(i, mode, key_times=timing.key_times, n_frames=len(lr)) for i in targets
         ]
@@ -191,6 +194,18 @@ class ActualPairs:
             self.stride,
             "the registered movie",
         )
+
+    def co_exposed(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """All fast frames (T, y, x), some slow ones (n, Y, X), and their times in fast frames.
+
+        Padded to whole coarse pixels, without those that are held out as targets; see
+        `helpers.xray.calibrate.camera`.
+        """
+        targets = [s.target for s in self.selections if s.target is not None]
+        free = self._matched[~np.isin(self._matched[:, 0], targets)]
+        some = free[:: max(1, -(-len(free) // 12))]
+        hr = pad_to(self._slow[some[:, 0]], SCALE) if len(some) else np.zeros((0, SCALE, SCALE))
+        return self._lr, hr, some[:, 1]
 
     def _common_gain(self, lr: np.ndarray, matched: np.ndarray) -> float:
         """Open beam of the fast camera at which both cameras agree on the frames that both have."""
@@ -287,6 +302,18 @@ def _drawn(
                 target,
                 before / (before + after),
             )
+
+
+def _check_open_beam(light: np.ndarray) -> None:
+    """Warn if few pixels are as bright as the level that was taken for the open beam."""
+    height, width = (n // SCALE * SCALE for n in light.shape[1:])
+    share = float((_bin(light[:, :height, :width]) > 0.85).mean())
+    if share < OPEN_SHARE:
+        warnings.warn(
+            f"no open beam: {100 * share:.0f} % of the slow frames are about as bright as the "
+            "level that was taken for it; give white=(fast, slow), measured without the specimen",
+            stacklevel=3,
+        )
 
 
 def _bin(image: np.ndarray) -> Any:

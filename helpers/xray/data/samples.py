@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
@@ -29,6 +30,27 @@ class Sample(NamedTuple):
     hr: np.ndarray
     tau: Number
     target: np.ndarray | None
+
+
+class CameraSample(NamedTuple):
+    """A `Sample` with its camera, for trainings that record it anew.
+
+    Attributes
+    ----------
+    lr, hr, tau, target
+        As in `Sample`.
+    camera : (4,) array
+        Blur, gain, offset and photons of the coarse camera, as `CoarseCamera` has them.
+    seen : (3, 1, 4h, 4w) array or None
+        Truth at the times of the three coarse frames.
+    """
+
+    lr: np.ndarray
+    hr: np.ndarray
+    tau: Number
+    target: np.ndarray | None
+    camera: np.ndarray
+    seen: np.ndarray | None
 
 
 S = TypeVar("S", bound=tuple)  # a NamedTuple
@@ -71,6 +93,8 @@ class MoviePairs:
         With their truth, both cameras on one grid and one clock.
     every : int
         Take only every n-th frame between two key frames.
+    frames : bool
+        Give with each sample its camera and the truth at the times of its three coarse frames.
 
     Attributes
     ----------
@@ -97,10 +121,10 @@ class MoviePairs:
     (9, (2, 1, 32, 32), 0.3)
     """
 
-    def __init__(self, movies: Iterable[Movie], *, every: int = 1) -> None:
+    def __init__(self, movies: Iterable[Movie], *, every: int = 1, frames: bool = False) -> None:
         if every != int(every) or every < 1:
             raise ValueError(f"every is {every}: give a whole number, at least 1")
-        self.movies = list(movies)
+        self.movies, self.frames = list(movies), frames
         if not self.movies:
             raise ValueError("there are no movies: give at least one")
         places = []
@@ -114,16 +138,19 @@ class MoviePairs:
     def __len__(self) -> int:
         return len(self.places)
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, index: int) -> Any:
         number, t, k = self.places[index]
         movie = self.movies[number]
         start, end = movie.key_times[k : k + 2]
-        return Sample(
+        sample = Sample(
             movie.lr[t - 1 : t + 2, None],
             movie.hr[k : k + 2, None],
             np.float32((t - start) / (end - start)),
             movie.truth[t][None],
         )
+        if self.frames:
+            return CameraSample(*sample, _camera_of(movie), movie.truth[t - 1 : t + 2, None])
+        return sample
 
     @property
     def clips(self) -> np.ndarray:
@@ -142,12 +169,15 @@ def stack(samples: Sequence[S], device: str | torch.device | None = None) -> S:
     (torch.Size([2, 3, 1, 2, 2]), tensor([0.5000, 0.5000]))
     """
     columns = zip(*samples, strict=True)
-    batch = (torch.from_numpy(np.stack(c).astype(np.float32, copy=False)) for c in columns)
     made: Any = type(samples[0])
-    return made(*(part.to(device) for part in batch))
+    return made(*(None if c[0] is None else _tensor(c, device) for c in columns))
 
 
-def augment(sample: Sample, patch: int | None, rng: np.random.Generator) -> Sample:
+def _tensor(column: tuple[Any, ...], device: str | torch.device | None) -> torch.Tensor:
+    return torch.from_numpy(np.stack(column).astype(np.float32, copy=False)).to(device)
+
+
+def augment(sample: S, patch: int | None, rng: np.random.Generator) -> S:
     """Cut a random square out of a sample, and turn its x axis or its time round at random.
 
     `patch` is its side in sharp pixels; None keeps the whole field. Up stays up: liquid lies below
@@ -161,8 +191,8 @@ def augment(sample: Sample, patch: int | None, rng: np.random.Generator) -> Samp
     >>> cut.lr.shape, cut.hr.shape
     ((3, 1, 4, 4), (2, 1, 16, 16))
     """
-    lr, hr, tau = sample[:3]
-    target: Any = sample.target  # None where nothing is known
+    whole: Any = sample
+    lr, hr, tau, target = whole[:4]  # no target where nothing is known
     h, w = lr.shape[-2:]
     scale = hr.shape[-1] // w
     if patch is not None:
@@ -181,7 +211,8 @@ def augment(sample: Sample, patch: int | None, rng: np.random.Generator) -> Samp
         lr, hr, target = lr[..., ::-1], hr[..., ::-1], target[..., ::-1]
     if reversed_:
         lr, hr, tau = lr[::-1], hr[::-1], 1 - tau
-    return Sample(lr, hr, np.float32(tau), target)
+    cut: S = whole._replace(lr=lr, hr=hr, tau=np.float32(tau), target=target)
+    return cut
 
 
 def _targets(movie: Any, every: int) -> Iterator[tuple[int, int]]:
@@ -191,6 +222,13 @@ def _targets(movie: Any, every: int) -> Iterator[tuple[int, int]]:
     for k, (start, end) in enumerate(zip(keys, keys[1:], strict=False)):
         between = times[(times - start >= 0.5) & (end - times >= 0.5)]
         yield from ((int(t), k) for t in between[::every])
+
+
+def _camera_of(movie: Any) -> np.ndarray:
+    """Blur, gain, offset and photons of a simulated coarse camera, on the sharp camera's frames."""
+    e = movie.experiment
+    sigma = math.sqrt(max(0.0, e.lr_psf**2 - e.hr_psf**2))
+    return np.array([sigma, 1.0, 0.0, e.lr_photons], np.float32)
 
 
 def _check(movie: Any, number: int) -> None:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ...training.seeds import seed_of, seeded
+from ..cameras import BOOK_CAMERA, CoarseCamera
 from ..stems import (
     CENTRE,
     N_FRAMES,
@@ -125,13 +126,15 @@ class EDVR(FusionNetwork):
         reference = [r.repeat_interleave(N_FRAMES, dim=0) for r in reference]
         return self.align(levels, reference).unflatten(0, batch)
 
-    def estimate(self, lr: torch.Tensor, hr: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
+    def estimate(
+        self, lr: torch.Tensor, hr: torch.Tensor, tau: torch.Tensor, camera: CoarseCamera
+    ) -> torch.Tensor:
         """See `FusionNetwork`."""
-        features = self.stem(lr, hr, tau)
+        features = self.stem(lr, hr, tau, camera)
         fused = self.fuse(self.aligned(features))
         if self.around is not None:
             fused = fused + self.around(features.flatten(1, 2))
-        return self.head(self.reconstruct(fused), lr, hr, tau)
+        return self.head(self.reconstruct(fused), lr, hr, tau, camera)
 
 
 class PlainHead(nn.Module):
@@ -145,9 +148,14 @@ class PlainHead(nn.Module):
         self.last = nn.Conv2d(head_width, 1, 3, padding=1)
 
     def forward(
-        self, features: torch.Tensor, lr: torch.Tensor, hr: torch.Tensor, tau: torch.Tensor
+        self,
+        features: torch.Tensor,
+        lr: torch.Tensor,
+        hr: torch.Tensor,
+        tau: torch.Tensor,
+        camera: CoarseCamera = BOOK_CAMERA,
     ) -> torch.Tensor:
-        """Image (B, 1, 4h, 4w) from features (B, C, h, w); `hr` and `tau` are not used."""
+        """Image (B, 1, 4h, 4w) from features (B, C, h, w); only `lr` is used beside them."""
         for up in (self.up1, self.up2):
             features = F.leaky_relu(F.pixel_shuffle(up(features), 2), 0.1)
         detail = self.last(F.leaky_relu(self.mix(features), 0.1))

@@ -2,7 +2,7 @@
 
 from .movie import Reconstruction, reconstruct
 from .tiles import by_tiles
-from .uncertainty import Interval, conformal, disagreement
+from .uncertainty import Interval, conformal, disagreement, motion_groups
 
 __all__ = [
     "Interval",
@@ -10,5 +10,6 @@ __all__ = [
     "by_tiles",
     "conformal",
     "disagreement",
+    "motion_groups",
     "reconstruct",
 ]

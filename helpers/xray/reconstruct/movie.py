@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from inspect import signature as inspect_signature
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ from ..._deprecated import renamed, renamed_attribute
 from ...devices import pick_device
 from ...io.files import save_h5, save_tif
 from ..baselines import linear
-from ..cameras import SCALE, Transform
+from ..calibrate._camera import Inspection, inspect, mend
+from ..cameras import BOOK_CAMERA, SCALE, CoarseCamera, Transform, pad_to, pad_up
 from ..data.folders import ActualPairs
 from ..data.samples import Movie, Sample
 from ..data.selection import Selection, select_frames
@@ -129,6 +132,7 @@ def reconstruct(
     overlap: int = 64,
     batch: int = 4,
     ensemble_std: bool = False,
+    camera: CoarseCamera | None = None,
     device: str | torch.device | None = None,
     callback: Callable[[int, np.ndarray], Any] | None = None,
     progress: bool = False,
@@ -138,7 +142,8 @@ def reconstruct(
     Parameters
     ----------
     net : torch.nn.Module or callable
-        ``net(lr, hr, tau)``, a network or one of :mod:`helpers.xray.baselines`.
+        ``net(lr, hr, tau, camera)``, a network or one of :mod:`helpers.xray.baselines`, or a
+        callable without the last argument.
     movie : TwoCameraMovie, or ActualPairs
         The cameras on one grid and one clock. `truth` may be None. ``ActualPairs`` brings its own
         mode, which must be the same.
@@ -154,6 +159,9 @@ def reconstruct(
     ensemble_std : bool
         Test-time augmentation: predict four times, mirrored and backwards in time too; give the
         mean and the standard deviation.
+    camera : CoarseCamera, optional
+        The coarse camera. Default: measured from the frames of the moments that both cameras
+        recorded, see `helpers.xray.calibrate.camera`; `settings` tells which it was.
     device : str or torch.device, optional
         See `helpers.devices.pick_device`. A network is moved there.
     callback : callable, optional
@@ -164,6 +172,12 @@ def reconstruct(
     Returns
     -------
     Reconstruction
+
+    Warns
+    -----
+    UserWarning
+        What the co-exposed frames contradict, with its cause: wrong gain, hot pixels (which are
+        mended), low photons, wrong sigma.
 
     Raises
     ------
@@ -196,13 +210,13 @@ def reconstruct(
         raise ValueError(f"mode is {mode!r}: use 'continuous' or 'double'")
     if isinstance(net, FlowNet):
         raise ValueError("this network aligns two cameras and fuses nothing: load another")
-    samples = _Samples(movie, mode)
+    samples = _Samples(movie, mode, camera, getattr(net, "trained_for", None))
     device = pick_device(device)
     module = net if isinstance(net, torch.nn.Module) else torch.nn.Module()
     training = module.training
     module.to(device).eval()
     # a network that looks both ways in time would give the same answer twice
-    predict = getattr(net, "one_way", net) if ensemble_std else net
+    predict = samples.told(getattr(net, "one_way", net) if ensemble_std else net)
     frames: list[np.ndarray] = []
     stds: list[np.ndarray] = []
     seconds = 0.0
@@ -239,7 +253,14 @@ def reconstruct(
         score=_scores(samples, movie_frames, scored),
         rate=len(frames) / seconds,
         pixel_size=samples.pixel_size,
-        settings={"mode": mode, "tile": tile, "overlap": overlap, "network": _name(net)},
+        settings={
+            "mode": mode,
+            "tile": tile,
+            "overlap": overlap,
+            "network": _name(net),
+            "camera": repr(samples.camera),
+            "camera_from": samples.camera_from,
+        },
         valid=samples.valid,
     )
 
@@ -247,10 +268,19 @@ def reconstruct(
 class _Samples:
     """The samples of a movie, in the order of their times."""
 
-    def __init__(self, movie: Any, mode: str) -> None:
+    def __init__(
+        self,
+        movie: Any,
+        mode: str,
+        camera: CoarseCamera | None = None,
+        trained_for: CoarseCamera | None = None,
+    ) -> None:
         self.mode, self.samples = mode, None
         self.valid, self.shape = None, None
-        self.movie = movie
+        self.movie, self.hot = movie, None
+        self.given, self.trained_for = camera, trained_for
+        self.camera, self.camera_from = camera or BOOK_CAMERA, "given" if camera else "assumed"
+        self.on_grid = self.camera
         if hasattr(movie, "selections"):
             self._from_samples(movie, mode)
         else:
@@ -272,6 +302,11 @@ class _Samples:
         if self.selections and made_for != mode:
             raise ValueError(f"the samples were made for the {made_for} mode, not for {mode}")
         self.samples = samples
+        if hasattr(samples, "co_exposed"):
+            seen = pad_to(np.asarray(samples.valid, np.float32), SCALE)
+            found = self._inspected(*samples.co_exposed(), where=CoarseCamera(0.0)(seen) > 0.99)
+            self.hot = found and found.hot
+        self.on_grid = self.camera
         self.shape = getattr(samples, "shape", None)
         valid = getattr(samples, "valid", None)
         self.valid = None if valid is None or valid.all() else valid
@@ -279,7 +314,19 @@ class _Samples:
         self.pixel_size = None
 
     def _from_movie(self, movie: Any, mode: str) -> None:
-        _check_movie(movie)
+        scale = _check_movie(movie, self.given)
+        # in the double mode, only key frames that are never held out may be looked at
+        some = np.s_[:] if mode == "continuous" else [0, -1]
+        times = np.asarray(movie.key_times, float)[some]
+        found = self._inspected(movie.lr, movie.hr[some], times, scale)
+        lr = movie.lr if found is None else found.lr
+        frames, self.on_grid = self.camera.to_grid(self.camera.transmission(lr))
+        self.on_grid = replace(self.on_grid, gain=1.0, offset=0.0)
+        height, width = movie.hr.shape[1:]
+        self.shape = (height, width) if height % SCALE or width % SCALE else None
+        self.sharp = pad_to(movie.hr, SCALE)
+        want = (self.sharp.shape[1] // SCALE, self.sharp.shape[2] // SCALE)
+        self.coarse = np.asarray(pad_up(frames, want), np.float32)
         keys = np.asarray(movie.key_times, float)
         candidates = range(len(movie.lr)) if mode == "continuous" else range(1, len(keys) - 1)
         inside = keys[np.isfinite(keys)]
@@ -296,6 +343,32 @@ class _Samples:
         experiment = getattr(movie, "experiment", None)
         self.pixel_size = getattr(experiment, "hr_pixel", None)
 
+    def _inspected(
+        self, lr: Any, hr: Any, key_times: Any, scale: float = SCALE, where: Any = None
+    ) -> Any:
+        """Measure the camera where that is possible, and warn of what does not fit."""
+        told = self.given or CoarseCamera(BOOK_CAMERA.sigma, scale)
+        try:
+            found: Inspection = inspect(lr, hr, key_times, told, gain=told.gain, where=where)
+        except ValueError:  # no co-exposed frames, or too few
+            if self.given is None:
+                self.camera = replace(BOOK_CAMERA, scale=scale)
+            return None
+        if self.given is None:
+            self.camera, self.camera_from = found.camera, "measured"
+            if abs(found.camera.gain - 1) < max(0.003, 3 * found.camera.errors["gain"]):
+                self.camera = replace(found.camera, gain=1.0)  # nothing speaks against it
+        for message in found.warnings_for(self.given, self.trained_for):
+            warnings.warn(message, stacklevel=6)
+        return found
+
+    def told(self, net: Any) -> Any:
+        """The network with the camera as an argument, if it takes one."""
+        call = net.forward if isinstance(net, torch.nn.Module) else net
+        if "camera" not in inspect_signature(call).parameters:
+            return net
+        return lambda lr, hr, tau: net(lr, hr, tau, self.on_grid)
+
     def sample(self, n: int) -> Any:
         """The sample n with its target, if it has one."""
         if self.samples is not None:
@@ -306,7 +379,7 @@ class _Samples:
             target = movie.hr[chosen.target][None]
         elif movie.truth is not None:
             target = movie.truth[chosen.lr[1]][None]
-        lr, hr = movie.lr[list(chosen.lr)][:, None], movie.hr[list(chosen.hr)][:, None]
+        lr, hr = self.coarse[list(chosen.lr)][:, None], self.sharp[list(chosen.hr)][:, None]
         return Sample(lr, hr, np.float32(chosen.tau), target)
 
     def inputs(self, n: int, device: Any) -> Any:
@@ -314,6 +387,9 @@ class _Samples:
         sample = self.sample(n)
         if not (np.isfinite(sample.lr).all() and np.isfinite(sample.hr).all()):
             raise ValueError(f"the inputs of frame {n} hold NaN or infinity: mask or crop them")
+        if self.hot is not None and self.hot.any():
+            hot = pad_up(self.hot, sample.lr.shape[-2:])
+            sample = sample._replace(lr=mend(sample.lr[:, 0], hot)[:, None])
         return [torch.as_tensor(part, device=device)[None] for part in sample[:3]]
 
     def cut(self, image: np.ndarray) -> np.ndarray:
@@ -368,12 +444,15 @@ def _name(net: Any) -> str:
     return type(net).__name__ if isinstance(net, torch.nn.Module) else getattr(net, "__name__", "")
 
 
-def _check_movie(movie: Any) -> None:
+def _check_movie(movie: Any, camera: CoarseCamera | None) -> float:
+    """Raise a ValueError if the movie cannot be used, else give its scale."""
     lr, hr = np.shape(movie.lr), np.shape(movie.hr)
-    if len(lr) != 3 or len(hr) != 3 or hr[1:] != (SCALE * lr[1], SCALE * lr[2]):
+    scale = camera.scale if camera else hr[-1] // max(1, lr[-1]) if len(hr) == len(lr) == 3 else 0
+    if not 2 <= scale <= 8 or CoarseCamera(0.0, scale).out_shape(hr[1:], strict=False) != lr[1:]:
         raise ValueError(
-            f"fast frames are {lr} and key frames {hr}: give (T, y, x) and (K, {SCALE} y, "
-            f"{SCALE} x), padded if need be (see helpers.xray.cameras.pad_to)"
+            f"fast frames are {lr} and key frames {hr}: give (T, y, x) and (K, scale y, scale x), "
+            "padded if need be (see helpers.xray.cameras.pad_to), the scale 2 to 8; a scale that "
+            "is not whole needs camera=CoarseCamera(sigma, scale)"
         )
     for name, frames in (("fast", movie.lr), ("key", movie.hr)):
         first = np.asarray(frames[:1])
@@ -396,5 +475,6 @@ def _check_movie(movie: Any) -> None:
     if getattr(movie, "time_offset", 0.0) != 0:
         raise ValueError(
             f"the clocks differ by {movie.time_offset} frames: correct key_times and set "
-            "time_offset to 0 (see helpers.xray.calibrate._temporal)"
+            "time_offset to 0 (see helpers.xray.calibrate.temporal)"
         )
+    return scale

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ...training.seeds import seed_of, seeded
+from ..cameras import BOOK_CAMERA, CoarseCamera
 from ..stems import (
     CENTRE,
     N_FRAMES,
@@ -121,9 +122,11 @@ class SwinXVR(FusionNetwork):
             head = SharpHead if config.sharp else BareHead
             self.head = head(width, config.head_width)
 
-    def estimate(self, lr: torch.Tensor, hr: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
+    def estimate(
+        self, lr: torch.Tensor, hr: torch.Tensor, tau: torch.Tensor, camera: CoarseCamera
+    ) -> torch.Tensor:
         """See `FusionNetwork`."""
-        features = self.stem(lr, hr, tau)
+        features = self.stem(lr, hr, tau, camera)
         x = features.movedim(2, -1)
         for group in self.groups:
             x = group(x)
@@ -131,7 +134,7 @@ class SwinXVR(FusionNetwork):
         fused = self.after(self.norm(x[:, CENTRE]).movedim(-1, 1)) + features[:, CENTRE]
         if self.around is not None:
             fused = fused + self.around(features.flatten(1, 2))
-        return self.head(fused, lr, hr, tau)
+        return self.head(fused, lr, hr, tau, camera)
 
 
 class Group(nn.Module):
@@ -217,7 +220,12 @@ class BareHead(nn.Module):
         self.last = nn.Conv2d(head_width, 1, 3, padding=1)
 
     def forward(
-        self, features: torch.Tensor, lr: torch.Tensor, hr: torch.Tensor, tau: torch.Tensor
+        self,
+        features: torch.Tensor,
+        lr: torch.Tensor,
+        hr: torch.Tensor,
+        tau: torch.Tensor,
+        camera: CoarseCamera = BOOK_CAMERA,
     ) -> torch.Tensor:
         """Image (B, 1, 4h, 4w) from features (B, C, h, w); nothing else is used."""
         features = F.leaky_relu(self.first(features), 0.01)

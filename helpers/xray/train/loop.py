@@ -20,6 +20,7 @@ from ..._arrays import Device
 from ...training.identity import told
 from ...training.loop import Run, Step, Training, adapted
 from ...training.schedule import Schedule
+from ..cameras import CoarseCamera
 from ..data.samples import Sample, augment, stack
 from .distributed import Processes
 from .losses import charbonnier
@@ -32,6 +33,7 @@ def train(
     loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = charbonnier,
     schedule: Schedule | None = None,
     noise: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None,
+    record: Callable[[Any, np.random.Generator], Any] | None = None,
     checkpoint: str | Path | None = None,
     generator: torch.Generator | None = None,
     progress: bool = False,
@@ -52,6 +54,10 @@ def train(
     noise : callable, optional
         ``noise(lr, rng)`` on the coarse frames of a sample, such as
         `helpers.xray.train.PoissonLR`.
+    record : callable, optional
+        ``record(sample, rng)`` on the whole sample before it is cut, such as
+        `helpers.xray.train.RandomCamera`. A network whose samples have a camera is called as
+        ``net(lr, hr, tau, camera)``.
     checkpoint : str or Path, optional
         File of the run. It is written every ``schedule.save_every`` steps and at the end; where it
         exists the same run goes on from it, also for more steps. Same are data, loss, noise,
@@ -132,6 +138,7 @@ def train(
                 "n_samples": len(data),
                 "data": told(data),
                 "noise": noise and told(noise),
+                **({} if record is None else {"record": told(record)}),
                 "loss": told(loss),
                 "net": told(net, trained=False),
             },
@@ -147,9 +154,11 @@ def train(
 
         def objective(step: int) -> tuple[torch.Tensor, float]:
             torch.manual_seed(_number(seed, step, processes.rank))  # of dropout
-            batch: Any = draw(data, schedule, seed, step, noise, mine)
-            batch = type(batch)(*(part.to(processes.device) for part in batch))
-            value = loss(model(batch.lr, batch.hr, batch.tau), batch.target)
+            batch: Any = draw(data, schedule, seed, step, noise, mine, record)
+            batch = type(batch)(
+                *(None if part is None else part.to(processes.device) for part in batch)
+            )
+            value = loss(model(*batch[:3], *_cameras(batch)), batch.target)
             return value, processes.mean(value.detach())
 
         def after(step: int) -> None:
@@ -185,15 +194,25 @@ def draw(
     step: int,
     noise: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None,
     mine: slice = slice(None),
+    record: Callable[[Any, np.random.Generator], Any] | None = None,
 ) -> Sample:
     """Draw the batch of a step, or the samples `mine` of it, as tensors (n, ...)."""
     indices = np.random.default_rng((seed, step)).integers(len(data), size=schedule.batch)
     samples = []
     for k, index in list(enumerate(indices))[mine]:
         rng = np.random.default_rng((seed, step, k))
-        sample = augment(data[int(index)], schedule.patch, rng)
+        whole = data[int(index)]
+        sample = augment(record(whole, rng) if record else whole, schedule.patch, rng)
         samples.append(sample if noise is None else sample._replace(lr=noise(sample.lr, rng)))
     return stack(samples)
+
+
+def _cameras(batch: Any) -> list[CoarseCamera]:
+    """The camera of a batch, where its samples have one, as an argument."""
+    if not hasattr(batch, "camera"):
+        return []
+    sigma, gain, offset, photons = batch.camera.T
+    return [CoarseCamera(sigma, gain=gain, offset=offset, photons=photons)]
 
 
 def _number(*key: int) -> int:

@@ -6,7 +6,9 @@ import torch
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
-from helpers.xray.cameras import Transform, bicubic, coarsen, gaussian_taps
+from helpers.operators import check_adjoint
+from helpers.xray import CoarseCamera
+from helpers.xray.cameras import Transform, bicubic, camera_matrix, coarsen
 
 
 @pytest.fixture
@@ -54,11 +56,80 @@ def test_refusals(image):
         bicubic(image[:, 0])
 
 
-def test_taps_are_a_gaussian():
-    taps = gaussian_taps(2.0, dtype=torch.float64)
-    place = torch.arange(-8, 9)
-    assert torch.isclose(taps.sum(), torch.tensor(1.0, dtype=torch.float64))
-    assert abs(float((taps * place**2).sum()) - 4.0) < 0.01
+@pytest.mark.parametrize("scale", [2, 2.92, 3, 4, 5, 8])
+@pytest.mark.parametrize("sigma", [0, 0.7, 3.5])
+def test_the_camera_has_its_adjoint_at_any_ratio(scale, sigma):
+    shape = (round(6 * scale), round(11 * scale))
+    assert check_adjoint(CoarseCamera(sigma, scale, gain=1.3, offset=0.2).on(shape)) < 1e-14
+
+
+def test_readings_are_gain_times_transmission_plus_offset(image):
+    camera = CoarseCamera(1.0, scale=2, gain=1.1, offset=0.05)
+    plain = coarsen(image, 1.0, 2)
+    np.testing.assert_allclose(camera(image), 1.1 * plain + 0.05)
+    np.testing.assert_allclose(camera.transmission(camera(image)), plain)
+
+
+def test_a_ratio_that_is_not_whole_averages_by_area():
+    """Pixels of 2.5: the third sharp pixel belongs half to each of two coarse ones."""
+    row = np.array([[1.0, 2.0, 4.0, 8.0, 16.0]])
+    seen = CoarseCamera(0, scale=2.5)(np.repeat(row, 5, axis=0))
+    np.testing.assert_allclose(seen, np.repeat([[(1 + 2 + 2) / 2.5, (2 + 8 + 16) / 2.5]], 2, 0))
+
+
+def test_each_image_of_a_batch_has_its_own_camera(image):
+    widths, gains = [0.0, 1.0, 2.2], [1.0, 2.0, 3.0]
+    batch = torch.tensor(np.stack([image, 2 * image, image**2]))[:, None]
+    together = CoarseCamera(torch.tensor(widths), gain=torch.tensor(gains))(batch)
+    for seen, x, sigma, gain in zip(together, batch, widths, gains, strict=True):
+        alone = CoarseCamera(sigma, gain=gain)(x)
+        np.testing.assert_allclose(seen, alone, rtol=2e-4)  # tails beyond four widths
+
+
+def test_frames_of_any_ratio_come_to_the_grid_of_the_networks():
+    """What the resampled camera is said to see is what it sees, of a smooth image."""
+    y, x = np.mgrid[:240, :240]
+    smooth = np.sin(x / 9) + np.cos(y / 7)
+    for scale, bound in ((2, 1e-9), (2.5, 0.01), (3, 0.01), (5, 0.02), (6, 0.03), (8, 0.06)):
+        camera = CoarseCamera(1.5, scale)
+        frames, equal = camera.to_grid(camera(smooth))
+        error = (frames - equal(smooth))[5:-5, 5:-5]
+        assert np.abs(error).max() < bound, scale
+    same, equal = CoarseCamera(2.0).to_grid(smooth)
+    assert same is smooth and equal == CoarseCamera(2.0)
+
+
+def test_noise_of_resampled_frames_is_as_their_photons_say():
+    rng = np.random.default_rng(0)
+    for scale in (2, 3, 5, 8):
+        noise = rng.normal(0, 0.1, (400, 400))
+        frames, equal = CoarseCamera(1.0, scale, photons=100.0).to_grid(noise)
+        assert abs(frames[5:-5, 5:-5].std() * equal.photons**0.5 - 1) < 0.05, scale
+
+
+def test_a_camera_says_its_numbers_and_their_errors():
+    camera = CoarseCamera(2.1234, gain=1.05, photons=300.0, errors={"sigma": 0.02})
+    assert (
+        repr(camera)
+        == "CoarseCamera(sigma=2.123 ± 0.02, scale=4, gain=1.05, offset=0, photons=300)"
+    )
+
+
+def test_cameras_that_cannot_be(image):
+    for wrong in ({"sigma": -1}, {"gain": 0}, {"photons": 0.0}, {"scale": 0}, {"scale": 20}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            CoarseCamera(**{"sigma": 1.0} | wrong)
+    with pytest.raises(ValueError, match="offset is nan"):
+        CoarseCamera(1.0, offset=float("nan"))
+    with pytest.raises(ValueError, match="multiples of 5"):
+        CoarseCamera(1.0, scale=5)(image)
+
+
+def test_a_row_of_the_matrix_is_a_gaussian_over_a_pixel():
+    row = camera_matrix(80, 20, 2.0, 4, torch.zeros(1, dtype=torch.float64))[10]
+    place = torch.arange(80) - 41.5
+    assert torch.isclose(row.sum(), torch.tensor(1.0, dtype=torch.float64))
+    assert abs(float((row * place**2).sum()) - (4.0 + 15 / 12)) < 0.01
 
 
 def test_the_aligned_transform_puts_a_coarse_pixel_on_its_block(image):

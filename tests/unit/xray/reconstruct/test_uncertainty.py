@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 
 from helpers.xray import baselines
-from helpers.xray.reconstruct import Interval, conformal, disagreement, reconstruct
+from helpers.xray.reconstruct import (
+    Interval,
+    conformal,
+    disagreement,
+    motion_groups,
+    reconstruct,
+)
 from helpers.xray.simulate import Experiment, simulate
 
 
@@ -69,3 +75,35 @@ def test_the_coarse_camera_objects_to_what_it_has_not_seen():
     changed = np.zeros_like(loud, bool)
     changed[7] = True
     np.testing.assert_array_equal(loud[~changed], quiet[~changed])
+
+
+def test_groups_hold_the_level_where_things_move_and_where_they_do_not():
+    """Errors ten times larger in one class: one factor cannot serve both."""
+    rng = np.random.default_rng(0)
+    groups = rng.integers(0, 2, (2, 100, 100))
+    size = np.where(groups == 1, 0.1, 0.01)
+
+    def result():
+        frames = size * rng.standard_normal(size.shape)
+        return SimpleNamespace(frames=frames, ensemble_std=np.full(size.shape, 0.01))
+
+    first, second = result(), result()
+    zero = np.zeros(size.shape)
+    together, apart = (conformal(first, zero, groups=g) for g in (None, groups))
+    hit = np.abs(second.frames) <= together(second)
+    assert hit[groups == 1].mean() < 0.85 < 0.95 < hit[groups == 0].mean()
+    hit = np.abs(second.frames) <= apart(second, groups)
+    assert all(abs(hit[groups == k].mean() - 0.9) < 0.02 for k in (0, 1))
+    with pytest.raises(ValueError, match="give them to both"):
+        apart(second)
+    with pytest.raises(ValueError, match="give them to both"):
+        together(second, groups)
+
+
+def test_motion_is_told_without_a_truth():
+    movie = simulate(Experiment(), 2040)
+    result = reconstruct(baselines.linear, movie, device="cpu")
+    moves = motion_groups(result, movie) // 3
+    keys = np.stack([movie.hr[list(s.hr)] for s in result.selections])
+    off = np.abs(keys - movie.truth[:20, None]).max(1) > 0.15
+    assert off[moves >= 2].mean() > 0.3 > 0.1 > off[moves == 0].mean()
