@@ -11,6 +11,7 @@ from ..io.stacks import Stack
 from ..io.tables import save_table
 from ..noise.counting import Poisson
 from ..noise.readout import PoissonGauss
+from ..renderer.detect import find_drift, link, select
 from ..renderer.detect import localize as find_molecules
 from ..scale import map_chunks
 from ._declare import Count, NotNegative, Positive
@@ -34,6 +35,9 @@ def localize(
     saturation: Positive | None = None,
     table: Literal["own", "csv", "parquet", "picasso", "thunderstorm"] = "own",
     pixel_size: Positive | None = None,
+    max_std: Positive | None = None,
+    drift_windows: int = 0,
+    link_radius: NotNegative = 0.0,
     chunk: Count = 1000,
     client: Client | None = None,
 ) -> Outcome:
@@ -59,6 +63,13 @@ def localize(
         Format of the table.
     pixel_size : float, optional
         Of the camera in nm; thunderstorm needs it. Left out, that of the file.
+    max_std : float, optional
+        Largest error of a position in px; other molecules are left out.
+    drift_windows : int
+        Pieces of the movie between which drift is found and taken off; 0 leaves it.
+    link_radius : float
+        Step in px up to which molecules of neighbouring frames are joined to one blink; 0 joins
+        none.
     chunk : int
         Frames that are kept together; a stop loses one such chunk. Multiples of 200 give the
         bits of the call in memory.
@@ -95,6 +106,15 @@ def localize(
         more: dict[str, Any] = {"shape": frames.shape[1:], "frames": len(frames)}
     more["pixel_size"] = pixel
     found: Any = done.open()
+    told: dict[str, Any] = {}
+    if max_std is not None:
+        limits = {name: (0.0, max_std) for name in ("x_std", "y_std")}
+        found, taken = select(np.asarray(found).view(np.recarray), limits)
+        told = {f"left_out_{name}": n for name, n in taken.items() if name != "kept"}
+    if drift_windows:
+        found = find_drift(found, windows=drift_windows).correct(found)
+    if link_radius:
+        found = link(found, link_radius)
     if table in ("picasso", "thunderstorm"):
         save_table(target, found, {"sigma": psf}, format=table, **more)
     elif table == "csv":
@@ -102,7 +122,7 @@ def localize(
     else:
         save_table(target, found, {"psf_px": psf}, **more)
     files = [target] if table != "picasso" else [target, target.with_suffix(".yaml")]
-    told = {"molecules": len(found), "frames": more["frames"]}
+    told |= {"molecules": len(found), "frames": more["frames"]}
     return Outcome(target, files, told | {"chunks_new": done.n_new, "chunks": done.n_chunks})
 
 

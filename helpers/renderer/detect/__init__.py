@@ -1,15 +1,21 @@
-"""Localization: find, fit and match molecules in camera frames."""
+"""Localization: find, fit and match molecules; drift, blinks, filters and precision of a table."""
 
 from ._localize import localize
 from ._match import Matches, match
+from .drift import Drift, find_drift, link, nearest_neighbour_precision, select
 from .matched_filter import MatchedFilter
 from .render import gaussians, ring_correlation
 
 __all__ = [
+    "Drift",
     "MatchedFilter",
     "Matches",
+    "find_drift",
     "gaussians",
+    "link",
     "localize",
     "match",
+    "nearest_neighbour_precision",
     "ring_correlation",
+    "select",
 ]

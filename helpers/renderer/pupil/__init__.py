@@ -1,13 +1,16 @@
-"""Phase retrieval: the pupil from beads or from blinking molecules."""
+"""Point spread functions and phase retrieval: from beads or from blinking molecules."""
 
 from ._retrieve import retrieve, retrieve_from_blinks
 from .ambiguities import Alignment, align, twin
+from .beads import BeadPSF, psf_from_beads
 from .result import PupilFit
 
 __all__ = [
     "Alignment",
+    "BeadPSF",
     "PupilFit",
     "align",
+    "psf_from_beads",
     "retrieve",
     "retrieve_from_blinks",
     "twin",

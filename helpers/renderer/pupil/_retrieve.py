@@ -34,7 +34,7 @@ from ._checks import (
     tells_above_from_below,
     wide_tensor,
 )
-from .bundle_adjustment import Bundle
+from .bundle_adjustment import Bundle, MeasuredBundle
 from .result import PupilFit, by_mode, result_of
 
 STACK_MODES = (3, *range(5, 21))
@@ -53,6 +53,8 @@ def retrieve(
     noise: NoiseModel | None = None,
     mask: Array | None = None,
     saturation: float | None = None,
+    blur: float | None = 0.0,
+    each_plane: bool = False,
     n_iter: int = 50,
     tol: float = 1e-2,
     callback: Callable[[int, np.ndarray], Any] | None = None,
@@ -82,6 +84,12 @@ def retrieve(
     saturation : float, optional
         Pixels at or above it are left out. Default: found in the data. Where four pixels or more
         share the largest value, and it is above 100, that value is the limit of the camera.
+    blur : float, optional
+        Standard deviation in px of a blur beyond the pupil: of the bead's size, of vibration, of
+        the camera. None: one more unknown, for all beads together.
+    each_plane : bool
+        Photons and background of each plane for themselves, as where a bead bleaches, a lamp
+        flickers, or a light sheet moves.
     n_iter : int
         Steps at most.
     tol : float
@@ -133,13 +141,22 @@ def retrieve(
     images = images[None] if single else images
     planes = checked_planes(z, images.shape[1])
     images, use, level = checked_images(images, mask, saturation, model)
+    if blur is not None and not 0 <= blur <= 5:
+        raise ValueError(f"blur is {blur}: give a standard deviation in px, or None to find it")
     bundle = _bundle(images, use, pupil, modes, planes, model)
     coefficients = coefficients_of(pupil, modes, images)
+    places = places_of_beads(images, use)
+    plain = blur == 0 and not each_plane
     with _Watch(callback, progress, n_iter, modes) as watch:
+        if not plain:  # the wavefront first: a blur imitates part of it
+            if n_iter > 10:
+                coefficients, places, *_ = bundle.minimize(coefficients, places, 10, tol, watch)
+            bundle, coefficients, places = _measured(bundle, coefficients, places, blur, each_plane)
         coefficients, places, deviance, history, converged = bundle.minimize(
-            coefficients, places_of_beads(images, use), n_iter, tol, watch
+            coefficients, places, n_iter, tol, watch
         )
     settings = {"noise": type(model).__name__, "n_iter": n_iter, "tol": tol}
+    settings |= {"blur": blur, "each_plane": each_plane}
     return result_of(
         bundle, coefficients, places, deviance, history, converged, level, settings, single
     )
@@ -285,6 +302,20 @@ def _bundle(images, use, pupil, modes, planes, noise, depth=1.0):
     reach = 1.25 * depth
     renderer = FourierOptics(images.shape[2:], pupil, modes=modes, z_range=(-reach, reach))
     return Bundle(images, use, images.new_tensor(planes), renderer.to(images), noise)
+
+
+def _measured(bundle, coefficients, places, blur, each_plane):
+    """The bundle with what a measured bead needs, and a start for it."""
+    parts = bundle.images, bundle.mask, bundle.planes, bundle.renderer, bundle.noise
+    fits_blur = blur is None
+    bundle = MeasuredBundle(*parts, blur or 0.0, fits_blur, each_plane)
+    if fits_blur:
+        coefficients = torch.cat([coefficients, coefficients.new_full((1,), 0.5)])
+    if each_plane:
+        n = len(bundle.planes)
+        spread = [places[:, k, None].expand(-1, n) for k in (3, 4)]
+        places = torch.cat([places[:, :3], *spread], 1)
+    return bundle, coefficients, places
 
 
 class _Watch:

@@ -16,6 +16,7 @@ import torch
 from ._checks import PLACE
 
 DAMPING, LEAST, MOST = 1e-3, 1e-9, 1e9
+NARROWEST, WIDEST = 0.25, 5.0  # px: the least blur that pixels can tell, and the largest
 AT_ONCE = 2**17  # cells of pupils: what stays in a processor's cache
 
 
@@ -115,7 +116,7 @@ class Bundle:
         now = self.equations(coefficients, places)
         history, damping, converged = [float(now[0].sum())], DAMPING, False
         for _ in range(n_iter):
-            by_pupil, by_place, wanted = self._step(*now[1:], damping)
+            by_pupil, by_place, wanted = self._step(*now[1:], damping, places.shape[1])
             moved = places + by_place
             moved[:, 3:] = moved[:, 3:].maximum(0.1 * places[:, 3:])  # light stays positive
             total = math.inf
@@ -134,9 +135,9 @@ class Bundle:
                 break
         return coefficients, places, now[0], history, converged
 
-    def _step(self, gradient, information, damping):
+    def _step(self, gradient, information, damping, n_places=5):
         """Steps of pupil (K,) and places (B, 5), and the squared length of the undamped one."""
-        k = len(self.renderer.modes)
+        k = information.shape[1] - n_places
         # units differ by many decades: with a unit diagonal float32 can solve it, too
         diagonal = information.diagonal(dim1=1, dim2=2).clamp(min=1e-30)
         scale = torch.cat([diagonal[:, :k].sum(0).expand(len(diagonal), -1), diagonal[:, k:]], 1)
@@ -167,6 +168,78 @@ class Bundle:
         of_place = torch.linalg.inv(inner) + through @ of_pupil @ through.mT
         of_pupil = of_pupil * scale[:k, None] * scale[:k]
         return of_pupil, of_place * scale[k:, None] * scale[k:]
+
+
+@dataclass
+class MeasuredBundle(Bundle):
+    """A bundle with a blur that all share, and light of its own in each plane.
+
+    The coefficients (K + 1,) end with the standard deviation of the blur in px if that is fitted.
+    Places (B, 3 + 2 P) are x, y, z, photons of each plane and background of each plane, or
+    (B, 5) as in `Bundle`.
+    """
+
+    blur: float = 0.0
+    fits_blur: bool = False
+    each_plane: bool = False
+
+    def set(self, coefficients: torch.Tensor) -> None:
+        """Give the renderer these coefficients, and the last one to the blur if it is fitted."""
+        if self.fits_blur:
+            self.blur = min(max(float(coefficients[-1].abs()), NARROWEST), WIDEST)
+            coefficients = coefficients[:-1]
+        super().set(coefficients)
+
+    def rates(self, coefficients: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        """Expected images (B, P, Y, X)."""
+        return self._blurred(super().rates(coefficients, places), self.blur)
+
+    def _params(self, places):
+        if not self.each_plane:
+            return super()._params(places)
+        n = len(self.planes)
+        params = {name: places[:, k, None].expand(-1, n) for k, name in enumerate("xyz")}
+        params |= {"photons": places[:, 3 : 3 + n], "background": places[:, 3 + n :]}
+        params["z"] = params["z"] + self.planes
+        return {name: value.flatten() for name, value in params.items()}
+
+    @torch.no_grad()
+    def _equations(self, part, places):
+        counts, mask = self.images[part], self.mask[part]
+        rate, slopes = self.renderer.jacobian(self._params(places), ("coefficients", *PLACE))
+        sharp = rate
+        rate, slopes = self._blurred(rate, self.blur), self._blurred(slopes, self.blur)
+        if self.fits_blur:
+            step = 1e-3
+            change = self._blurred(sharp, self.blur + step) - self._blurred(sharp, self.blur - step)
+            k = len(self.renderer.modes)
+            slopes = torch.cat([slopes[:, :k], change[:, None] / (2 * step), slopes[:, k:]], 1)
+        rate = rate.view(counts.shape).clamp(min=1e-6)
+        slopes = slopes.unflatten(0, counts.shape[:2]).transpose(1, 2)
+        if self.each_plane:
+            alone = torch.eye(len(self.planes)).to(slopes)[:, :, None, None]
+            light, level = (s[:, None] * alone for s in (slopes[:, -2], slopes[:, -1]))
+            slopes = torch.cat([slopes[:, :-2], light, level], 1)
+        slopes = slopes.flatten(2)
+        deviance = (self.noise.deviance(rate, counts, reduction="none") * mask).flatten(1).sum(1)
+        score = (self.noise.score(rate, counts) * mask).flatten(1)
+        information = (self.noise.information(rate) * mask).flatten(1)
+        gradient = (slopes @ score[..., None])[..., 0]
+        return deviance, gradient, (slopes * information[:, None]) @ slopes.mT
+
+    @staticmethod
+    def _blurred(images: torch.Tensor, sigma: float) -> torch.Tensor:
+        """Images (..., Y, X) under a Gaussian of `sigma` px; at the rim the light goes on."""
+        if sigma < 0.05:
+            return images
+        reach = math.ceil(4 * max(sigma, 0.5))
+        at = torch.arange(-reach, reach + 1).to(images)
+        kernel = torch.exp(-(at**2) / (2 * sigma**2))
+        kernel = kernel / kernel.sum()
+        flat = images.reshape(-1, 1, *images.shape[-2:])
+        flat = torch.nn.functional.pad(flat, (reach,) * 4, mode="replicate")
+        flat = torch.nn.functional.conv2d(flat, kernel[None, None, :, None])
+        return torch.nn.functional.conv2d(flat, kernel[None, None, None]).view(images.shape)
 
 
 def schur(

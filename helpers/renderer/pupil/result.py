@@ -40,7 +40,7 @@ class PupilFit:
     x, y, z : float, or array (B,) for several emitters
         In px from the image centre; in µm, on top of the z of the planes.
     photons, background : float, or array (B,)
-        Photo-electrons in each image, and in each pixel.
+        Photo-electrons in each image, and in each pixel. With `each_plane` (P,), or (B, P).
     deviance : float, or array (B,)
         Twice the log-likelihood lost against a model that explains every pixel.
     goodness : float, or array (B,)
@@ -58,6 +58,11 @@ class PupilFit:
         The next step would be shorter than `tol`.
     n_iter : int
         Steps tried.
+    blur, blur_std : float
+        Standard deviation in px of the blur beyond the pupil, and its bound: 0 where it was given.
+    misfit : float
+        Root mean square of what the fit leaves, over that of the light: what noise does not
+        explain is the model's.
     history : (n_iter + 1,) array
         Deviance of everything, before each step and at the end.
     settings : dict
@@ -84,6 +89,9 @@ class PupilFit:
     n_iter: int
     history: np.ndarray = field(repr=False)
     settings: dict = field(repr=False)
+    blur: float = 0.0
+    blur_std: float = 0.0
+    misfit: float = math.nan
 
     crlb = renamed_attribute("crlb_std")
 
@@ -95,7 +103,7 @@ class PupilFit:
 
 def by_mode(modes: Sequence[int], coefficients: torch.Tensor) -> dict[int, float]:
     """Dict of OSA index -> number from a tensor (K,)."""
-    return dict(zip(modes, to_numpy(coefficients).astype(float).tolist(), strict=True))
+    return dict(zip(modes, to_numpy(coefficients).astype(float).tolist(), strict=False))
 
 
 def result_of(
@@ -119,23 +127,34 @@ def result_of(
 
     def per_emitter(values):
         values = to_numpy(values)
+        if values.ndim > 1:
+            return values[0] if single else values
         return float(values[0]) if single else values
 
-    crlb: dict[Any, Any] = by_mode(modes, covariance.diagonal().sqrt())
-    crlb |= {name: per_emitter(spread[:, k]) for k, name in enumerate(PLACE)}
+    n, k = len(bundle.planes), len(modes)
+    each = places.shape[1] > len(PLACE)
+    parts: dict[str, Any] = {"x": 0, "y": 1, "z": 2, "photons": 3, "background": 4}
+    if each:
+        parts |= {"photons": slice(3, 3 + n), "background": slice(3 + n, None)}
+    bounds = covariance.diagonal().sqrt()
+    crlb: dict[Any, Any] = by_mode(modes, bounds[:k])
+    crlb |= {name: per_emitter(spread[:, part]) for name, part in parts.items()}
     expected = bundle.rates(coefficients, places)
+    base = places[:, parts["background"]].reshape(len(places), -1, 1, 1)
+    light = (bundle.images - base) * bundle.mask
+    wrong = (bundle.images - expected) * bundle.mask
     mean, variance = (
         (moment * bundle.mask).flatten(1).sum(1)
         for moment in deviance_moments(bundle.noise, expected)
     )
-    n_free = len(PLACE) + len(found) / len(places)
+    n_free = places.shape[1] + len(coefficients) / len(places)
     return PupilFit(
         pupil=pupil,
         coefficients=found,
-        covariance=to_numpy(covariance),
+        covariance=to_numpy(covariance[:k, :k]),
         crlb_std=crlb,
         wavefront=np.where(inside, to_numpy(pupil.wavefront()), np.nan),
-        **{name: per_emitter(places[:, k]) for k, name in enumerate(PLACE)},
+        **{name: per_emitter(places[:, part]) for name, part in parts.items()},
         deviance=per_emitter(deviance),
         goodness=per_emitter(standardized_deviance(deviance, mean, variance, n_free)),
         expected=to_numpy(expected.squeeze(0 if single else 1)),
@@ -146,4 +165,7 @@ def result_of(
         n_iter=len(history) - 1,
         history=np.array(history),
         settings={**settings, "modes": modes, "device": str(places.device)},
+        blur=float(getattr(bundle, "blur", 0.0)),
+        blur_std=float(bounds[k]) if len(bounds) > k else 0.0,
+        misfit=float(wrong.norm() / light.norm()),
     )

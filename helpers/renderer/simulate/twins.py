@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from scipy.ndimage import gaussian_filter
 
-from .filaments import filament_images
+from .beads import Microscope, aberrated_psf
+from .filaments import filament_images, spots_image
 from .volumes import tubes, widefield
 
 GAIN, OFFSET, READ = 2.0, 100.0, 4.0  # ADU per photo-electron, ADU, photo-electrons squared
@@ -58,3 +60,57 @@ def epfl_worm() -> dict[str, Any]:
     psf = widefield(point, background=0.0, aberration={}).expected
     psf = psf * (60_000 / psf.max())
     return {"FITC": stack.counts.astype(np.uint16), "PSF": np.round(psf).astype(np.uint16)}
+
+
+def pmhc() -> dict[str, Any]:
+    """Single molecules that walk and bleach, in grey levels of an EMCCD.
+
+    Returns
+    -------
+    dict
+        ``"frames"`` (10, 128, 128) uint16. The multiplication register of the twin gives 10 grey
+        levels for each photo-electron on average, on an offset of 200, and hands a tenth of a
+        pixel's charge on to the next along x.
+
+    Examples
+    --------
+    >>> pmhc()["frames"].shape
+    (10, 128, 128)
+    """
+    rng, n, size = np.random.default_rng(61), 55, 128
+    y, x = np.mgrid[:size, :size] / size - 0.5
+    haze = 3.0 + 4.0 * np.exp(-(x**2 + y**2) / 0.1)
+    place, last = rng.uniform(-60, 60, (2, n)), rng.exponential(6.0, n)
+    light, frames = rng.uniform(150, 450, n), []
+    for k in range(10):
+        place = place + 0.35 * rng.standard_normal(place.shape)
+        lit = last > k
+        rate = haze + spots_image(*place[:, lit], light[lit], 1.2, (size, size))
+        charge = rng.standard_gamma(rng.poisson(rate).clip(1e-9))
+        charge = 0.9 * charge + 0.1 * np.roll(charge, 1, 1)
+        frames.append(200 + 10 * charge + 3 * rng.standard_normal(rate.shape))
+    return {"frames": np.round(frames).clip(0, 65535).astype(np.uint16)}
+
+
+def bead_in_air() -> dict[str, Any]:
+    """A bead that is no point, in 25 planes whose light falls, in grey levels.
+
+    Returns
+    -------
+    dict
+        ``"image"`` (25, 256, 256) uint16, planes 300 nm apart, pixels of 130 nm.
+
+    Examples
+    --------
+    >>> bead_in_air()["image"].shape
+    (25, 256, 256)
+    """
+    rng, planes = np.random.default_rng(62), np.arange(-12, 13)
+    scope = Microscope(na=0.85, wavelength=0.52, index=1.0, pixel_size=0.13)
+    waves = {5: 0.03, 7: -0.04, 8: 0.05, 12: 0.06}
+    psf = aberrated_psf((61, 61), waves, z=0.3 * planes, microscope=scope)
+    psf = gaussian_filter(psf, (0, 0.8, 0.8)) * np.linspace(1.0, 0.85, 25)[:, None, None]
+    image = np.full((25, 256, 256), 320.0)
+    image[:, 98:159, 101:162] += 1.7e6 * psf
+    grey = 100 + 0.46 * (rng.poisson(image) + 2 * rng.standard_normal(image.shape))
+    return {"image": np.round(grey).clip(0, 65535).astype(np.uint16)}
