@@ -86,12 +86,14 @@ def subtract_power_law(
     if (np.diff(energies) <= 0).any() or energies[0] <= 0:
         raise ValueError("energies must rise and be above 0 eV")
     low, high = fit_window
-    middle = (low + high) / 2
     if not low < high <= signal_window[0] < signal_window[1]:
         raise ValueError(
             f"fit window {fit_window} must lie before the signal window {signal_window}"
         )
-    halves = [(energies >= a) & (energies < b) for a, b in ((low, middle), (middle, high))]
+    # Halves of equally many channels: one more in the first would be taken for a slope.
+    inside = np.flatnonzero((energies >= low) & (energies < high))
+    inside = inside[: inside.size // 2 * 2]
+    halves = [np.isin(np.arange(energies.size), part) for part in np.split(inside, 2)]
     signal = (energies >= signal_window[0]) & (energies < signal_window[1])
     if min(half.sum() for half in halves) < 2 or signal.sum() < 2:
         raise ValueError(
@@ -99,9 +101,11 @@ def subtract_power_law(
             f"from {energies[0]:g} to {energies[-1]:g} eV"
         )
     first, second = (counts[..., half].sum(axis=-1) for half in halves)
-    total = 2 * np.log(max(first.sum(), 1) / max(second.sum(), 1)) / np.log(high / low)
+    step = (energies[inside[-1]] - energies[inside[0]]) / (inside.size - 1)
+    width = np.log((energies[inside[-1]] + step) / energies[inside[0]])
+    total = 2 * np.log(max(first.sum(), 1) / max(second.sum(), 1)) / width
     with np.errstate(divide="ignore", invalid="ignore"):
-        r = 2 * np.log(first / second) / np.log(high / low)
+        r = 2 * np.log(first / second) / width
     # A pixel with an empty half has no slope of its own.
     r = np.where(np.isfinite(r) & (not shared_slope), r, total)
     fit = halves[0] | halves[1]

@@ -284,12 +284,12 @@ def test_an_edge_that_is_not_on_the_axis():
 
 
 def test_elements_that_cannot_be_told_apart_are_said():
-    """Sulphur K-alpha and molybdenum L-alpha lie 15 eV apart."""
+    """Sulphur K-alpha, molybdenum L-alpha and lead M-alpha lie within 50 eV."""
     rng = np.random.default_rng(0)
     line = np.exp(-0.5 * ((AXIS - 2.30) / 0.04) ** 2)
     cube = rng.poisson(2e-3 + line / line.sum(), (16, 16, 1000))
     with pytest.warns(UserWarning, match="cannot be told"):
-        maps_from_spectra(scan_of(cube), ["S", "Mo"])
+        maps_from_spectra(scan_of(cube), ["S", "Mo", "Pb_Ma"])
 
 
 # ---- the table
