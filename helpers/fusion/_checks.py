@@ -199,7 +199,7 @@ def warn_of_saturation(images: Images) -> None:
             f"{100 * top / values.numel():.1f} % of the pixels of haadf have its largest value: "
             "the detector was saturated? Then mask them: "
             "np.ma.masked_greater_equal(haadf, haadf.max())",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from .._arrays import Array, to_numpy
 from ..io import files as io
+from ..io._calibration import is_labelled, labelled
 
 HDF5 = b"\x89HDF\r\n\x1a\n"  # the first bytes of every such file
 
@@ -82,7 +83,7 @@ class Fusion:
             their successors are whole on disk; the maps of an earlier fusion whose elements this
             one has not are removed.
         pixel_size : float, optional
-            Edge of a pixel, in `unit`.
+            Edge of a pixel, in `unit`. Left out, that of the DataArrays that were fused.
         unit : str
             Unit of `pixel_size`.
         raw : dict of arrays, optional
@@ -105,6 +106,9 @@ class Fusion:
         names = self._names()
         check_file_names(names)
         folder = made_folder(folder)
+        if pixel_size is None and is_labelled(self.haadf):
+            known = labelled(self.haadf)[2]
+            pixel_size, unit = known.pixel_size, known.unit
         earlier = elements_of(folder / "fusion.h5")
         maps = dict(zip(names, self._stack(), strict=True))
         tree: dict[str, Any] = {

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from .._arrays import Array, is_tensor, like
 from ..devices import pick_device
+from ..io._calibration import keeps_labels
 from ..tv import Kind
 from ._checks import (
     Elements,
@@ -42,6 +43,7 @@ GUIDE_TV = 0.15
 MOST = 500  # iterations, where the caller gives no number
 
 
+@keeps_labels("maps", "haadf")
 def fuse(
     haadf: Array,
     maps: Maps,
@@ -70,7 +72,8 @@ def fuse(
     Parameters
     ----------
     haadf : (H, W) or (B, H, W) array or tensor
-        HAADF image, any unit. Used as given; `normalize` does the guide's scaling.
+        HAADF image, any unit. Used as given; `normalize` does the guide's scaling. With an
+        `xarray.DataArray` the result has DataArrays with its coordinates.
     maps : (E, H, W) or (B, E, H, W) array or tensor, or dict of (H, W) or (B, H, W)
         Measured elemental maps, not negative. A dict fixes the order of the elements by its keys.
         Masked pixels (`numpy.ma`) of a map or of the HAADF take no part in their data term; the
@@ -213,7 +216,7 @@ def fuse(
         warnings.warn(
             f"not converged after {run.n_iter} iterations: give a larger n_iter, and look at "
             "plot_convergence",
-            stacklevel=2,
+            stacklevel=3,
         )
     settings = {
         "elements": None if images.keys is None else list(images.keys),
@@ -435,7 +438,7 @@ def _warn_of_units(images: Images, weights: np.ndarray, gamma: float) -> None:
         warnings.warn(
             f"the brightest pixels of the maps predict a HAADF of {model:.3g}, and it has "
             f"{measured:.3g}: scale both (normalize), or fit the weights (calibrate_weights)",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
+P = ParamSpec("P")
+R = TypeVar("R")
 AXES = "TCZYX"  # the axis order of the whole book
 METRES = {"pm": 1e-12, "Å": 1e-10, "nm": 1e-9, "µm": 1e-6, "mm": 1e-3, "cm": 1e-2, "m": 1.0}
 SPELLINGS = {"um": "µm", "\u03bcm": "µm", "micron": "µm", "A": "Å", "\u212b": "Å"}
@@ -185,6 +188,42 @@ def _even(name: object, values: np.ndarray) -> float | None:
     if steps[0] <= 0 or np.ptp(steps) > 1e-3 * abs(steps[0]):
         raise ValueError(f"coordinate {name} is not evenly spaced upwards: TIFF has one step only")
     return float(values[-1] - values[0]) / (len(values) - 1)
+
+
+def keeps_labels(*fields: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Decorator: where the first argument is a DataArray, so are these fields of the result.
+
+    They get its coordinates, names and attributes; where the first argument is an array, nothing
+    changes. A field may be a dict of images.
+
+    Parameters
+    ----------
+    *fields : str
+        Of the dataclass that the function gives.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @wraps(function)
+        def called(*arguments: P.args, **options: P.kwargs) -> R:
+            first: Any = arguments[0] if arguments else None
+            if not is_labelled(first):
+                return function(*arguments, **options)
+            plain: Any = (first.values, *arguments[1:])
+            result: Any = function(*plain, **options)
+            found = {name: _as(getattr(result, name), first) for name in fields}
+            labelled_result: R = replace(result, **found)
+            return labelled_result
+
+        return called
+
+    return decorate
+
+
+def _as(value: Any, like: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _as(image, like) for name, image in value.items()}
+    same = value is not None and np.shape(value) == like.shape
+    return like.copy(data=np.asarray(value)) if same else value
 
 
 def is_labelled(x: object) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import threading
+import warnings
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def open_tiff(path: Path) -> Opened:
     stack.callback(file.close)
     try:
         _check_whole(path, file)
-        series = file.series[0]
+        series = _series(path, file)
         axes = _axes(path, series)
         calibration = calibration_of_tiff(file)
         dtype = series.dtype.newbyteorder(file.byteorder)
@@ -51,6 +52,24 @@ def open_tiff(path: Path) -> Opened:
         stack.close()
         raise
     return source, axes, calibration, stack.close
+
+
+def _series(path: Path, file: Any) -> Any:
+    """The first series of a file, or the movie of all where each page was written by itself."""
+    import tifffile
+
+    found = file.series
+    first = found[0]
+    if len(found) == 1 or file.is_ome:  # the images of an OME file are of several places
+        return first
+    if len(first.shape) == 2 and len({(s.shape, s.dtype) for s in found}) == 1:
+        pages = [series.pages[0] for series in found]
+        return tifffile.TiffPageSeries(pages, (len(pages), *first.shape), first.dtype, "TYX")
+    warnings.warn(
+        f"{path} holds {len(found)} images of several shapes: the first, {first.shape}, is opened",
+        stacklevel=5,
+    )
+    return first
 
 
 class _Pages:

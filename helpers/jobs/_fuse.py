@@ -36,6 +36,7 @@ def fuse(
     lambda_haadf: NotNegative | None = None,
     lambda_chem: NotNegative = 0.08,
     lambda_tv: NotNegative | None = None,
+    background: Positive = 0.24,
     n_iter: Count | None = None,
     pixel_size: Positive | None = None,
     unit: UNITS = "nm",
@@ -63,6 +64,8 @@ def fuse(
         Weight of the Poisson term.
     lambda_tv : float, optional
         Weight of the total variation; left out, that of helpers.fusion.fuse.
+    background : float
+        Counts of a pixel that are not of the element, in the unit of the maps as they are fused.
     n_iter : int, optional
         Most iterations to make; left out, that of helpers.fusion.fuse.
     pixel_size : float, optional
@@ -97,6 +100,7 @@ def fuse(
         lambda_haadf=lambda_haadf,
         lambda_chem=lambda_chem,
         lambda_tv=lambda_tv,
+        background=background,
         n_iter=n_iter,
         device=task.device,
         progress=task.progress,

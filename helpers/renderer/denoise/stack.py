@@ -21,6 +21,7 @@ from scipy.ndimage import median_filter, rank_filter
 from ..._arrays import Array, is_tensor, like, to_numpy, to_tensor
 from ..._deprecated import renamed
 from ...devices import pick_device
+from ...io._calibration import keeps_labels
 from ...noise._checks import NoiseModel
 from ...noise.camera import warn_of_images
 from ...noise.counting import SCMOS, Poisson
@@ -64,6 +65,7 @@ class Denoised:
     n_masked: int = 0
 
 
+@keeps_labels("images", "spread", "blind")
 @renamed(rate="learning_rate")
 def denoise(
     images: Array,
@@ -90,7 +92,8 @@ def denoise(
     ----------
     images : (B, Y, X) or (Y, X) array or tensor
         Noisy images of one kind; in photo-electrons, or in any unit if `noise` is None. The noise
-        must be independent from pixel to pixel.
+        must be independent from pixel to pixel. With an `xarray.DataArray` the result has
+        DataArrays with its coordinates.
     noise : Poisson, SCMOS, PoissonGauss or EMCCD, optional
         Of `helpers.noise`; the variance of the read noise may be a map (Y, X). Left out, intercept
         and slope of the noise are found by `noise_line`.

@@ -232,3 +232,26 @@ def test_a_reader_that_is_not_installed_is_named(tmp_path, package, monkeypatch)
     path.mkdir() if package == "zarr" else path.write_bytes(b"x")
     with pytest.raises(ValueError, match=f"is read by {package}: pip install {package}"):
         Stack(path)
+
+
+def test_pages_that_were_written_one_by_one_are_a_movie(tmp_path):
+    """Each has a description of its own, as tifffile's default is: a series of one page."""
+    movie = np.arange(5 * 6 * 7, dtype=np.uint16).reshape(5, 6, 7)
+    with tifffile.TiffWriter(tmp_path / "a.tif", bigtiff=True) as file:
+        for frame in movie:
+            file.write(frame, contiguous=False, photometric="minisblack")
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        assert len(file.series) == 5
+    with Stack(tmp_path / "a.tif") as stack:
+        assert (stack.shape, stack.axes) == ((5, 6, 7), "TYX")
+        np.testing.assert_array_equal(stack[3], movie[3])
+        np.testing.assert_array_equal(stack[...], movie)
+
+
+def test_a_preview_beside_the_images_is_said(tmp_path):
+    movie = np.arange(5 * 6 * 7, dtype=np.uint16).reshape(5, 6, 7)
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(movie, photometric="minisblack")
+        file.write(movie[0, :3, :3], photometric="minisblack")
+    with pytest.warns(UserWarning, match="holds 2 images of several shapes: the first"):
+        assert Stack(tmp_path / "a.tif").shape == (5, 6, 7)
