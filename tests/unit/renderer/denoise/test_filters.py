@@ -16,7 +16,7 @@ def noisy(level=30.0, shape=(2, 40, 44), read=0.0, seed=0):
 @pytest.mark.parametrize(("level", "read"), [(4.0, 4.0), (30.0, 0.0), (30.0, 25.0)])
 def test_stabilised_values_have_unit_variance(level, read):
     values = filters.stabilise(noisy(level, (400, 400), read), read)
-    assert values.std() == pytest.approx(1, abs=0.03)
+    assert values.std() == pytest.approx(1, abs=0.05)
 
 
 @pytest.mark.parametrize(("level", "read"), [(5.0, 4.0), (30.0, 0.0), (30.0, 25.0)])
