@@ -362,7 +362,11 @@ def _frames(
 ) -> dict[str, np.ndarray]:
     """Frames of one chunk, with their scores where they have a truth."""
     part: Any = _Part(opened(), block)
-    found = reconstruct(_network(network, device), part, mode, device=device, **options)
+    # the camera is that of the whole movie, not of a chunk
+    camera = part.samples.on_grid
+    found = reconstruct(
+        _network(network, device), part, mode, camera=camera, device=device, **options
+    )
     result = {"frames": found.frames}
     if found.ensemble_std is not None:
         result["ensemble_std"] = found.ensemble_std
