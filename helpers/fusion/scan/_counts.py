@@ -11,7 +11,7 @@ from scipy.ndimage import gaussian_filter
 
 from ._edges import edge_maps
 from ._lines import choose_line, split, table
-from ._read import Scan, blocks, total
+from ._read import Scan, Spectra, blocks, total
 from ._spectrum import Axis, SpectrumFit, calibrate, fit
 
 # Elements of grid, membrane, detector and air, fitted wherever they are not asked for.
@@ -148,18 +148,18 @@ def maps_from_spectra(
     ('i', {'Ti': 'Ti_Ka'})
     """
     names = _element_names(elements)
-    energies = _check_scan(scan)
+    spectra, energies = _check_scan(scan)
     extra = _element_names(others, "others") if len(others) else []
     for symbol in windows or {}:
         if symbol not in [split(name)[0] for name in names]:
             raise ValueError(f"windows has {symbol!r}, which is not among the elements {names}")
     if scan.energy_unit == "eV":
-        return _from_edges(scan, energies, names, dict(windows or {}))
+        return _from_edges(scan, spectra, energies, names, dict(windows or {}))
     if not 0.02 <= resolution <= 1:
         raise ValueError(f"resolution is {resolution}: give a width in keV, such as 0.13")
     low, high = max(float(energies[0]), 0.1), float(energies[-1])
     chosen = dict(choose_line(name, low, high) for name in names)
-    summed = total(scan.spectra)
+    summed = total(spectra)
     _check_counts(summed)
     symbols = list(dict.fromkeys([*chosen, *map(lambda n: split(n)[0], extra), *STRAY]))
     symbols = [s for s in symbols if s in table()]
@@ -167,11 +167,12 @@ def maps_from_spectra(
     if not calibrated:
         axis = calibrate(summed, axis, symbols)
     found = fit(summed, axis, symbols, [f"{e}_{shell}" for e, shell in chosen.items()])
-    return _from_lines(scan, chosen, found, summed, dict(windows or {}))
+    return _from_lines(scan, spectra, chosen, found, summed, dict(windows or {}))
 
 
 def _from_lines(
     scan: Scan,
+    spectra: Spectra,
     chosen: Mapping[str, str],
     found: SpectrumFit,
     summed: np.ndarray,
@@ -192,7 +193,7 @@ def _from_lines(
         share = inside[e].copy()
         share[names.index(f"{e}_{shell}")] = 0
         others[e] = share @ estimator
-    maps, rough = _reduce(scan, parts, others)
+    maps, rough = _reduce(spectra, parts, others)
     background, totals = {}, {}
     for e, part in parts.items():
         indicator = np.zeros(summed.size)
@@ -285,16 +286,16 @@ def _pair(given: object, symbol: str) -> Window:
 
 
 def _reduce(
-    scan: Scan, parts: Mapping[str, slice], others: Mapping[str, np.ndarray]
+    spectra: Spectra, parts: Mapping[str, slice], others: Mapping[str, np.ndarray]
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """One pass over the spectra: counts of the windows, and the linear estimates beside them."""
-    height, width, _ = scan.spectra.shape
-    whole = np.dtype(scan.spectra.dtype).kind in "iub"
+    height, width, _ = spectra.shape
+    whole = np.dtype(spectra.dtype).kind in "iub"
     kind = np.int64 if whole else np.float64
     maps = {e: np.zeros((height, width), kind) for e in parts}
     rough = {e: np.zeros((height, width)) for e in others}
     matrix = np.array(list(others.values())).T
-    for rows, block in blocks(scan.spectra):
+    for rows, block in blocks(spectra):
         for e, part in parts.items():
             maps[e][rows] = block[..., part].sum(axis=-1, dtype=kind)
         values = block.reshape(-1, block.shape[-1]).astype(float) @ matrix
@@ -328,11 +329,15 @@ def _warn_of_overlap(element: str, amount: tuple[float, float], counts: float) -
 
 
 def _from_edges(
-    scan: Scan, energies: np.ndarray, names: Sequence[str], windows: Mapping[str, object]
+    scan: Scan,
+    spectra: Spectra,
+    energies: np.ndarray,
+    names: Sequence[str],
+    windows: Mapping[str, object],
 ) -> Counts:
-    summed = total(scan.spectra)
+    summed = total(spectra)
     _check_counts(summed)
-    found = edge_maps(scan.spectra, energies, names, windows, summed)
+    found = edge_maps(spectra, energies, names, windows, summed)
     return Counts(
         {e: edge.maps for e, edge in found.items()},
         {e: edge.background for e, edge in found.items()},
@@ -365,7 +370,7 @@ def _element_names(given: Sequence[str], name: str = "elements") -> list[str]:
     return names
 
 
-def _check_scan(scan: Scan) -> np.ndarray:
+def _check_scan(scan: Scan) -> tuple[Spectra, np.ndarray]:
     if not isinstance(scan, Scan):
         raise ValueError(
             f"scan is of type {type(scan).__name__}: give what helpers.fusion.read returns"
@@ -387,7 +392,7 @@ def _check_scan(scan: Scan) -> np.ndarray:
         raise ValueError(f"spectra are {' x '.join(map(str, shape))}: too few to count in")
     if not np.isfinite(energies).all() or (np.diff(energies) <= 0).any():
         raise ValueError("the energies must be finite and rise: give energies= when you read")
-    return energies
+    return scan.spectra, energies
 
 
 def _check_counts(summed: np.ndarray) -> None:

@@ -151,8 +151,8 @@ def read(
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: check the name and the folder")
     items = open_items(path)
-    cubes = [(item, _energy_axis(item, energies, energy_axis)) for item in items]
-    cubes = [(item, axis) for item, axis in cubes if axis is not None]
+    axes = [(item, _energy_axis(item, energies, energy_axis)) for item in items]
+    cubes = [(item, axis) for item, axis in axes if axis is not None]
     images, sizes = _images([i for i in items if all(i is not cube for cube, _ in cubes)])
     if not cubes:
         if not images:
