@@ -24,8 +24,22 @@ def problems(text, cells):
     first_cell = re.search(r"\{code-cell\}.*?^```", check, re.M | re.S)
     if not first_cell or "assert" not in first_cell[0]:
         yield "no code cell with an assert follows 'Check yourself'"
-    if not any("figure" in cell.metadata.get("mystnb", {}) for cell in cells):
+    figures = ["figure" in cell.metadata.get("mystnb", {}) for cell in cells]
+    if not any(figures):
         yield "no figure: the result should be seen"
+    else:
+        yield from _hero(text, cells[: figures.index(True) + 1])
+
+
+def _hero(text, cells):
+    """The first figure comes before the plan, and the code that made it is folded."""
+    plan = text.find("{admonition} What you will")
+    figure = re.search(r"^ *figure:", text, re.M)
+    if figure and figure.start() > plan:
+        yield "the plan comes before the first figure: a reader sees the result first"
+    for number, cell in enumerate(cells):
+        if not any(tag.startswith(("hide-", "remove-")) for tag in cell.metadata.get("tags", [])):
+            yield f"cell {number} is open above the first figure: give it the tag hide-input"
 
 
 def _structure(prose):
@@ -75,12 +89,9 @@ def test_the_page_has_the_shape_of_the_house(page):
 
 GOOD = """# Denoise a map
 
-:::{admonition} What you will do
-Something.
-:::
-
 ```{code-cell} ipython3
 ---
+tags: [hide-input]
 mystnb:
   figure:
     name: fig-map
@@ -90,6 +101,10 @@ mystnb:
 ---
 draw()
 ```
+
+:::{admonition} What you will do
+Something.
+:::
 
 ## Check yourself
 
@@ -111,6 +126,7 @@ Do it.
 Done.
 ```
 """
+PLAN = "\n:::{admonition} What you will do\nSomething.\n:::\n"
 FAULTS = {
     "title": ("# Denoise", "## Denoise", "first-level titles"),
     "two titles": ("## Recap", "# Recap", "2 first-level titles"),
@@ -124,6 +140,8 @@ FAULTS = {
     "alt": ("alt: A grey square.", "width: 10px", "alt text"),
     "name": ("name: fig-map", "align: left", "name to refer to"),
     "figure": ("  figure:\n    name: fig-map\n    caption: The map.\n", "", "no figure"),
+    "open hero": ("tags: [hide-input]", "tags: [slow]", "open above the first figure"),
+    "plan first": ("# Denoise a map\n", "# Denoise a map\n" + PLAN, "before the first figure"),
     "long line": ("draw()", "draw(" + "x" * 80 + ")", "columns"),
     "long cell": ("draw()", "draw()\n" * 26, "26 lines"),
     "words": (":::{admonition} What", ":::{hint}\n:::\n:::{admonition} What", "vocabulary"),
