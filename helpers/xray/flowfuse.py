@@ -183,12 +183,13 @@ class FlowFuse(FusionNetwork):
         keys = F.pixel_unshuffle(hr - GREY, SCALE)
         parts = [lr - GREY, keys, 4 * outdated, when]
         if self.config.told:
-            light = BOOK_CAMERA.photons if camera.photons is None else camera.photons
+            usual = float(BOOK_CAMERA.photons or 0)
+            light = usual if camera.photons is None else camera.photons
             sigma, photons = (
                 torch.as_tensor(value).to(lr).view(-1, 1, 1, 1) for value in (camera.sigma, light)
             )
             noise = (expected.clamp_min(0.05) / photons).sqrt()
-            known = [(sigma - SIGMA) / 2, (BOOK_CAMERA.photons / photons).log10()]
+            known = [(sigma - SIGMA) / 2, (usual / photons).log10()]
             parts += [number.expand_as(when) for number in known]
             parts.append(torch.tanh(outdated / (4 * noise)))
         x = F.relu(self.stem(torch.cat(parts, dim=1)))

@@ -97,7 +97,7 @@ class FusionNetwork(nn.Module):
         lr = camera.transmission(lr)
         lr, camera = replace(camera, gain=1.0, offset=0.0).to_grid(lr)
         if self.trained_for is not None:
-            lr, camera = camera.soften(lr, self.trained_for.sigma)
+            lr, camera = camera.soften(lr, float(self.trained_for.sigma))
         return lr, camera
 
     def estimate(

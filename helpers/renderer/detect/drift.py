@@ -311,7 +311,7 @@ def select(
         inside = (table[name] >= low) & (table[name] <= high)
         reasons[name] = int((keep & ~inside).sum())
         keep &= inside
-    return table[keep], {**reasons, "kept": int(keep.sum())}
+    return table[keep].view(np.recarray), {**reasons, "kept": int(keep.sum())}
 
 
 def nearest_neighbour_precision(table: np.ndarray) -> float:

@@ -85,7 +85,8 @@ def pmhc() -> dict[str, Any]:
     for k in range(10):
         place = place + 0.35 * rng.standard_normal(place.shape)
         lit = last > k
-        rate = haze + spots_image(*place[:, lit], light[lit], 1.2, (size, size))
+        x_lit, y_lit = place[:, lit]
+        rate = haze + spots_image(x_lit, y_lit, light[lit], 1.2, (size, size))
         charge = rng.standard_gamma(rng.poisson(rate).clip(1e-9))
         charge = 0.9 * charge + 0.1 * np.roll(charge, 1, 1)
         frames.append(200 + 10 * charge + 3 * rng.standard_normal(rate.shape))

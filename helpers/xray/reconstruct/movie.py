@@ -304,7 +304,9 @@ class _Samples:
         self.samples = samples
         if hasattr(samples, "co_exposed"):
             seen = pad_to(np.asarray(samples.valid, np.float32), SCALE)
-            found = self._inspected(*samples.co_exposed(), where=CoarseCamera(0.0)(seen) > 0.99)
+            lr, hr, times = samples.co_exposed()
+            where = CoarseCamera(0.0)(seen) > 0.99
+            found = self._inspected(lr, hr, times, where=where)
             self.hot = found and found.hot
         self.on_grid = self.camera
         self.shape = getattr(samples, "shape", None)
@@ -330,7 +332,7 @@ class _Samples:
         keys = np.asarray(movie.key_times, float)
         candidates = range(len(movie.lr)) if mode == "continuous" else range(1, len(keys) - 1)
         inside = keys[np.isfinite(keys)]
-        self.selections, times = [], []
+        self.selections, moments = [], []
         for i in candidates:
             if mode == "continuous" and not (inside.size and inside[0] <= i < inside[-1]):
                 continue
@@ -338,8 +340,8 @@ class _Samples:
                 continue
             chosen = select_frames(i, mode, key_times=keys, n_frames=len(movie.lr))
             self.selections.append(chosen)
-            times.append(i if mode == "continuous" else keys[i])
-        self.times = np.array(times, float)
+            moments.append(i if mode == "continuous" else keys[i])
+        self.times = np.array(moments, float)
         experiment = getattr(movie, "experiment", None)
         self.pixel_size = getattr(experiment, "hr_pixel", None)
 
@@ -349,14 +351,15 @@ class _Samples:
         """Measure the camera where that is possible, and warn of what does not fit."""
         told = self.given or CoarseCamera(BOOK_CAMERA.sigma, scale)
         try:
-            found: Inspection = inspect(lr, hr, key_times, told, gain=told.gain, where=where)
+            found: Inspection = inspect(lr, hr, key_times, told, gain=float(told.gain), where=where)
         except ValueError:  # no co-exposed frames, or too few
             if self.given is None:
                 self.camera = replace(BOOK_CAMERA, scale=scale)
             return None
         if self.given is None:
             self.camera, self.camera_from = found.camera, "measured"
-            if abs(found.camera.gain - 1) < max(0.003, 3 * found.camera.errors["gain"]):
+            errors = found.camera.errors or {}
+            if abs(float(found.camera.gain) - 1) < max(0.003, 3 * errors.get("gain", 0.0)):
                 self.camera = replace(found.camera, gain=1.0)  # nothing speaks against it
         for message in found.warnings_for(self.given, self.trained_for):
             warnings.warn(message, stacklevel=6)

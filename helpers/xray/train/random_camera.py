@@ -99,6 +99,8 @@ class RandomCamera:
     def _record(
         self, sample: CameraSample, camera: CoarseCamera, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
+        if sample.seen is None or camera.photons is None:
+            raise ValueError("a camera is drawn for samples with `seen`, with a number of photons")
         seen = CoarseCamera(camera.sigma)(sample.seen)
         lr = rng.poisson(seen.clip(0) * camera.photons) / camera.photons
         hr = sample.hr
