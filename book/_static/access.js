@@ -10,6 +10,12 @@ document.addEventListener("DOMContentLoaded", () => {
     button.append(name);
     button.removeAttribute("aria-label");
   });
+  // Entries of the bibliography say themselves what they are; their list holds links, too.
+  document.querySelectorAll(".citation-list[role=list]").forEach(list => list.removeAttribute("role"));
+  // The arrows of the sidebar open the pages of the part beside them.
+  document.querySelectorAll(".bd-sidebar-primary .has-children > details > summary").forEach(arrow => {
+    arrow.setAttribute("aria-label", "Pages of " + arrow.closest("li").querySelector("a").textContent.trim());
+  });
   // What scrolls sideways in its own box must be reachable by Tab, so that the arrow keys move it.
   const boxes = "article :is(table, pre, .cell_output, .output, div.math, mjx-container)";
   const reach = () => document.querySelectorAll(boxes).forEach(box => {

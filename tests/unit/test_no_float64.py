@@ -15,6 +15,7 @@ import torch
 
 import helpers
 from helpers._arrays import to_tensor, wide
+from helpers.inr.fit import loop
 from tests.no_float64 import device
 
 # The stand-in has no derivatives of derivatives and no forward mode, and safetensors reads past it.
@@ -59,7 +60,9 @@ def test_each_solver_is_there():
 
 
 @pytest.mark.parametrize("name", sorted(set(EXAMPLES) - BEYOND_IT))
-def test_the_documented_example_runs_there(name):
+def test_the_documented_example_runs_there(name, monkeypatch):
+    # how well each view fits is judged by a derivative of a derivative
+    monkeypatch.setattr(loop, "goodness_of_views", lambda *args, **kwargs: None)
     with device() as place:
         names = dict(EXAMPLES[name].globs)
         for example in EXAMPLES[name].examples:
