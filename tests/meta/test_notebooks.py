@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-
+import addresses
 import nbformat
+import notebooks
 import pytest
-
-from tests.book_files import ROOT
-
-sys.path.insert(0, str(ROOT / "book" / "_ext"))
-import addresses  # noqa: E402
-import notebooks  # noqa: E402
 
 BODY = r"""
 <section id="page"><h1>A page<a class="headerlink" href="#page">#</a></h1>

@@ -16,14 +16,12 @@ import zipfile
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 
 import jupytext
+import notebooks
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from tests.book_files import ROOT
-
-sys.path.insert(0, str(ROOT / "book" / "_ext"))
-import notebooks  # noqa: E402
 
 BUILD = "import hatchling.build, sys; print(hatchling.build.{kind}(sys.argv[1]))"
 # Modules of other distributions are not there, nor is the repository.
