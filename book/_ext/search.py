@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -56,6 +57,10 @@ class English(SearchEnglish):
         return super().split(plain(input))
 
 
+WORDS = English({})
+
+
+@cache  # once a build, not once a page
 def read(root):
     """The keywords of each page, a list of phrases."""
     text = (Path(root) / "book" / "keywords.yml").read_text(encoding="utf-8")
@@ -64,10 +69,9 @@ def read(root):
 
 def configure(app, config):
     """Write the scorer with the keywords of all pages in it."""
-    words = English({})
     lines = {
-        page: [words.split(phrase.lower()) for phrase in phrases]
-        for page, phrases in read(app.srcdir).items()
+        page: [WORDS.split(phrase.lower()) for phrase in phrases]
+        for page, phrases in read(str(app.srcdir)).items()
     }
     scorer = Path(app.doctreedir) / "scorer.js"
     scorer.parent.mkdir(parents=True, exist_ok=True)
@@ -81,7 +85,7 @@ def add_metadata(app, doctree, docname):
     if first:
         words = " ".join(first.astext().split())
         doctree.insert(0, nodes.meta(name="description", content=words))
-    words = dict.fromkeys(English({}).split(" ".join(read(app.srcdir).get(docname, ()))))
+    words = dict.fromkeys(WORDS.split(" ".join(read(str(app.srcdir)).get(docname, ()))))
     if words:  # one by one: Sphinx takes what stands between commas for a word
         doctree.insert(0, nodes.meta(name="keywords", content=", ".join(words)))
 

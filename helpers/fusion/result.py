@@ -103,14 +103,10 @@ class Fusion:
         PermissionError
             The folder cannot be made or written.
         """
-        names = self._names()
-        check_file_names(names)
-        folder = made_folder(folder)
         if pixel_size is None and is_labelled(self.haadf):
             known = labelled(self.haadf)[2]
             pixel_size, unit = known.pixel_size, known.unit
-        earlier = elements_of(folder / "fusion.h5")
-        maps = dict(zip(names, self._stack(), strict=True))
+        maps = dict(zip(self._names(), self._stack(), strict=True))
         tree: dict[str, Any] = {
             "maps": maps,
             "haadf": to_numpy(self.haadf),
@@ -120,23 +116,8 @@ class Fusion:
         }
         if raw:
             tree["raw"] = {name: to_numpy(image) for name, image in raw.items()}
-        attributes: dict[str, Any] = {
-            "settings": json.dumps(self.settings),
-            "elements": json.dumps(names),
-        }
-        if pixel_size is not None:
-            attributes |= {"pixel_size": float(pixel_size), "unit": unit}
-        with ExitStack() as together:
-
-            def place(name: str) -> Path:
-                return together.enter_context(io.atomic_path(folder / name))
-
-            for name, image in {**maps, "haadf": tree["haadf"]}.items():
-                io.save_tif(place(f"{name}.tif"), image, pixel_size=pixel_size, unit=unit)
-            io.save_h5(place("fusion.h5"), tree, attributes)
-        for name in set(earlier) - set(names):
-            (folder / f"{name}.tif").unlink(missing_ok=True)
-        return folder / "fusion.h5"
+        attributes = {"settings": json.dumps(self.settings)}
+        return write(folder, maps, tree["haadf"], tree, attributes, pixel_size, unit)
 
     def export_guide(self, folder: str | Path, *, raw: Mapping[str, Array]) -> Path:
         """Write the files of the guide's `save_data`, for programs that read them.
@@ -265,6 +246,36 @@ def made_folder(folder: str | Path) -> Path:
     except OSError as error:
         raise PermissionError(f"the folder {folder} cannot be made: {error}") from error
     return folder
+
+
+def write(
+    folder: str | Path,
+    maps: Mapping[str, np.ndarray],
+    haadf: np.ndarray,
+    tree: Mapping[str, Any],
+    attributes: Mapping[str, Any],
+    pixel_size: float | None,
+    unit: str,
+) -> Path:
+    """Write a tif for each map and the HAADF, and ``fusion.h5``, in place of an earlier fusion."""
+    names = list(maps)
+    check_file_names(names)
+    folder = made_folder(folder)
+    earlier = elements_of(folder / "fusion.h5")
+    attributes = {**attributes, "elements": json.dumps(names)}
+    if pixel_size is not None:
+        attributes |= {"pixel_size": float(pixel_size), "unit": unit}
+    with ExitStack() as together:  # all files or none
+
+        def place(name: str) -> Path:
+            return together.enter_context(io.atomic_path(folder / name))
+
+        for name, image in {**maps, "haadf": haadf}.items():
+            io.save_tif(place(f"{name}.tif"), image, pixel_size=pixel_size, unit=unit)
+        io.save_h5(place("fusion.h5"), tree, attributes)
+    for name in set(earlier) - set(names):
+        (folder / f"{name}.tif").unlink(missing_ok=True)
+    return folder / "fusion.h5"
 
 
 def check_file_names(names: list[str]) -> None:

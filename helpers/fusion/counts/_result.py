@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...io import files as io
-from ..result import check_file_names, elements_of, made_folder
+from ..result import write
 from ._choose import Score
 
 
@@ -130,27 +129,11 @@ class CountFusion:
         PermissionError
             The folder cannot be made or written.
         """
-        names = list(self.maps)
-        check_file_names(names)
-        folder = made_folder(folder)
-        earlier = elements_of(folder / "fusion.h5")
         tree = {name: getattr(self, name) for name in _ARRAYS}
-        attributes: dict[str, Any] = {name: json.dumps(getattr(self, name)) for name in _PLAIN}
-        attributes["elements"] = json.dumps(names)
-        if pixel_size is not None:
-            attributes |= {"pixel_size": float(pixel_size), "unit": unit}
-        with ExitStack() as together:
-
-            def place(name: str) -> Path:
-                return together.enter_context(io.atomic_path(folder / name))
-
-            for name, image in {**self.maps, "haadf": self.haadf}.items():
-                image = image.astype(np.float32)
-                io.save_tif(place(f"{name}.tif"), image, pixel_size=pixel_size, unit=unit)
-            io.save_h5(place("fusion.h5"), tree, attributes)
-        for name in set(earlier) - set(names):
-            (folder / f"{name}.tif").unlink(missing_ok=True)
-        return folder / "fusion.h5"
+        attributes = {name: json.dumps(getattr(self, name)) for name in _PLAIN}
+        maps = {name: image.astype(np.float32) for name, image in self.maps.items()}
+        haadf = self.haadf.astype(np.float32)
+        return write(folder, maps, haadf, tree, attributes, pixel_size, unit)
 
     @classmethod
     def load(cls, path: str | Path) -> CountFusion:
