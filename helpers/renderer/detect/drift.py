@@ -95,7 +95,7 @@ def find_drift(
     >>> seen = place[rng.integers(0, 60, 2000)] + 1e-3 * frame[:, None]
     >>> table = np.rec.fromarrays([frame, *seen.T], names="frame,x,y")
     >>> found = find_drift(table, windows=5)
-    >>> round(found.x[-1] - found.x[0], 1)
+    >>> round(float(found.x[-1] - found.x[0]), 1)
     2.0
     """
     frame = np.asarray(table["frame"], int)
