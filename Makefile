@@ -75,7 +75,7 @@ check: lint ## all that the continuous integration runs
 	$(MAKE) test-offline
 	$(MAKE) test-book
 
-bench: $(STAMP) ## time the solvers beside their peers
+bench: $(STAMP) ## time the solvers beside their peers; the records are in tests/benchmarks/records
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
 	$(BIN)/python -m tests.benchmarks
 

@@ -1,15 +1,18 @@
 """Time the solvers beside their peers: ``python -m tests.benchmarks [names] [--sizes 256 ...]``.
 
-Prints what was measured beside what is wanted. It never judges: the exit status is 0 whatever the
-numbers are, and no test of the project looks at a clock.
+Prints what was measured beside what is wanted, and writes it, with the machine, the date and the
+commit, into ``tests/benchmarks/records``: one file for each benchmark. The page *How good, how
+fast* shows them. It never judges: the exit status is 0 whatever the numbers are, and no test of the
+project looks at a clock.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import os
+import shlex
+import sys
 from pathlib import Path
 
 BENCHMARKS = (
@@ -41,7 +44,9 @@ def main(arguments=None):
     parser.add_argument("--frames", type=int, default=100_000, help="of the movie of jobs")
     parser.add_argument("--fields", type=int, default=1000, help="of jobs")
     parser.add_argument("--guide", help="the guide's own fusion_utils.py, to be timed as well")
-    parser.add_argument("--json", type=Path, help="write all numbers to this file as well")
+    parser.add_argument(
+        "--records", type=Path, help="the folder of the records; default: the book's"
+    )
     options = parser.parse_args(arguments)
     chosen = [n for n in BENCHMARKS if n.startswith(tuple(options.names or [""]))]
     if not chosen:
@@ -51,17 +56,21 @@ def main(arguments=None):
     for library in ("OMP", "OPENBLAS", "MKL"):
         os.environ[f"{library}_NUM_THREADS"] = "1"
     from .harness import machine
+    from .records import FOLDER, save
 
-    report = {"machine": machine(), "tables": []}
-    print(*(f"{key}: {value}" for key, value in report["machine"].items()), "", sep="\n")
+    # The machine as the benchmark found it: its own work is no load.
+    found = machine()
+    words = shlex.join(sys.argv[1:] if arguments is None else map(str, arguments))
+    command = f"python -m tests.benchmarks {words}".rstrip()
+    print(*(f"{key}: {value}" for key, value in found.items()), "", sep="\n")
     for name in chosen:
         benchmark = importlib.import_module(f".{name}", __package__)
         print(f"== {name}: {benchmark.__doc__.splitlines()[0]}\n")
+        tables = []
         for table in benchmark.run(options):
             print(table, flush=True)
-            report["tables"].append({"benchmark": name, **table.plain()})
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=1), encoding="utf-8")
+            tables.append(table)
+        save(name, tables, found, command, options.records or FOLDER)
 
 
 if __name__ == "__main__":
