@@ -2,7 +2,8 @@
 
 An assertion is a tree: comparisons joined by ``and``, ``or``, ``not``, ``all`` and ``any``. Its
 slack is the distance to the nearest threshold, negative when it fails: the least over what must
-all hold, the greatest over what need hold once. A comparison that has no distance (strings,
+all hold, the greatest over what need hold once. Within a tolerance it is counted in parts of the
+tolerance. A comparison that has no distance (strings,
 ``is``, exact equality) is recorded as true or false only, and so is an assertion whose line says
 ``# always: <reason>``: a bound that no seed can cross, such as a cost that never rises.
 """
@@ -264,7 +265,7 @@ def slack_of(left, sign, right, every=True):
 
 
 def approximation(actual, approx):
-    """Slack of ``actual == pytest.approx(expected)``: the tolerance left over."""
+    """Slack of ``actual == pytest.approx(expected)``: the part of the tolerance left over."""
     try:
         if hasattr(approx, "tolerance"):
             return distance(actual, approx.expected, approx.tolerance)
@@ -276,13 +277,18 @@ def approximation(actual, approx):
 
 
 def distance(actual, expected, tolerance):
-    """(tolerance left over, distance, tolerance), least over an array."""
+    """(part of the tolerance left over, part used up, 1), least over an array.
+
+    In parts, because what is compared is often drawn, and its tolerance then moves with its size.
+    """
     actual, expected, tolerance = (numbers(x) for x in (actual, expected, tolerance))
     if actual is None or expected is None or tolerance is None:
         return None
-    with np.errstate(invalid="ignore"):
-        apart = np.where(actual == expected, 0.0, np.abs(actual - expected))
-    return nearest(tolerance - apart, apart, tolerance)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        rounding = np.where(tolerance > 0, np.spacing(np.abs(expected)), 0.0)  # no whole number
+        used = np.where(actual == expected, rounding, np.abs(actual - expected)) / tolerance
+        used = np.where((actual == expected) & ~(tolerance > 0), 0.0, used)
+    return nearest(1 - used, used, np.ones(()))
 
 
 def closeness(function, arguments, options):

@@ -109,8 +109,9 @@ def test_twins_have_the_measured_layout_and_units(measured, name):
     for key, image in real.items():
         assert twin[key].shape == image.shape and twin[key].dtype == image.dtype
         assert twin[key].min() >= 0.7 * image.min()
-        assert 0.25 < twin[key].max() / image.max() < 1.5
-        assert 0.4 < twin[key].mean() / image.mean() < 2.5
+        # the same units: within a factor of three, and of six for the largest of few counts
+        assert 1 / 6 < twin[key].max() / image.max() < 2
+        assert 1 / 3 < twin[key].mean() / image.mean() < 3
         assert abs((twin[key] == 0).mean() - (image == 0).mean()) < 0.1
     if name == "dysco3":
         for arrays in (real, twin):
