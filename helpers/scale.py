@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["Chunks", "map_chunks"]
 
 FULL = (errno.ENOSPC, errno.EDQUOT)  # what is left to do would fail as well
+Note = dict[str, Any]  # of a part: its kind, name and files, and their sums
 MARKS = ".parts"  # folder of the notes that say which parts are whole
 
 
@@ -247,7 +248,9 @@ def digest(*values: Any) -> str:
     return state.hexdigest()
 
 
-def _each(task, source, starts, chunk, client):
+def _each(
+    task: Callable[..., Note], source: Any, starts: Sequence[int], chunk: int, client: Client | None
+) -> Iterator[tuple[int, Any, Exception | None]]:
     """Yield (start, result, error) for every chunk, as they are finished.
 
     The first chunk comes before all others: it makes the arrays that they write to.
@@ -255,7 +258,7 @@ def _each(task, source, starts, chunk, client):
     if client is None:
         for start in starts:
             block = source[start : start + chunk]
-            yield start, *_tried(lambda s=start, b=block: task(b, s, first=s == 0))
+            yield start, *_tried(partial(task, block, start, first=start == 0))
         return
     from distributed import as_completed
 
@@ -265,7 +268,7 @@ def _each(task, source, starts, chunk, client):
     work = client.submit(_same, task, pure=False)
     shared = None if here else client.submit(_same, source, pure=False)
 
-    def submit(start):
+    def submit(start: int) -> Any:
         first = start == 0
         if here:
             return client.submit(
@@ -284,7 +287,7 @@ def _each(task, source, starts, chunk, client):
         raise
 
 
-def _tried(call):
+def _tried(call: Callable[[], Note]) -> tuple[Any, Exception | None]:
     """Result and no error, or no result and the error."""
     try:
         return call(), None
@@ -292,19 +295,29 @@ def _tried(call):
         return None, error
 
 
-def _same(value):
+def _same(value: Any) -> Any:
     return value
 
 
-def _call(task, block, start, first):
+def _call(task: Callable[..., Note], block: Any, start: int, first: bool) -> Note:
     return task(block, start, first)
 
 
-def _cut(task, source, start, chunk, first):
+def _cut(task: Callable[..., Note], source: Any, start: int, chunk: int, first: bool) -> Note:
     return task(source[start : start + chunk], start, first)
 
 
-def _work(function, settings, block, start, first=False, *, out, total, chunk):
+def _work(
+    function: Callable[..., Any],
+    settings: Any,
+    block: Any,
+    start: int,
+    first: bool = False,
+    *,
+    out: Path,
+    total: int,
+    chunk: int,
+) -> Note:
     """Do one chunk unless it is there; gives a note of its part."""
     if not isinstance(block, list | tuple):
         block = np.asarray(block)
@@ -327,7 +340,7 @@ def _work(function, settings, block, start, first=False, *, out, total, chunk):
     return note | {"new": True}
 
 
-def _whole(out, mark):
+def _whole(out: Path, mark: Path) -> Note | None:
     """The note of a part if all of its files are there as they were written, else None."""
     try:
         note = json.loads(mark.read_text(encoding="utf-8"))
@@ -337,24 +350,25 @@ def _whole(out, mark):
     return note if same else None
 
 
-def _write_table(out, table, file):
+def _write_table(out: Path, table: np.ndarray, file: str) -> Note:
     import pyarrow
     from pyarrow import parquet
 
-    columns = {name: pyarrow.array(np.ascontiguousarray(table[name])) for name in table.dtype.names}
+    names = table.dtype.names or ()
+    columns = {name: pyarrow.array(np.ascontiguousarray(table[name])) for name in names}
     with atomic_path(out / file, sync=False) as temporary:
         parquet.write_table(pyarrow.table(columns), temporary)
     return {"kind": "table", "files": {file: _sum_of(out / file)}}
 
 
-def _sum_of(path):
+def _sum_of(path: Path) -> str:
     """Checksum of a part: a machine that lost its power may have kept the name and no data."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 @lru_cache(64)
-def _store(path, _):
+def _store(path: Path, _: int) -> Any:
     """A Zarr array to write to; a process opens it once."""
     import zarr
 
@@ -363,7 +377,7 @@ def _store(path, _):
         return zarr.open_array(path, mode="r+")
 
 
-def _read_tables(paths):
+def _read_tables(paths: Sequence[Path]) -> np.recarray:
     from pyarrow import parquet
 
     tables = [parquet.read_table(path) for path in paths]
@@ -372,7 +386,9 @@ def _read_tables(paths):
     return np.rec.fromarrays(columns, names=names)
 
 
-def _write_arrays(out, result, start, n, total, chunk, first):
+def _write_arrays(
+    out: Path, result: Any, start: int, n: int, total: int, chunk: int, first: bool
+) -> Note:
     """Write one chunk of each array into Zarr; the first chunk makes the arrays."""
     several = isinstance(result, dict)
     arrays = {k: to_numpy(v) for k, v in (result if several else {"": result}).items()}
@@ -398,7 +414,9 @@ def _write_arrays(out, result, start, n, total, chunk, first):
     return {"kind": "arrays" if several else "array", "files": files}
 
 
-def _make_arrays(out, arrays, total, chunk, several, first):
+def _make_arrays(
+    out: Path, arrays: dict[str, np.ndarray], total: int, chunk: int, several: bool, first: bool
+) -> None:
     """Make the arrays that are missing; the first chunk also replaces those of other settings."""
     import zarr
     from zarr.errors import ContainsArrayError
@@ -422,12 +440,11 @@ def _make_arrays(out, arrays, total, chunk, several, first):
                 mark.unlink()
             shutil.rmtree(at / "c", ignore_errors=True)
             (at / "zarr.json").unlink()
-        options = {"shape": shape, "chunks": chunks, "dtype": array.dtype}
         with contextlib.suppress(ContainsArrayError):  # another worker was faster
-            zarr.create_array(at, **options)
+            zarr.create_array(at, shape=shape, chunks=chunks, dtype=array.dtype)
 
 
-def _folder(out, resume):
+def _folder(out: str | Path, resume: bool) -> Path:
     """The folder of the result, with a place for notes; another folder's files are refused."""
     out = Path(out).absolute()
     marks = out / MARKS
@@ -442,7 +459,7 @@ def _folder(out, resume):
     return out
 
 
-def _remove_others(out, names):
+def _remove_others(out: Path, names: set[str]) -> None:
     """Remove notes and tables of other input or settings."""
     for path in (out / MARKS).glob("*/*.json"):
         if f"{path.parent.name}-{path.stem}" not in names:
@@ -452,7 +469,7 @@ def _remove_others(out, names):
             path.unlink()
 
 
-def _feed(state, value):
+def _feed(state: Any, value: Any) -> None:
     """Add a value to a hash, with its type, so that 1, "1" and [1] differ."""
     state.update(f"<{type(value).__module__}.{type(value).__qualname__}>".encode())
     if is_tensor(value) or isinstance(value, np.ndarray | np.generic):
@@ -489,8 +506,7 @@ def _feed(state, value):
         state.update(f"{value.__module__}.{value.__qualname__}".encode())
     elif hasattr(value, "__dict__") or hasattr(value, "__slots__"):
         slots = getattr(type(value), "__slots__", ())
-        own = getattr(value, "__dict__", None)
-        _feed(state, own if own is not None else {s: getattr(value, s) for s in slots})
+        _feed(state, getattr(value, "__dict__", None) or {s: getattr(value, s) for s in slots})
     elif (text := repr(value)) and " at 0x" not in text:
         state.update(text.encode())
     else:
@@ -499,7 +515,7 @@ def _feed(state, value):
         )
 
 
-def _feed_function(state, function):
+def _feed_function(state: Any, function: Any) -> None:
     code = function.__code__
     state.update(f"{function.__module__}.{function.__qualname__}".encode())
     state.update(code.co_code)
@@ -513,7 +529,7 @@ def _feed_function(state, function):
     _feed(state, [cell for cell in cells if cell is not function])
 
 
-def _feed_file(state, path):
+def _feed_file(state: Any, path: Path) -> None:
     if not path.is_file():
         state.update(str(path).encode())
         return

@@ -6,7 +6,6 @@ package.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from ..training import loop as training_loop
 from ..training.identity import told
 from ..training.log import runs_folder, side_by_side
 from ..training.loop import Run, Step, adapted
+from ..training.schedule import Schedule
 from .model import FitModel
 
 __all__ = ["OverBound", "Trainer"]
@@ -156,15 +156,14 @@ class Trainer:
         progress: bool = False,
         device: Device = None,
     ) -> None:
-        counts = {"n_steps": n_steps, "batch": batch, "save_every": save_every}
-        for key, value in (counts | {"metric_every": metric_every}).items():
-            if value != int(value) or value < 1:
-                raise ValueError(f"{key} is {value}: give a whole number, at least 1")
-        positive = learning_rate > 0 and clip > 0 and warmup >= 0 and 0 <= decay <= 1
-        if not (positive and profile >= 0 and show_every >= 0):
+        self._rates = Schedule(
+            n_steps, learning_rate, warmup, decay, batch, clip=clip, save_every=save_every
+        )
+        if metric_every != int(metric_every) or metric_every < 1:
+            raise ValueError(f"metric_every is {metric_every}: give a whole number, at least 1")
+        if warmup < 0 or profile < 0 or show_every < 0:
             raise ValueError(
-                f"learning_rate is {learning_rate}, clip {clip}, warmup {warmup}, decay {decay}, "
-                f"profile {profile}, show_every {show_every}: give positive ones, and a share"
+                f"warmup is {warmup}, profile {profile}, show_every {show_every}: give counts, or 0"
             )
         self.device = pick_device(device)
         self.model = model.to(self.device)
@@ -191,11 +190,7 @@ class Trainer:
 
     def rate_at(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""
-        s = self.schedule
-        rise = min(1.0, (step + 1) / max(1, s["warmup"]))
-        start = s["n_steps"] * (1 - s["decay"])
-        place = max(0.0, step - start) / (s["n_steps"] - start) if s["decay"] else 0.0
-        return s["learning_rate"] * rise * 0.5 * (1 + math.cos(math.pi * place))
+        return self._rates.rate_at(step)
 
     def fit(self) -> Training:
         """Train, or go on; gives a `Training`.
