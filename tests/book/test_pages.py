@@ -128,7 +128,10 @@ def test_the_page_is_light(page):
 
 
 def test_the_site_is_light(site):
-    assert sum(path.stat().st_size for path in site.rglob("*") if path.is_file()) <= 40 * MB
+    size = sum(path.stat().st_size for path in site.rglob("*") if path.is_file())
+    chapters = [page for page in PAGES if not page.startswith("book/api/")]
+    assert size <= (10 + 0.65 * len(chapters)) * MB
+    assert not list(site.rglob("*.map"))
 
 
 # Roles, directives, attributes and delimiters that no Jupyter shows as they are meant.
