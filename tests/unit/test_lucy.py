@@ -78,7 +78,7 @@ def test_the_volume_is_not_negative_and_the_likelihood_never_falls(sim, read_noi
 
 
 def test_the_flux_is_kept():
-    """Without background exactly, from the first iteration; with a known one within 0.5 %."""
+    """Without background exactly, from the first iteration; with a known one within 1 %."""
     clean = simulate(seed=3, shape=SHAPE, n_tubes=5, background=0, read_noise=0)
     fit = richardson_lucy(clean.op, clean.views, 3)
     caught = float((torch.as_tensor(fit.volume) * clean.op.sensitivity).sum())
@@ -87,7 +87,7 @@ def test_the_flux_is_kept():
     noisy = simulate(seed=3, shape=SHAPE, n_tubes=5, read_noise=0, photons=1000, background=4)
     for b in (4.0, np.full(noisy.views.shape, 4.0), np.full((7, 1, 1), 4.0)):
         fit = richardson_lucy(noisy.op, noisy.views, 100, b)
-        assert fit.volume.sum() == pytest.approx(truth / clean.scale * noisy.scale, rel=5e-3)
+        assert fit.volume.sum() == pytest.approx(truth / clean.scale * noisy.scale, rel=0.01)
     wrong = richardson_lucy(noisy.op, noisy.views, 100, 0.0)
     assert wrong.volume.sum() > 1.02 * truth / clean.scale * noisy.scale
 

@@ -84,8 +84,9 @@ def test_both_methods_go_to_the_same_image_and_momentum_is_faster(kind):
     y = image((9, 8))
     long = {m: prox_tv(y, 0.05, n_iter=8000, kind=kind, method=m) for m in ("gp", "fgp")}
     assert abs(long["gp"].x - long["fgp"].x).max() < 1e-6
-    short = {m: prox_tv(y, 0.05, n_iter=60, kind=kind, method=m).gap for m in ("gp", "fgp")}
-    assert short["fgp"] < 0.3 * short["gp"]
+    y = image()
+    short = {m: prox_tv(y, 0.15, n_iter=60, kind=kind, method=m).gap for m in ("gp", "fgp")}
+    assert short["fgp"] / short["gp"] < 0.3
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -97,8 +98,9 @@ def test_the_gap_bounds_the_excess_and_the_squared_distance(kind, method):
     for n_iter in (0, 1, 3, 10, 40, 160):
         result = prox_tv(y, weight, n_iter=n_iter, kind=kind, method=method)
         excess = objective(result.x, y, weight, kind) - lowest
-        assert 0 < excess <= result.gap
-        assert excess + np.square(result.x - best).sum() / 2 <= result.gap * (1 + 1e-9)
+        assert 0 < excess <= result.gap  # always: weak duality
+        near = np.square(result.x - best).sum() / 2
+        assert excess + near <= result.gap * (1 + 1e-9)  # always: strong convexity
 
 
 def measured():
@@ -207,7 +209,7 @@ def test_a_tolerance_stops_early_and_is_kept():
     y = image()
     result = prox_tv(y, 0.1, n_iter=5000, tol=1e-5)
     assert result.converged and result.n_iter < 1000 and result.n_iter % 10 == 0
-    assert result.gap <= 1e-5 * objective(result.x, y, 0.1)
+    assert result.gap <= 1e-5 * objective(result.x, y, 0.1)  # always: it stops there
     short = prox_tv(y, 0.1, n_iter=7, tol=1e-12)
     assert not short.converged and short.n_iter == 7
     assert not prox_tv(y, 0.1, n_iter=2).converged and prox_tv(y, 0.1, n_iter=400).converged

@@ -35,7 +35,7 @@ def taken(seed, scale=20, elements=("Ti", "Mn", "Fe", "O"), **axis):
 
 @pytest.mark.parametrize("offset, gain", [(0, 1), (0.1, 1), (-0.1, 1), (0.05, 1.005)])
 def test_an_axis_that_is_off_is_found_and_the_counts_are_right(offset, gain):
-    """0.1 keV; 1 % of the counts, or three of their standard errors where these are larger."""
+    """0.1 keV; 1 % of the counts, or five of their standard errors where these are larger."""
     scan, drawn = taken(0, 60, offset=offset, gain=gain)
     found = maps_from_spectra(scan, ["Ti", "Mn", "Fe", "O"])
     at = np.array([2.0, 7.0])
@@ -43,7 +43,7 @@ def test_an_axis_that_is_off_is_found_and_the_counts_are_right(offset, gain):
     assert found.offset + found.gain * said == pytest.approx(at, abs=0.004)
     for element, (net, error) in found.totals.items():
         whole = net / found.fractions[element]
-        assert whole == pytest.approx(drawn[element].sum(), rel=0.01, abs=3 * error), element
+        assert whole == pytest.approx(drawn[element].sum(), rel=0.01, abs=5 * error), element
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -219,9 +219,9 @@ def test_edges_are_counted_above_one_power_law(dose):
 def test_own_windows_of_an_edge():
     scan, truth = losses(1)
     windows = {"Mn": ((560, 630), (640, 690))}
-    assert maps_from_spectra(scan, ["Mn"], windows=windows).totals["Mn"][0] == pytest.approx(
-        truth.sum(), rel=0.05
-    )
+    net, error = maps_from_spectra(scan, ["Mn"], windows=windows).totals["Mn"]
+    assert net == pytest.approx(truth.sum(), abs=4 * error)
+    assert error < 0.1 * truth.sum()
 
 
 # ---- what cannot be counted
