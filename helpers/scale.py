@@ -10,6 +10,7 @@ import dataclasses
 import errno
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Chunks", "map_chunks"]
 
 FULL = (errno.ENOSPC, errno.EDQUOT)  # what is left to do would fail as well
+LEVEL = 0  # of Zstandard: its default
 Note = dict[str, Any]  # of a part: its kind, name and files, and their sums
 MARKS = ".parts"  # folder of the notes that say which parts are whole
 
@@ -356,9 +358,16 @@ def _write_table(out: Path, table: np.ndarray, file: str) -> Note:
 
     names = table.dtype.names or ()
     columns = {name: pyarrow.array(np.ascontiguousarray(table[name])) for name in names}
-    with atomic_path(out / file, sync=False) as temporary:
-        parquet.write_table(pyarrow.table(columns), temporary)
-    return {"kind": "table", "files": {file: _sum_of(out / file)}}
+    data = pyarrow.BufferOutputStream()
+    parquet.write_table(pyarrow.table(columns), data)
+    return {"kind": "table", "files": {file: _write(out / file, data.getvalue())}}
+
+
+def _write(path: Path, data: Any) -> str:
+    """Write the bytes of a part; gives their checksum, as `_sum_of` finds it in the file."""
+    with atomic_path(path, sync=False) as temporary:
+        temporary.write_bytes(data)
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def _sum_of(path: Path) -> str:
@@ -372,9 +381,19 @@ def _store(path: Path, _: int) -> Any:
     """A Zarr array to write to; a process opens it once."""
     import zarr
 
-    # a chunk of zeros is a file, too: what is not there is not done
-    with zarr.config.set({"array.write_empty_chunks": True}):
-        return zarr.open_array(path, mode="r+")
+    return zarr.open_array(path, mode="r")
+
+
+def _encoded(array: np.ndarray, store: zarr.Array) -> bytes:
+    """Bytes of one chunk as the codecs of `_make_arrays` have them, filled up with zeros.
+
+    Zarr's own writing hands each chunk to another thread and back, which costs more than the rest.
+    """
+    from numcodecs.zstd import Zstd
+
+    whole = np.zeros(store.chunks, store.dtype.newbyteorder("<"))  # as the codec `bytes` has it
+    whole[: len(array)] = array
+    return Zstd(LEVEL).encode(whole)
 
 
 def _read_tables(paths: Sequence[Path]) -> np.recarray:
@@ -392,6 +411,7 @@ def _write_arrays(
     """Write one chunk of each array into Zarr; the first chunk makes the arrays."""
     several = isinstance(result, dict)
     arrays = {k: to_numpy(v) for k, v in (result if several else {"": result}).items()}
+    arrays = {k: v.astype(v.dtype.newbyteorder("="), copy=False) for k, v in arrays.items()}
     for name, array in arrays.items():
         if array.ndim < 1 or len(array) != n or array.dtype.kind not in "biufc":
             raise ValueError(
@@ -407,10 +427,10 @@ def _write_arrays(
                 f"chunk from {start} is {array.dtype} {array.shape[1:]} but the first was "
                 f"{store.dtype} {store.shape[1:]}: give results of one shape and type"
             )
-        store[start : start + n] = array
         place = store.metadata.encode_chunk_key((start // chunk, *(0,) * (array.ndim - 1)))
         file = f"{name}/{place}" if name else place
-        files[file] = _sum_of(out / file)
+        (out / file).parent.mkdir(parents=True, exist_ok=True)
+        files[file] = _write(out / file, _encoded(array, store))
     return {"kind": "arrays" if several else "array", "files": files}
 
 
@@ -419,8 +439,10 @@ def _make_arrays(
 ) -> None:
     """Make the arrays that are missing; the first chunk also replaces those of other settings."""
     import zarr
+    from zarr.codecs import ZstdCodec
     from zarr.errors import ContainsArrayError
 
+    codecs = (ZstdCodec(level=LEVEL),)
     if several and not (out / "zarr.json").exists():
         zarr.open_group(out, mode="a")
     for name, array in arrays.items():
@@ -430,18 +452,15 @@ def _make_arrays(
             if not first:
                 continue
             old = zarr.open(at, mode="r")
-            if [getattr(old, a, None) for a in ("shape", "chunks", "dtype")] == [
-                shape,
-                chunks,
-                array.dtype,
-            ]:
+            known = [getattr(old, a, None) for a in ("shape", "chunks", "dtype", "compressors")]
+            if known == [shape, chunks, array.dtype, codecs]:
                 continue
             for mark in (out / MARKS).glob("*/*.json"):
                 mark.unlink()
             shutil.rmtree(at / "c", ignore_errors=True)
             (at / "zarr.json").unlink()
         with contextlib.suppress(ContainsArrayError):  # another worker was faster
-            zarr.create_array(at, shape=shape, chunks=chunks, dtype=array.dtype)
+            zarr.create_array(at, shape=shape, chunks=chunks, dtype=array.dtype, compressors=codecs)
 
 
 def _folder(out: str | Path, resume: bool) -> Path:
@@ -461,12 +480,13 @@ def _folder(out: str | Path, resume: bool) -> Path:
 
 def _remove_others(out: Path, names: set[str]) -> None:
     """Remove notes and tables of other input or settings."""
-    for path in (out / MARKS).glob("*/*.json"):
-        if f"{path.parent.name}-{path.stem}" not in names:
-            path.unlink()
-    for path in out.glob("part-*.parquet"):
-        if path.stem.removeprefix("part-") not in names:
-            path.unlink()
+    for folder in os.scandir(out / MARKS):
+        for note in os.scandir(folder):
+            if f"{folder.name}-{note.name.removesuffix('.json')}" not in names:
+                os.unlink(note)
+    for part in out.glob("part-*.parquet"):
+        if part.name.removeprefix("part-").removesuffix(".parquet") not in names:
+            part.unlink()
 
 
 def _feed(state: Any, value: Any) -> None:

@@ -65,6 +65,24 @@ def test_several_arrays_and_tables(tmp_path):
     assert table.dtype == molecules(MOVIE, 0).dtype
 
 
+@pytest.mark.parametrize("dtype", [bool, "uint8", ">i2", "float16", ">f8", "complex64"])
+def test_zarr_reads_the_chunks_that_are_written_here(tmp_path, dtype):
+    """The last chunk is shorter; what it lacks is filled up, and never read."""
+    values = (50 * MOVIE).astype(dtype)
+    several = {"turned": values.transpose(0, 2, 1), "one": values[:, 0, 0]}
+    done = map_chunks(lambda block, k: several["turned"][k : k + 4], MOVIE, tmp_path / "a", chunk=4)
+    np.testing.assert_array_equal(done.open()[:], several["turned"])
+    assert done.open().dtype == np.dtype(dtype).newbyteorder("=")
+    done = map_chunks(
+        lambda _, k: {name: v[k : k + 4] for name, v in several.items()},
+        MOVIE,
+        tmp_path / "b",
+        chunk=4,
+    )
+    for name, array in done.open().items():
+        np.testing.assert_array_equal(array[:], several[name])
+
+
 def test_sources_that_are_not_in_memory(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", (MOVIE > 0).astype("uint8"), photometric="minisblack")
     with Stack(tmp_path / "a.tif") as stack:
