@@ -10,7 +10,7 @@ TORCH ?=
 PROCESSOR ?=
 AS = $(if $(PROCESSOR),env $$($(BIN)/python -m tests.portable --env $(PROCESSOR)))
 
-.PHONY: help setup book test quick portable test-book test-offline lint lab check bench clean
+.PHONY: help setup book test quick portable test-book test-offline lint lab pdf check bench clean
 
 help: ## say what can be made
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /|/' | awk -F'|' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -63,6 +63,9 @@ lint: $(STAMP) ## check style and types of the code
 
 notebooks: book ## write the built pages as notebooks, numbers and all, into _build/notebooks
 	$(BIN)/cmx export-notebooks _build/notebooks
+
+pdf: book ## print the built book as one file, _build/book.pdf, by Chromium
+	$(BIN)/python book/pdf.py
 
 # With the numbers of the last `make notebooks` where there was one, else the sources.
 lab: $(STAMP) ## open the pages as notebooks in JupyterLab

@@ -11,6 +11,7 @@ import tomllib
 from pathlib import Path
 
 COLAB = "https://colab.research.google.com"
+BINDER = "https://mybinder.org"
 NOTEBOOKS = "notebooks"  # the branch with the notebooks of the published site: Colab opens those
 
 
@@ -46,22 +47,28 @@ def configure(app, config):
 
 
 def launch(app, pagename, templatename, context, doctree):
-    """Add the button that runs a page's notebook on Colab."""
+    """Add the buttons that run a page: its notebook on Colab, its source on Binder."""
     if not context.get("ipynb_source") or not repository().startswith("https://github.com/"):
         return
     name = repository().removeprefix("https://github.com/")
-    button = {
-        "type": "link",
-        "text": "Colab",
-        "tooltip": "Run this page on Colab",
-        "icon": "_static/images/logo_colab.png",
-        "url": f"{COLAB}/github/{name}/blob/{NOTEBOOKS}/{context['ipynb_source']}",
-    }
-    context["header_buttons"].append(button)
+    notebook = f"{COLAB}/github/{name}/blob/{NOTEBOOKS}/{context['ipynb_source']}"
+    page = f"{BINDER}/v2/gh/{name}/main?urlpath=lab/tree/{pagename}.md"
+    for place, image, address in (
+        ("Colab", "logo_colab.png", notebook),
+        ("Binder", "logo_binder.svg", page),
+    ):
+        button = {
+            "type": "link",
+            "text": place,
+            "tooltip": f"Run this page on {place}",
+            "icon": f"_static/images/{image}",
+            "url": address,
+        }
+        context["header_buttons"].append(button)
 
 
 def setup(app):
-    """Register with Sphinx; the button after the theme has made its own (priority 501)."""
+    """Register with Sphinx; the buttons after the theme has made its own (priority 501)."""
     app.connect("config-inited", configure, priority=900)
     app.connect("html-page-context", launch, priority=502)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -46,3 +46,19 @@ def test_every_pin_lies_in_its_range(root, project):
     for name, range_ in requirements(wanted).items():
         assert name.lower() in pins, f"constraints.txt has no pin for {name}"
         assert pins[name.lower()] in range_, f"{name}: {pins[name.lower()]} is outside {range_}"
+
+
+def test_binder_installs_the_book_at_the_tested_versions(root, project):
+    binder = root / ".binder"
+    lines = (binder / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    (pins,) = (line.removeprefix("-c ") for line in lines if line.startswith("-c "))
+    assert (binder / pins).resolve() == root / "constraints.txt"  # pip reads it from that folder
+    assert "-e .[book]" in lines  # and this from the root, where Binder starts pip
+    name, _, version = (binder / "runtime.txt").read_text(encoding="utf-8").strip().partition("-")
+    assert name == "python"
+    assert Requirement(f"python{project['requires-python']}").specifier.contains(version)
+    post = (binder / "postBuild").read_text(encoding="utf-8")
+    assert post.startswith("#!/bin/sh") and (binder / "postBuild").stat().st_mode & 0o111
+    # The Makefile and Binder open a page in the same way.
+    viewer = "set-default-viewer markdown myst"
+    assert viewer in post and viewer in (root / "Makefile").read_text(encoding="utf-8")

@@ -109,7 +109,7 @@ def test_addresses_come_from_the_project_or_from_the_runner(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["", "someone/book"])
-def test_a_published_repository_has_a_button_for_colab(monkeypatch, name):
+def test_a_published_repository_has_buttons_for_colab_and_binder(monkeypatch, name):
     monkeypatch.setattr(addresses, "urls", dict)
     monkeypatch.setenv("GITHUB_REPOSITORY", name)
     context = {"ipynb_source": "book/fusion/01.ipynb", "header_buttons": []}
@@ -118,4 +118,5 @@ def test_a_published_repository_has_a_button_for_colab(monkeypatch, name):
     where = (
         "https://colab.research.google.com/github/someone/book/blob/notebooks/book/fusion/01.ipynb"
     )
-    assert places == [where] * bool(name)
+    binder = "https://mybinder.org/v2/gh/someone/book/main?urlpath=lab/tree/book/fusion/01.md"
+    assert places == [where, binder] * bool(name)
