@@ -35,6 +35,7 @@ QUALITIES = (85, 70, 55, 40)  # WebP qualities to try until the frames fit
 
 STYLE = """
 .frames{margin:1.5em 0;max-width:100%}
+.frames .view{overflow-x:auto}
 .frames img{display:block;max-width:100%;height:auto;border-radius:4px;
 background:#fff!important;padding:0!important}
 .frames .knobs{max-width:45rem}
@@ -300,8 +301,8 @@ class FrameGrid:
         caption = f"<figcaption>{html.escape(self.caption)}</figcaption>" if self.caption else ""
         return (
             f'<figure class="frames"><style>{STYLE}</style>'
-            f'<img class="dark-light" src="{shown}" alt="{html.escape(alts[start])}" '
-            f'width="{width}" height="{height}">'
+            f'<div class="view"><img class="dark-light" src="{shown}" '
+            f'alt="{html.escape(alts[start])}" width="{width}" height="{height}"></div>'
             f"<noscript><p>Shown at {html.escape(at)}; the sliders need JavaScript.</p></noscript>"
             f'<div class="knobs" hidden>{knobs}</div>{caption}'
             f"<script>{SCRIPT.strip()}({_script_json(data)})</script></figure>"

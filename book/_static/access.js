@@ -16,8 +16,17 @@ document.addEventListener("DOMContentLoaded", () => {
   document.querySelectorAll(".bd-sidebar-primary .has-children > details > summary").forEach(arrow => {
     arrow.setAttribute("aria-label", "Pages of " + arrow.closest("li").querySelector("a").textContent.trim());
   });
+  // On a phone the rows of a wide table stand below each other (book.css), each cell with its column's name.
+  document.querySelectorAll("article table").forEach(table => {
+    const names = [...table.querySelectorAll("thead th")].map(name => name.textContent.trim());
+    if (names.length < 3 || table.querySelector("tbody th")) return;
+    table.classList.add("stacks");
+    table.querySelectorAll("tbody tr").forEach(row => [...row.cells].forEach((cell, k) => {
+      if (k && names[k]) cell.dataset.name = names[k];
+    }));
+  });
   // What scrolls sideways in its own box must be reachable by Tab, so that the arrow keys move it.
-  const boxes = "article :is(table, pre, .cell_output, .output, div.math, mjx-container)";
+  const boxes = "article :is(table, pre, .cell_output, .output, .view, div.math, mjx-container)";
   const reach = () => document.querySelectorAll(boxes).forEach(box => {
     if (box.scrollWidth > box.clientWidth + 1) box.tabIndex = 0;
     else if (box.tabIndex === 0) box.removeAttribute("tabindex");
@@ -25,4 +34,14 @@ document.addEventListener("DOMContentLoaded", () => {
   reach();
   addEventListener("resize", reach);
   window.MathJax?.startup?.promise?.then(reach);
+  // A link to an entry of the reference opens it, and a link into a fold opens that.
+  const reveal = () => {
+    const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    const entry = target?.matches("dt") && target.parentElement.querySelector(":scope > dd > details.entry");
+    if (entry) entry.open = true;
+    for (let fold = target?.closest("details.entry"); fold; fold = fold.parentElement.closest("details.entry")) fold.open = true;
+    if (target?.closest("dl.py")) target.scrollIntoView();
+  };
+  reveal();
+  addEventListener("hashchange", reveal);
 });

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from tests.book_files import ROOT, toc_pages
+from tests.meta.test_figures import smallest
 
 WIDTHS = {"desktop": 1400, "phone": 390}
 LOCAL = ("file:", "data:", "blob:", "about:", "chrome:")
@@ -32,6 +33,47 @@ return document.documentElement.scrollWidth > width ? Array.from(
     document.querySelectorAll('article *'))
   .filter(e => e.getBoundingClientRect().right > width + 1 && !e.closest('.cell_output'))
   .slice(0, 5).map(e => e.tagName + '.' + e.className) .concat('page') : [];
+"""
+# A figure's own width stands in its attributes, 100 px an inch: how small did it become?
+SMALL_TEXT = """
+return [...document.querySelectorAll("article img")].filter(image => !image.closest(".hero"))
+  .map(image => [image, parseFloat(image.style.width || image.getAttribute("width"))])
+  .filter(([image, own]) => own && image.clientWidth)
+  .map(([image, own]) => {
+    const padding = parseFloat(getComputedStyle(image).paddingLeft);
+    return [image.alt.slice(0, 40), arguments[0] * (image.clientWidth - 2 * padding) / own];
+  }).filter(([alt, pixels]) => pixels < 9);
+"""
+CSS_DPI = 100
+# On a phone a table of three columns and more is stacked, and no wider than the text.
+WIDE_TABLES = """
+return [...document.querySelectorAll("article table.stacks")]
+  .filter(table => table.scrollWidth > table.clientWidth + 1)
+  .map(table => table.textContent.slice(0, 40));
+"""
+LONG_LINES = """
+return [...document.querySelectorAll("article .cell_output pre")]
+  .filter(text => text.scrollWidth > text.clientWidth + 1)
+  .map(text => text.textContent.slice(0, 40));
+"""
+# Every slider of the page, to its other end and back: those whose picture or words stand still.
+STILL = """
+const moved = (knob, value) => {
+  knob.value = value;
+  knob.dispatchEvent(new Event("input", {bubbles: true}));
+};
+return [...document.querySelectorAll(".frames")].flatMap(figure => {
+  const image = figure.querySelector("img");
+  return [...figure.querySelectorAll("input")].filter(knob => {
+    const start = knob.value;
+    const state = () => [image.src, image.alt, knob.getAttribute("aria-valuetext")];
+    const before = state();
+    moved(knob, start === knob.max ? knob.min : knob.max);
+    const changed = state().every((part, k) => part !== before[k]);
+    moved(knob, start);
+    return !changed || state().some((part, k) => part !== before[k]);
+  }).map(knob => knob.parentNode.textContent);
+});
 """
 
 
@@ -62,7 +104,7 @@ def requests(browser):
             yield message["params"]["request"]["url"]
 
 
-def test_the_page_is_whole(opened):
+def test_the_page_is_whole(opened, width):
     """One test, so that each page is opened once a width: the browser is the slow part."""
     outside = [address for address in requests(opened) if not address.startswith(LOCAL)]
     assert outside == []
@@ -75,6 +117,14 @@ def test_the_page_is_whole(opened):
     assert typeset >= formulas
     assert failed == 0
     assert opened.execute_script(OVERFLOW) == []
+    # What is drawn can be read, what was printed stays in the column.
+    assert opened.execute_script(SMALL_TEXT, smallest() / 72 * CSS_DPI) == []
+    assert opened.execute_script(LONG_LINES) == []
+    height = opened.execute_script("return document.documentElement.scrollHeight")
+    assert height < 10_000 or "/api/" not in opened.current_url
+    if width == WIDTHS["phone"]:
+        assert opened.execute_script(WIDE_TABLES) == []
+    assert opened.execute_script(STILL) == []
     # Nobody is kept out: neither in light nor in dark.
     opened.execute_script(AXE)
     for mode in ("light", "dark"):
