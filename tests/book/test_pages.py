@@ -10,8 +10,9 @@ from urllib.parse import unquote, urlsplit
 import nbformat
 import pytest
 from bs4 import BeautifulSoup
+from used_in import origin, used
 
-from tests.book_files import code_cells, toc_pages
+from tests.book_files import ROOT, code_cells, source, toc_pages
 
 MB = 1e6
 PAGES = toc_pages()
@@ -114,9 +115,10 @@ def test_no_markup_is_left_unread(page):
     for code in article.find_all(["pre", "code", "script", "style"]):
         code.decompose()
     text = article.get_text()
+    printed = "".join(output.get_text() for output in html.select(".cell_output pre"))
     assert re.findall(r"\{[\w:-]+\}`|^:::.*|\[\[.*?\]\]", text, re.MULTILINE) == []
     # a glued number is plain: NumPy's own prints as np.float64(0.5)
-    assert re.findall(r"\bnp\.\w+\(.*?\)", text) == []
+    assert re.findall(r"\bnp\.\w+\(.*?\)", text + printed) == []
     assert not article.select(".problematic, .system-message")
 
 
@@ -130,8 +132,46 @@ def test_the_page_is_light(page):
 def test_the_site_is_light(site):
     size = sum(path.stat().st_size for path in site.rglob("*") if path.is_file())
     chapters = [page for page in PAGES if not page.startswith("book/api/")]
-    assert size <= (10 + 0.65 * len(chapters)) * MB
+    modules = list((site / "_modules").rglob("*.html"))  # the sources of the reference
+    assert size <= (10 + 0.65 * len(chapters) + 0.08 * len(modules)) * MB
     assert not list(site.rglob("*.map"))
+
+
+def test_a_method_page_shows_its_figure_before_any_code(page):
+    name, _, html = page
+    if not re.search(r"/\d\d_\w+$", name):
+        return
+    first = html.find("article").select_one("img, details.hide, .cell_input")
+    assert first.name == "img"
+
+
+def test_the_page_leads_to_its_code(page):
+    """Below a page stands what it uses of the package; the reference has it with its source."""
+    name, path, html = page
+    if name == "book/index":  # which leads to the parts, and has nothing else
+        return
+    section = html.find(id="code-of-this-page")
+    expected = {documented().get(origin(found)) for found in used(source(name))} - {None}
+    links = section.select("li a[href]") if section else []
+    assert {urlsplit(link["href"]).fragment for link in links} == expected
+    for link in links[:3]:
+        target = Path(path.parent, urlsplit(link["href"]).path).resolve()
+        entry = parse(target).find(id=urlsplit(link["href"]).fragment).find_parent("dl")
+        back = {Path(target.parent, a["href"]).resolve() for a in entry.select("a.reference[href]")}
+        assert path.resolve() in back
+        assert entry.select_one(".viewcode-link")
+
+
+@cache
+def documented():
+    """The reference's name of each function and class, by where it was defined."""
+    found = {}
+    for page in PAGES:
+        if page.startswith("book/api/"):
+            for entry in parse(ROOT / "_build" / "html" / f"{page}.html").select("dl.py > dt[id]"):
+                if where := origin(entry["id"]):
+                    found.setdefault(where, entry["id"])
+    return found
 
 
 # Roles, directives, attributes and delimiters that no Jupyter shows as they are meant.
