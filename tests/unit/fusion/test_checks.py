@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from helpers import datasets
 from helpers.fusion import (
     calibrate_weights,
     choose_lambda,
@@ -15,6 +16,7 @@ from helpers.fusion import (
     subtract_power_law,
     subtract_vacuum,
 )
+from helpers.fusion._simulate import twin_core_shell, twin_dysco3
 from tests.unit.fusion.equation import array, scene
 
 HAADF, STACK = scene(3, (12, 10))
@@ -316,3 +318,41 @@ def test_a_gain_is_said():
         choice = choose_lambda(haadf, gained, **kw)
     assert choice.dispersion.shape == (3,)
     assert quiet(lambda: choose_lambda(haadf, sample.counts, **kw))
+
+
+def judged_in(name, arrays, crop):
+    haadf, maps = normalize(arrays["HAADF"][crop], {e: arrays[e][crop] for e in ELEMENTS[name]})
+    return haadf, maps
+
+
+ELEMENTS = {"dysco3": ("Sc", "Dy", "O"), "core_shell": ("Co", "Mn", "O")}
+CROPS = {"dysco3": np.s_[:96, :96], "core_shell": np.s_[100:196, 100:196]}
+TWINS = {"dysco3": twin_dysco3, "core_shell": twin_core_shell}
+
+
+@pytest.mark.parametrize("name", ELEMENTS)
+def test_defaults_that_know_hidden_pixels_less_than_a_filter_say_so(name):
+    """On the maps of both of the guide's data sets, and on their twins."""
+    measured = [datasets.load(name)] if datasets.find(name) else []
+    for arrays in (TWINS[name](), *measured):
+        haadf, maps = judged_in(name, arrays, CROPS[name])
+        with pytest.warns(UserWarning, match="hidden pixels .*Gaussian filter .*fuse_counts"):
+            result = fuse(haadf, maps)
+        assert quiet(lambda h=haadf, m=maps: fuse(h, m, lambda_tv=0.01))
+        assert quiet(lambda h=haadf, m=maps: fuse(h, m, n_iter=5))
+        again = fuse(haadf, maps, n_iter=result.n_iter, tol=1e-4)  # the check changes nothing
+        for e in maps:
+            np.testing.assert_array_equal(again.maps[e], result.maps[e])
+
+
+def test_defaults_that_a_filter_cannot_beat_say_nothing():
+    """Blocks of one element, noisy in the map and clear in a HAADF that follows the model."""
+    rng = np.random.default_rng(0)
+    blocks = np.kron(rng.uniform(0.1, 1, (24, 24)), np.ones((4, 4)))
+    maps = {"Fe": rng.poisson(20 * blocks) / 20}
+    image = haadf_from_maps({"Fe": blocks}, [1.0])
+    assert quiet(lambda: fuse(image, maps))
+    hole = np.ma.masked_array(maps["Fe"], rng.random(image.shape) < 0.2)
+    assert quiet(lambda: fuse(np.ma.masked_less(image, 0.05), {"Fe": hole}))
+    with pytest.warns(UserWarning, match="Gaussian filter"):  # of another field
+        fuse(rng.permutation(image.ravel()).reshape(image.shape), maps)
