@@ -5,9 +5,11 @@ Both are derived in :doc:`/book/fusion/07_uncertainty`.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from scipy.stats import norm
 from tqdm.auto import tqdm
 
@@ -88,10 +90,20 @@ def bootstrap(
     under = np.stack(list(fusion.background.values()))
     image = scaled(fusion.image) if fusion.settings["haadf"] else None
     square = np.zeros_like(centre)
-    for _ in tqdm(range(n), desc="bootstrap", disable=not progress):
-        y = rng.poisson(centre + under).astype(np.float32)
-        again = np.stack(list(stacked(y, image, fusion.weights, fusion.background).values()))
-        square += (again - centre) ** 2
+
+    def again(y: np.ndarray) -> np.ndarray:
+        return np.stack(list(stacked(y, image, fusion.weights, fusion.background).values()))
+
+    # As many at a time as torch has threads: draws stay in order, and few are held in memory.
+    workers = min(n, torch.get_num_threads())
+    bar = tqdm(total=n, desc="bootstrap", disable=not progress)
+    with bar, ThreadPoolExecutor(workers) as pool:
+        for start in range(0, n, workers):
+            drawn = [rng.poisson(centre + under).astype(np.float32)
+                     for _ in range(min(workers, n - start))]  # fmt: skip
+            for found in pool.map(again, drawn):
+                square += (found - centre) ** 2
+                bar.update()
     # Mean square about the map, which holds scatter and shift.
     variance = square / n + _disagreement(fusion, image)
     width = np.sqrt(variance) * norm.ppf(0.5 + level / 2)

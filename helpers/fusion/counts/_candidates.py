@@ -8,8 +8,9 @@ cannot tell elements of like brightness apart. Their judge is in ``_choose``; th
 
 from __future__ import annotations
 
+import threading
 import warnings
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -26,6 +27,7 @@ TRUSTS = (0.0, 1 / 3, 3.0)  # in the HAADF
 LAMBDAS = (0.003, 0.01, 0.03, 0.1)
 RIDGES = (0.1, 1.0, 10.0, 100.0, 1000.0)
 N_FEATURES = 400
+_QUIET = threading.Lock()
 
 
 class Patches(NamedTuple):
@@ -101,18 +103,22 @@ def candidates(
             found[name] = gaussian_filter(counts, (0, width, width))
 
     used = [r for r in REGRESSIONS if haadf is not None or r.haadf is None]
-    used = [r for r in used if is_wanted(_regression_names(r))]
-    pilots = {r.pilot[0] for r in used if r.pilot}
+    used = [
+        r for r in used if is_wanted(n for ridge in RIDGES for n in _regression_names(r, ridge))
+    ]
+    pilots = {_probe_name(*r.pilot) for r in used if r.pilot}
     for width in PROBES:
-        names = {steps: f"probe {width:g} px, {steps} steps" for steps in STEPS}
-        if width in pilots or is_wanted(names.values()):
-            for steps, estimate in probe_basis(counts, width, STEPS).items():
+        names = {steps: _probe_name(width, steps) for steps in STEPS}
+        needed = [steps for steps, name in names.items() if name in pilots or is_wanted([name])]
+        if needed:
+            for steps, estimate in probe_basis(counts, width, needed).items():
                 found[names[steps]] = estimate
 
     for trust in TRUSTS if haadf is not None else TRUSTS[:1]:
         kind = f"fusion, HAADF x {trust:.2g}" if trust else "total variation"
         by_name = {f"{kind}, lambda {value:g}": value for value in LAMBDAS}
-        if is_wanted(by_name):
+        by_name = {name: value for name, value in by_name.items() if is_wanted([name])}
+        if by_name:
             estimates = tv_fusions(counts, haadf, trust, list(by_name.values()))
             found |= dict(zip(by_name, estimates, strict=True))
 
@@ -123,16 +129,26 @@ def candidates(
     for r in used:
         z = [seen[r.haadf]] if r.haadf else []
         if r.pilot:
-            pilot = found["probe {:g} px, {} steps".format(*r.pilot)]
+            pilot = found[_probe_name(*r.pilot)]
             pilot = pilot / np.maximum(pilot.std((1, 2), keepdims=True), 1e-9)
             z.append(r.weight * patch_features(pilot, Patches(r.edge, 1, 8)))
-        found |= dict(zip(_regression_names(r), regress(counts, np.hstack(z)), strict=True))
+        ridges = [ridge for ridge in RIDGES if is_wanted(_regression_names(r, ridge))]
+        for ridge, estimate in zip(ridges, regress(counts, np.hstack(z), ridges), strict=True):
+            plain, rest = _regression_names(r, ridge)
+            found[plain] = estimate
+            if is_wanted([rest]):
+                # Slow changes that the patches do not show.
+                found[rest] = estimate + gaussian_filter(counts - estimate, (0, 3, 3))
     return found
 
 
-def _regression_names(r: Regression) -> list[str]:
-    names = [f"{r}, ridge {ridge:g}" for ridge in RIDGES]
-    return [*names, *(f"{name}, and the rest" for name in names)]
+def _probe_name(width: float, steps: int) -> str:
+    return f"probe {width:g} px, {steps} steps"
+
+
+def _regression_names(r: Regression, ridge: float) -> tuple[str, str]:
+    name = f"{r}, ridge {ridge:g}"
+    return name, f"{name}, and the rest"
 
 
 def probe_basis(counts: np.ndarray, width: float, steps: Iterable[int]) -> dict[int, np.ndarray]:
@@ -161,23 +177,26 @@ def _blur(n: int, width: float) -> np.ndarray:
 
 def tv_fusions(
     counts: np.ndarray, haadf: np.ndarray | None, trust: float, lambdas: Iterable[float]
-) -> Iterator[np.ndarray]:
+) -> list[np.ndarray]:
     """`helpers.fusion.fuse` with gamma 1 and calibrated weights, for each weight of the TV."""
     scale = 4 * float(counts.mean())
     maps = counts / scale
     h, weights = np.zeros(counts.shape[1:], np.float32), np.ones(len(counts))
-    with warnings.catch_warnings():
+    # The filters of warnings belong to all threads, and replicates run in several.
+    with _QUIET, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of units and saturation: said once, before
         if haadf is not None and trust:
             smooth = gaussian_filter(maps, (0, 2, 2)) - CONTINUUM
             fit = calibrate_weights(haadf, np.maximum(smooth, 0), gamma=1, smooth=1)
             h, weights = haadf - np.float32(fit.offset), fit.weights
-        for value in lambdas:
-            result = fuse(
+        return [
+            (cast(np.ndarray, result.maps) + CONTINUUM) * scale
+            for value in lambdas
+            for result in [fuse(
                 h, maps, [1] * len(counts), gamma=1, weights=weights, lambda_haadf=trust,
                 lambda_tv=value, background=CONTINUUM, n_iter=30, device="cpu",
-            )  # fmt: skip
-            yield (cast(np.ndarray, result.maps) + CONTINUUM) * scale
+            )]
+        ]  # fmt: skip
 
 
 def patch_features(images: np.ndarray, patches: Patches) -> np.ndarray:
@@ -199,28 +218,29 @@ def patch_features(images: np.ndarray, patches: Patches) -> np.ndarray:
     return cast(np.ndarray, x / np.sqrt(max(x.var(0).sum(), 1e-12)))
 
 
-def regress(counts: np.ndarray, z: np.ndarray) -> list[np.ndarray]:
-    r"""Ridge regression of the counts on random Fourier features of `z`, for every ridge.
+def regress(counts: np.ndarray, z: np.ndarray, ridges: Iterable[float]) -> list[np.ndarray]:
+    r"""Ridge regression of the counts on random Fourier features of `z`, for each of `ridges`.
 
     The features :math:`\cos(\omega^T z + b)` stand for a Gaussian kernel :cite:p:`rahimi2007`.
     Pixels with like patches get like counts, wherever they are: an average over the whole field.
-    Second half of the list: the same, plus the difference to the counts smoothed by 3 px, which
-    brings back slow changes that the patches do not show.
     """
     # The features are fixed, not random from call to call: counts alone decide.
     rng = np.random.default_rng(0)
     reach = 1.2 * np.sqrt(2 * max(z.var(0).sum(), 1e-12))
     omega = rng.normal(size=(z.shape[1], N_FEATURES)) / reach
     phase = rng.uniform(0, 2 * np.pi, N_FEATURES)
-    features = np.cos(z @ omega.astype(np.float32) + phase.astype(np.float32))
+    # In place: new room for so many numbers takes longer than their cosines.
+    features = z @ omega.astype(np.float32)
+    features += phase.astype(np.float32)
+    np.cos(features, out=features)
     features *= np.float32(np.sqrt(2 / N_FEATURES))
     y = counts.reshape(len(counts), -1)
     mean = y.mean(1, keepdims=True)
     values, vectors = np.linalg.eigh((features.T @ features).astype(float))
     right = vectors.T @ (features.T @ (y - mean).T)
     plain = []
-    for ridge in RIDGES:
+    for ridge in ridges:
         by_feature = vectors @ (right / (np.maximum(values, 0) + ridge)[:, None])
         estimate = mean + (features @ by_feature.astype(np.float32)).T
         plain.append(estimate.reshape(counts.shape))
-    return plain + [e + gaussian_filter(counts - e, (0, 3, 3)) for e in plain]
+    return plain

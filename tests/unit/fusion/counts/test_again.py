@@ -36,6 +36,15 @@ def test_a_lower_level_is_a_narrower_interval(fused):
         assert np.isclose(ratio, 1.6449 / 0.6745, rtol=1e-3)
 
 
+def test_the_number_of_threads_does_not_matter(fused, monkeypatch):
+    _, result = fused
+    one = bootstrap(result, 5, seed=1)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 3)
+    three = bootstrap(result, 5, seed=1)
+    for e in one.std:
+        assert np.array_equal(one.std[e], three.std[e])
+
+
 def test_more_counts_are_more_certain():
     relative = []
     for counts in (0.5, 8):
