@@ -7,6 +7,7 @@ import ast
 import json
 import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -16,14 +17,17 @@ from ._declare import Job, WrongCall, read_toml
 
 JOBS = {  # job: its file
     "fuse": "_fuse",
-    "localize": "_localize",
-    "denoise": "_restore",
-    "deconvolve": "_restore",
+    "localize": "_renderer",
+    "denoise": "_renderer",
+    "deconvolve": "_renderer",
     "field": "_volumes",
+    "film": "_volumes",
     "tomogram": "_volumes",
-    "xray-convert": "_xray",
-    "xray-train": "_xray",
-    "xray-infer": "_xray",
+    "xray-convert": "_xray_train",
+    "xray-train": "_xray_train",
+    "xray-train-calibrator": "_xray_train",
+    "xray-calibrate": "_xray_infer",
+    "xray-infer": "_xray_infer",
 }
 
 
@@ -72,9 +76,15 @@ def summary(name: str) -> str:
 def listing() -> str:
     """Lines about the jobs for the help of the command."""
     lines = ["jobs (cmx JOB --help says more):"]
-    lines += [f"  {name:<12} {summary(name)}" for name in JOBS]
-    lines += ["  init JOB     print a TOML file with all settings of a job"]
-    return "\n".join([*lines, "  run FILE     do the job of a TOML file"])
+    told = {name: summary(name) for name in JOBS}
+    told["init JOB"] = "print a TOML file with all settings of a job"
+    told["run FILE"] = "do the job of a TOML file"
+    width = max(map(len, told))
+    for name, text in told.items():
+        lines += textwrap.wrap(
+            f"{name:<{width}} {text}", 80, initial_indent="  ", subsequent_indent=" " * (width + 3)
+        )
+    return "\n".join(lines)
 
 
 def command(arguments: Sequence[str]) -> int:

@@ -11,7 +11,7 @@ import textwrap
 import tomllib
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -44,13 +44,43 @@ class AtLeast:
             raise ValueError(f"give a number {least} {self.limit:g}")
 
 
+@dataclass(frozen=True)
+class Exactly:
+    """Check of a list: so many numbers, each of which may have a check of its own.
+
+    Attributes
+    ----------
+    n : int
+    words : str
+        "numbers, of the fast and of the slow camera".
+    each : callable, optional
+    """
+
+    n: int
+    words: str
+    each: Callable[[Any], None] | None = None
+
+    def __call__(self, values: Sequence[Any]) -> None:
+        """Raise a ValueError unless there are so many, and each is right."""
+        right = len(values) == self.n
+        if right and self.each is not None:
+            try:
+                for value in values:
+                    self.each(value)
+            except ValueError:
+                right = False
+        if not right:
+            raise ValueError(f"give {self.n} {self.words}")
+
+
 def there(path: Path) -> None:
     """Raise a FileNotFoundError unless the file of a setting exists."""
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: check the name and the folder")
 
 
-Positive = Annotated[float, AtLeast(0, above=True)]
+positive = AtLeast(0, above=True)
+Positive = Annotated[float, positive]
 NotNegative = Annotated[float, AtLeast(0)]
 Count = Annotated[int, AtLeast(1)]
 File = Annotated[Path, there]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..._arrays import to_numpy
+from ...io.files import load_h5, save_h5
 from ..cameras import coarsen
 
 FINE = 16  # points of the search in one coarse frame
@@ -35,6 +37,25 @@ class TemporalCalibration:
     rate: float
     covariance: np.ndarray
     curve: np.ndarray
+
+    def save(self, path: str | Path) -> None:
+        """Write everything to an HDF5 file, so that one calibration serves many recordings."""
+        tree = {name: getattr(self, name) for name in ("offset", "rate", "covariance", "curve")}
+        save_h5(path, tree, {"kind": "TemporalCalibration"})
+
+    @classmethod
+    def load(cls, path: str | Path) -> TemporalCalibration:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        ValueError
+            The file holds something else.
+        """
+        tree, notes = load_h5(path)
+        if notes.get("kind") != "TemporalCalibration":
+            raise ValueError(f"{path} holds no temporal calibration: write it with save")
+        return cls(tree["offset"], tree["rate"], tree["covariance"], tree["curve"])
 
     def times(self, key_times: np.ndarray) -> np.ndarray:
         """Times of the slow frames, in coarse frames."""

@@ -13,7 +13,7 @@ from helpers import checkpoints, fusion, inr
 from helpers.__main__ import main
 from helpers.io import load_h5, load_table, load_tif, save_h5, save_tif
 from helpers.renderer.simulate import crowded_frames
-from helpers.xray.simulate import Experiment, simulate
+from helpers.xray.simulate import Experiment, grid_image, simulate
 
 DEVICE = ["--device", "cpu", "--json"]
 
@@ -47,9 +47,12 @@ def make(name, folder):
         "denoise": _grainy,
         "deconvolve": _blurred,
         "field": _views,
+        "film": _film,
         "tomogram": _tilts,
         "xray-convert": _reds,
         "xray-train": _clips,
+        "xray-train-calibrator": _turned_clips,
+        "xray-calibrate": _grid,
         "xray-infer": _two_cameras,
     }[name](folder)
 
@@ -102,6 +105,13 @@ def _views(folder):
     return Case("field", [folder / "film.npy"], options)
 
 
+def _film(folder):
+    case = _views(folder)
+    film = np.load(case.files[0])
+    np.save(case.files[0], np.concatenate([film, film[::-1]])[:3])
+    return Case("film", case.files, [*case.options, "--chain", "2", "--rounds", "2"])
+
+
 def _tilts(folder):
     angles = np.arange(-60, 61, 20)
     truth = np.zeros((12, 8, 16))
@@ -131,6 +141,18 @@ def _clips(folder):
     assert main([*case.call(folder / "grey"), "--quiet"]) == 0
     options = ["--n-steps", "4", "--batch", "1", "--patch", "16", "--save-every", "2"]
     return Case("xray-train", [folder / "grey" / "reds"], [*options, "--photons", "100", "1000"])
+
+
+def _turned_clips(folder):
+    case = _clips(folder)
+    options = ["--n-steps", "4", "--batch", "1", "--patch", "32", "--save-every", "2"]
+    return Case("xray-train-calibrator", case.files, options)
+
+
+def _grid(folder):
+    grid = grid_image(seed=1002)
+    save_h5(folder / "grid.h5", {"lr": np.stack([grid.lr] * 2), "hr": grid.hr})
+    return Case("xray-calibrate", [folder / "grid.h5"], [])
 
 
 def _two_cameras(folder):

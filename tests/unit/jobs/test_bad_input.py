@@ -19,6 +19,7 @@ NEEDED = {
     "localize": ["--psf", "1.3"],
     "deconvolve": ["--kernel", "psf.npy"],
     "field": ["--psf", "psf.npy"],
+    "film": ["--psf", "psf.npy"],
 }
 
 
@@ -87,6 +88,15 @@ def test_the_rest_is_done(case, tmp_path, capsys):
         ('job = "localize"\nfiles = ["a"]\nout = "b"\npsf = nan', "psf is nan: give a number"),
         ('job = "xray-infer"\nfiles = ["a"]\nout = "b"\nwhite = [1]', "of the fast and of the"),
         ('job = "xray-infer"\nfiles = ["a"]\nout = "b"\nnetwork = "raft"', "use flowfuse, edvr"),
+        ('job = "xray-calibrate"\nfiles = ["a"]\nout = "b"\nnear = [1.0]', "give 5 numbers: theta"),
+        (
+            'job = "film"\nfiles = ["a"]\nout = "b"\npsf = "a.toml"\nchain = 0',
+            "chain is 0: give a number",
+        ),
+        (
+            'job = "field"\nfiles = ["a"]\nout = "b"\npsf = "a.toml"\nvoxel_size = [1, 2, 0]',
+            "give 3 lengths in",
+        ),
         ('job = "fusion"', "there is no job 'fusion'"),
         ("job = ", "is no TOML"),
     ],

@@ -13,14 +13,17 @@ import pytest
 from helpers import checkpoints, fusion, inr, xray
 from helpers.__main__ import main
 from helpers.fusion import Fusion
-from helpers.io import Stack, load_h5, load_table, load_tif, load_tilt_angles, save_tif
+from helpers.fusion.scan._twin import pd_tio2_edx
+from helpers.io import Stack, load_h5, load_table, load_tif, load_tilt_angles, save_h5, save_tif
 from helpers.jobs import find
 from helpers.jobs._command import names
+from helpers.jobs._xray_infer import _late_ns
 from helpers.lucy import richardson_lucy
 from helpers.renderer import deconvolve
 from helpers.renderer.denoise import denoise
 from helpers.renderer.detect import localize
 from tests.unit.jobs.cases import DEVICE, equal, kernel, run, same
+from tests.unit.xray.files import write_ini
 
 
 @pytest.mark.parametrize("name", names())
@@ -148,6 +151,57 @@ def test_tomogram_equals_the_page(case, tmp_path, capsys):
     assert load_tif(result["output"]).pixel_size == 1.2 and result["tilts"] == 7
 
 
+def test_film_equals_the_page(case, tmp_path, capsys):
+    """Two chains, of two frames and of one; every one starts at the field of the first frame."""
+    (result,) = run(case("film"), tmp_path, capsys)
+    film, psf = (np.load(p) for p in (case("film").files[0], case("film").options[1]))
+    op = inr.lightfield.LightField(psf, shape=film.shape[-2:], voxel_size=(0.4, 0.2, 0.2))
+    views = film.astype("float32")
+    options = {"background": 4.0, "device": "cpu"}
+    first = inr.fit.reconstruct(op, views[0], n_steps=6, read_noise=1.5, **options)
+    smooth, weight = 1e-3 * float(first.volume.mean()), first.settings["choice"].weight
+    chain = partial(
+        inr.fit.fit_sequence,
+        first.field,
+        op,
+        loss=partial(inr.fit.losses.poisson, read_noise=1.5),
+        prior=lambda v: weight * inr.fit.losses.hessian(v, weights=(0.5, 1, 1), smooth=smooth),
+        schedule=inr.fit.Stage(6, 0.3),
+        rounds=2,
+        **options,
+    )
+    expected = [chain(views[:2]), chain(views[2:])]
+    tif = load_tif(result["output"])
+    assert (tif.pixel_size, tif.z_step, tif.unit, tif.axes) == (0.2, 0.4, "µm", "TZYX")
+    np.testing.assert_array_equal(tif.image[:2], expected[0].volumes)
+    np.testing.assert_array_equal(tif.image[2:], expected[1].volumes)
+    assert result["chains"] == 2 and result["prior"] == weight
+    assert result["n_steps"] == [*expected[0].n_steps, *expected[1].n_steps]
+
+
+def test_tomogram_finds_the_axis_and_the_drift(tmp_path, capsys):
+    """The simulated series is moved; the command does what the page's calls do."""
+    series = inr.phantoms.simulate_opt(15, shape=(24, 24, 24), seed=1)
+    angles = series.op.angles_deg
+    moved = np.roll(series.projections, 2, -1).astype("float32")
+    save_tif(tmp_path / "moved.tif", moved, axes="TYX")
+    (tmp_path / "moved.tlt").write_text("\n".join(map(str, angles)))
+    call = ["tomogram", str(tmp_path / "moved.tif"), "--align", "axis", "--background", "0"]
+    assert main([*call, "--n-iter", "5", "--out", str(tmp_path / "out"), *DEVICE]) == 0
+    result = json.loads(capsys.readouterr().out)
+    found = inr.align.tilts(moved, angles, drift=False)
+    assert result["axis_px"] == found.offset and abs(found.offset - 2) < 0.2
+    assert result["unexplained"] < result["unexplained_before"]
+    op = inr.tomography.ParallelBeam(
+        angles, (moved.shape[2], *moved.shape[1:]), moved.shape[2], **found.geometry
+    )
+    expected = inr.tomography.sirt(op, moved, 5, device="cpu")
+    np.testing.assert_array_equal(load_tif(result["output"]).image, expected.volume)
+    call[call.index("axis")] = "drift"
+    assert main([*call, "--n-iter", "5", "--out", str(tmp_path / "out"), *DEVICE]) == 0
+    assert len(json.loads(capsys.readouterr().out)["drift_px"]) == len(angles)
+
+
 def test_the_noise_of_a_tilt_series_is_found_beside_edges():
     from helpers.jobs._volumes import _noise
 
@@ -187,6 +241,63 @@ def test_xray_train_equals_the_page(case, tmp_path, capsys):
     half = {k: v.half() for k, v in expected.net.state_dict().items()}
     equal(state["net"], half)
     assert card["metric"]["psnr"] == result["psnr"] and card["steps"] == 4
+
+
+def test_xray_train_calibrator_learns_and_starts_from_files(case, tmp_path, capsys):
+    (result,) = run(case("xray-train-calibrator"), tmp_path / "a", capsys)
+    net = xray.load(result["output"], device="cpu")
+    assert type(net).__name__ == "FlowNet" and net.card["steps"] == 4
+    assert net.card["metric"]["end_point_error_px"] == result["end_point_error_px"] > 0
+    more = ["--start", result["output"], "--judge", "flowfuse"]
+    (again,) = run(case("xray-train-calibrator"), tmp_path / "b", capsys, *more)
+    assert again["loss"] != result["loss"]
+    (other,) = run(case("xray-train-calibrator"), tmp_path / "c", capsys, "--start", "edvr", ends=1)
+    assert "edvr fuses frames" in other["error"]
+
+
+def test_xray_calibrate_equals_the_page_and_serves_xray_infer(case, tmp_path, capsys):
+    (result,) = run(case("xray-calibrate"), tmp_path / "a", capsys)
+    grid = xray.simulate.grid_image(seed=1002)
+    expected = xray.calibrate.spatial(grid.hr, grid.lr)
+    found = xray.calibrate.SpatialCalibration.load(result["output"])
+    corners = np.array([[0, 0], [95, 0], [0, 95], [95, 95]])
+    np.testing.assert_allclose(found.transform(corners), expected.transform(corners), atol=1e-6)
+    assert np.abs(found.transform(corners) - grid.transform(corners)).max() < 0.05
+    assert result["holes"] == len(expected.pairs.lr) and 0 < result["error_px"] < 0.05
+
+
+def test_xray_calibrate_checks_the_clocks_and_xray_infer_takes_them(tmp_path, capsys):
+    """One grid and one movie of cameras that lie straight, the slow one late."""
+    straight = xray.cameras.Transform()
+    field = {"mu": 1.64e-2, "delta": 2.71e-6, "shape": (192, 192), "transform": straight}
+    grid = xray.simulate.grid_image(xray.simulate.Experiment(**field), seed=3)
+    save_h5(tmp_path / "grid.h5", {"lr": grid.lr, "hr": grid.hr})
+    late = xray.simulate.Experiment(n_frames=31, shape=(192, 192), time_offset=0.4)
+    movie = xray.simulate.simulate(late, seed=1006)
+    keys = np.asarray(movie.key_times, float)
+    save_h5(tmp_path / "late.h5", {"lr": movie.lr, "hr": movie.hr, "key_times": keys})
+    call = ["xray-calibrate", str(tmp_path / "grid.h5"), "--movie", str(tmp_path / "late.h5")]
+    assert main([*call, "--out", str(tmp_path / "out"), *DEVICE]) == 0
+    result = json.loads(capsys.readouterr().out)
+    clock = xray.calibrate.TemporalCalibration.load(tmp_path / "out" / "grid" / "clock.h5")
+    assert result["offset_frames"] == clock.offset and result["rate"] == clock.rate
+    assert abs(clock.offset - 0.4) < max(0.05, 4 * result["offset_error"])
+    call = ["xray-infer", str(tmp_path / "late.h5"), "--chunk", "30", *DEVICE]
+    clocked = ["--clock", str(tmp_path / "out" / "grid" / "clock.h5")]
+    assert main([*call, "--out", str(tmp_path / "movie"), *clocked]) == 0
+    rest, _ = load_h5(tmp_path / "movie" / "late" / "movie.h5")
+    place, times = rest["tau"], rest["times"]
+    before = clock.times(keys)[np.searchsorted(clock.times(keys), times, "right") - 1]
+    gap = np.diff(clock.times(keys)).mean()
+    np.testing.assert_allclose(place, (times - before) / gap, atol=1e-5)
+    clocked[1] = str(tmp_path / "out" / "grid" / "calibration.h5")
+    assert main([*call, "--out", str(tmp_path / "movie"), *clocked]) == 1
+
+
+def test_a_clock_sets_a_recording_right_in_its_middle(tmp_path):
+    write_ini(tmp_path / "fast.ini", range(0, 11_000, 1000))
+    clock = xray.calibrate.TemporalCalibration(0.4, 1.01, np.eye(2), np.zeros((1, 2)))
+    assert _late_ns(tmp_path, clock) == 450
 
 
 def test_xray_infer_equals_the_page(case, tmp_path, capsys):
@@ -234,6 +345,32 @@ def test_fuse_takes_folders_of_tiff_with_their_pixel_size(tmp_path, capsys):
     assert main([*call, "--haadf", "bf", *DEVICE]) == 1
     error = json.loads(capsys.readouterr().out)["error"]
     assert "has no image 'bf': it has Dy, O, Sc, haadf" in error
+
+
+@pytest.mark.parametrize("counts", [True, False])
+def test_fuse_counts_the_maps_of_a_microscopes_file(counts, tmp_path, capsys):
+    """HyperSpy's format and plain NumPy take the same way as those of the vendors."""
+    twin = pd_tio2_edx(seed=0)
+    np.savez(tmp_path / "scan.npz", **twin)
+    call = ["fuse", str(tmp_path / "scan.npz"), "--out", str(tmp_path / "out"), "--n-iter", "5"]
+    call += ["--counts"] if counts else []
+    assert main([*call, *DEVICE]) == 1
+    assert "name the elements to map by --elements" in json.loads(capsys.readouterr().out)["error"]
+    call += ["--elements", "Ti", "O", "--others", "Pd"]
+    assert main([*call, *DEVICE]) == 0
+    result = json.loads(capsys.readouterr().out)
+    scan = fusion.read(tmp_path / "scan.npz")
+    counted = fusion.maps_from_spectra(scan, ["Ti", "O"], others=["Pd"])
+    assert result["counted"] == {e: round(net, 1) for e, (net, _) in counted.totals.items()}
+    if counts:
+        expected = fusion.fuse_counts(scan.haadf, counted)
+        found = fusion.CountFusion.load(tmp_path / "out" / "scan")
+    else:
+        haadf, maps = fusion.normalize(scan.haadf, counted.maps)
+        expected = fusion.fuse(haadf, maps, {n: n for n in maps}, n_iter=5, device="cpu")
+        found = Fusion.load(tmp_path / "out" / "scan")
+    for name in ("Ti", "O"):
+        np.testing.assert_allclose(found.maps[name], expected.maps[name], rtol=0.01, atol=0.01)
 
 
 def test_a_toml_file_may_name_files_by_a_pattern(case, tmp_path, capsys):

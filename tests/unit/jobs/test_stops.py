@@ -14,15 +14,20 @@ from tests.unit.jobs.cases import run, same
 
 KILLED_IN = {  # the function in whose n-th call the process ends
     "fuse": ("helpers.jobs._fuse.solve", 2),
-    "localize": ("helpers.jobs._localize.find_molecules", 3),
-    "denoise": ("helpers.jobs._restore.save_tif", 1),
-    "deconvolve": ("helpers.jobs._restore.solve_tile", 3),
+    "localize": ("helpers.jobs._renderer.find_molecules", 3),
+    "denoise": ("helpers.jobs._renderer.save_tif", 1),
+    "deconvolve": ("helpers.jobs._renderer.solve_tile", 3),
     "field": ("helpers.jobs._volumes.reconstruct", 2),
+    "film": ("helpers.jobs._volumes.fit_sequence", 2),
     "tomogram": ("helpers.jobs._volumes.save_tif", 1),
     "xray-convert": ("PIL.Image.merge", 7),
     "xray-train": ("helpers.training.loop.checkpoints.save", 2),
-    "xray-infer": ("helpers.jobs._xray.reconstruct", 2),
+    "xray-train-calibrator": ("helpers.training.loop.checkpoints.save", 2),
+    "xray-calibrate": ("helpers.jobs._xray_infer.spatial", 1),
+    "xray-infer": ("helpers.jobs._xray_infer.reconstruct", 2),
 }
+
+BY_FILE = "fuse", "denoise"  # workers share the files; the chunks of a file with the others
 
 
 def counted(path, n, end, monkeypatch):
@@ -61,7 +66,7 @@ def test_a_killed_job_goes_on_to_the_same_bits(case, name, tmp_path, capsys, mon
     calls = counted(path, 99, lambda: None, monkeypatch)
     run(case(name), tmp_path / "killed", capsys)
     same(tmp_path / "whole", tmp_path / "killed")
-    if name in ("fuse", "localize", "deconvolve", "field", "xray-convert", "xray-infer"):
+    if name in ("fuse", "localize", "deconvolve", "field", "film", "xray-convert", "xray-infer"):
         anew = tmp_path / "anew"
         done = len(calls)
         calls.clear()
@@ -89,7 +94,9 @@ def cluster():
         yield client
 
 
-@pytest.mark.parametrize("name", ["fuse", "localize", "denoise", "deconvolve", "xray-infer"])
+@pytest.mark.parametrize(
+    "name", ["fuse", "localize", "denoise", "deconvolve", "film", "xray-infer"]
+)
 def test_two_workers_give_the_same_bits(case, name, cluster, tmp_path, capsys):
     address = cluster.scheduler.address
     found = run(case(name), tmp_path / "two", capsys, "--scheduler", address)

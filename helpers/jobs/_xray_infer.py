@@ -1,4 +1,4 @@
-"""The jobs `xray-convert`, `xray-train` and `xray-infer`: two cameras, from frames to a movie."""
+"""The jobs `xray-calibrate` and `xray-infer`: two cameras, from frames to a movie."""
 
 from __future__ import annotations
 
@@ -14,143 +14,87 @@ import torch
 
 from ..io.files import load_h5, save_h5, save_tif
 from ..scale import map_chunks
-from ..training.schedule import Schedule
-from ..xray._shipped import NETWORKS, load, save
-from ..xray.calibrate._spatial import SpatialCalibration
-from ..xray.data.folders import ActualPairs, VirtualPairs
+from ..xray._shipped import load
+from ..xray.calibrate._spatial import SpatialCalibration, spatial
+from ..xray.calibrate._temporal import TemporalCalibration, temporal
+from ..xray.cameras import SCALE, Transform, pad_to, register
+from ..xray.data.folders import ActualPairs
+from ..xray.data.metadata import read_shimadzu
 from ..xray.data.recording import read_recording
-from ..xray.data.reds import convert_reds, read_meta_info
-from ..xray.edvr.network import EDVR
-from ..xray.flowfuse import FlowFuse
 from ..xray.reconstruct.movie import _Samples as Samples
 from ..xray.reconstruct.movie import reconstruct
-from ..xray.score import evaluate
-from ..xray.swin.network import SwinXVR
-from ..xray.train.loop import train
-from ..xray.train.losses import PoissonLR
-from ._declare import AtLeast, Count, File, Positive
-from ._run import Outcome, Task, assembled, uninterrupted
+from ._declare import AtLeast, Count, Exactly, File, Positive
+from ._run import Outcome, Task, assembled
+from ._xray_train import trained, two
 
 if TYPE_CHECKING:
     from distributed import Client
 
-FAMILIES: dict[str, Any] = {"flowfuse": FlowFuse, "edvr": EDVR, "swin": SwinXVR}
+
+five = Exactly(5, "numbers: theta in radians, sx, sy, tx, ty")
 
 
-def two(numbers: Sequence[float]) -> None:
-    """Raise a ValueError unless there are two numbers, of the fast and of the slow camera."""
-    if len(numbers) != 2:
-        raise ValueError("give two numbers, of the fast and of the slow camera")
-
-
-def trained(name: str) -> None:
-    """Raise a ValueError unless it is the name of a shipped network, or a file of one."""
-    if name not in NETWORKS and not Path(name).is_file():
-        raise ValueError(f"use {', '.join(FAMILIES)}, or a file of xray-train")
-
-
-def xray_convert(task: Task) -> Outcome:
-    """Turn the colour frames of REDS into grey ones.
-
-    Parameters
-    ----------
-    task : Task
-        Folder of REDS, with train_sharp and train_sharp_bicubic/X4; val_sharp too, if it is there.
-
-    Returns
-    -------
-    Outcome
-        A folder with the grey frames of both resolutions and the list of the clips.
-    """
-    parts = convert_reds(task.path, task.folder, resume=task.resume, progress=task.progress)
-    clips = {name: len(read_meta_info(part.meta_info)) for name, part in parts.items()}
-    lists = [part.meta_info for part in parts.values()]
-    return Outcome(task.folder, lists, {f"clips_{name}": n for name, n in clips.items()})
-
-
-def xray_train(
+def xray_calibrate(
     task: Task,
     *,
-    network: Literal["flowfuse", "edvr", "swin"] = "flowfuse",
-    size: Literal["small", "full", "actual"] = "small",
-    start: Annotated[str, trained] | None = None,
-    n_steps: Count = 1500,
-    learning_rate: Positive = 1.5e-3,
-    batch: Count = 4,
-    patch: Annotated[int, AtLeast(4)] = 64,
-    photons: Annotated[list[float], two] | None = None,
-    max_gap: Count = 20,
-    intervals: list[int] | None = None,
-    save_every: Count = 200,
-    seed: int = 0,
+    movie: File | None = None,
+    white: Annotated[list[float], two] | None = None,
+    dark: Annotated[list[float], two] | None = None,
+    mirrored: bool = True,
+    scale: Positive = float(SCALE),
+    near: Annotated[list[float], five] | None = None,
+    search: Positive = 3.0,
 ) -> Outcome:
-    """Train a fusion network on the frames of xray-convert.
+    """Find how two cameras lie to each other, from a grid.
 
     Parameters
     ----------
     task : Task
-        Folder of xray-convert. Clips named val judge the network; without them the last clip does.
-    network : str
-        Kind of the network.
-    size : str
-        Of the network; full is that of the papers, actual the wider EDVR for real recordings.
-    start : str, optional
-        Trained network to start from: the name of a shipped one, or a file.
-    n_steps : int
-        Steps of Adam.
-    learning_rate : float
-        After the warm-up.
-    batch : int
-        Samples of a step.
-    patch : int
-        Side of the squares that are cut out, in sharp pixels, a multiple of 4.
-    photons : list of float, optional
-        Least and most photons of the open beam in a coarse pixel: their noise is drawn for each
-        sample. Left out, no noise is added.
-    max_gap : int
-        Longest gap to a key frame, in frames.
-    intervals : list of int, optional
-        Steps from coarse frame to coarse frame, one of which is drawn; 1 if left out.
-    save_every : int
-        Steps between two checkpoints; a kill loses at most so many.
-    seed : int
-        Of weights, gaps, squares and noise.
+        Grid that stood still: folder of a recording, or an .h5 file with images of it, or with
+        frames to be averaged: lr (y, x) or (T, y, x), hr (Y, X) or (K, Y, X).
+    movie : Path, optional
+        Something that moves, to check the clocks by: folder of a recording, or an .h5 file with
+        the frames of both cameras, lr (T, y, x), hr (K, Y, X), and key_times (K,) in fast frames.
+    white : list of float, optional
+        Open beam of the fast and of the slow camera in grey levels; a recording needs it for the
+        clocks. Left out, an .h5 file has transmission.
+    dark : list of float, optional
+        Signal without beam of the two cameras; 0 if left out.
+    mirrored : bool
+        The slow camera of a recording looks through one mirror more than the fast one.
+    scale : float
+        Sharp pixels along one coarse pixel, to 20 %.
+    near : list of float, optional
+        A guess of theta, sx, sy, tx, ty that decides which hole is which: for a grid without
+        faults.
+    search : float
+        Fast frames that the clock of the slow camera may be off.
 
     Returns
     -------
     Outcome
-        The network, for xray-infer.
+        ``calibration.h5`` for xray-infer; beside it ``clock.h5`` if there was a movie.
     """
-    schedule = Schedule(
-        n_steps=n_steps,
-        learning_rate=learning_rate,
-        batch=batch,
-        patch=patch,
-        save_every=save_every,
-    )
-    noise = None if photons is None else PoissonLR(*photons)
-    generator = torch.Generator().manual_seed(seed)
-    net = load(start, "cpu") if start else FAMILIES[network].preset(size, generator=generator)
-    drawn = {"max_gap": max_gap, "intervals": tuple(intervals or [1]), "seed": seed}
-    data: Any
-    data, judge = _clips(task.path, drawn)
-    result = train(
-        net,
-        data,
-        schedule=schedule,
-        noise=noise,
-        checkpoint=task.unfinished("training.safetensors"),
-        generator=torch.Generator().manual_seed(seed),
-        progress=task.progress,
-        device=task.device,
-    )
-    uninterrupted(result)
-    score = evaluate(result.net, judge)
-    metric = {"psnr": float(np.mean(score.psnr)), "ssim": float(np.mean(score.ssim))}
-    target = task.folder / "network.safetensors"
-    card = {"data": f"{len(data)} samples of {task.path.name}", "seed": seed, "steps": n_steps}
-    save(result.net.cpu(), target, card | {"metric": metric})
-    return Outcome(target, [target], {"samples": len(data), "loss": result.history[-1], **metric})
+    target = task.folder / "calibration.h5"
+    if movie is not None and movie.is_dir() and white is None:
+        raise ValueError(f"{movie} has grey levels: the clocks need --white")
+    lr, hr, _ = _both(task.path, mirrored, still=True)
+    guess = None if near is None else Transform(*near)
+    found = spatial(_mean(hr), _mean(lr), scale=scale, near=guess)
+    found.save(target)
+    names = ("theta", "sx", "sy", "tx", "ty")
+    told: dict[str, Any] = {name: float(getattr(found.transform, name)) for name in names}
+    middle = (np.array(found.lr_shape[::-1]) - 1) / 2
+    told["error_px"] = float(np.linalg.norm(found.uncertainty(middle)))
+    if found.pairs is not None:
+        told["holes"] = len(found.pairs.lr)
+    if movie is None:
+        return Outcome(target, [target], told)
+    clock = _clock(movie, found, white, dark or [0.0, 0.0], mirrored, search)
+    clock.save(task.folder / "clock.h5")
+    told |= {"offset_frames": clock.offset, "rate": clock.rate}
+    told["offset_error"] = float(np.sqrt(clock.covariance[0, 0]))
+    return Outcome(target, [target, task.folder / "clock.h5"], told)
 
 
 def xray_infer(
@@ -158,6 +102,7 @@ def xray_infer(
     *,
     network: Annotated[str, trained] = "flowfuse",
     calibration: File | None = None,
+    clock: File | None = None,
     mode: Literal["continuous", "double"] = "continuous",
     white: Annotated[list[float], two] | None = None,
     dark: Annotated[list[float], two] | None = None,
@@ -180,7 +125,9 @@ def xray_infer(
     network : str
         Name of a shipped network (flowfuse, edvr, swin), or a file of xray-train.
     calibration : Path, optional
-        .h5 file of helpers.xray.calibrate.SpatialCalibration.save; a recording needs one.
+        calibration.h5 of xray-calibrate, or of SpatialCalibration.save; a recording needs one.
+    clock : Path, optional
+        clock.h5 of xray-calibrate, or of TemporalCalibration.save.
     mode : str
         A frame for every moment of the fast camera; or each sharp frame held out and predicted,
         which has a score.
@@ -213,6 +160,7 @@ def xray_infer(
         _opened,
         task.path,
         calibration,
+        clock,
         mode,
         white=None if white is None else tuple(white),
         dark=tuple(dark or (0.0, 0.0)),
@@ -278,27 +226,11 @@ def xray_infer(
     return Outcome(target, sorted(set(files)), told)
 
 
-def _clips(folder: Path, drawn: dict[str, Any]) -> tuple[VirtualPairs, VirtualPairs]:
-    """Samples to train on, and samples to judge by."""
-
-    def pairs(split: str, clips: Any, **options: Any) -> VirtualPairs:
-        hr, lr = folder / f"{split}_sharp_mono_1ch", folder / f"{split}_sharp_mono_1ch_bicubic/X4"
-        return VirtualPairs(hr, lr, clips, **options)
-
-    known = read_meta_info(folder / "train_meta_info.txt")
-    if (folder / "val_meta_info.txt").exists():
-        held = "val", read_meta_info(folder / "val_meta_info.txt")
-    elif len(known) > 1:
-        known, held = known[:-1], ("train", known[-1:])
-    else:
-        raise ValueError(f"{folder} has one clip: another one must judge the network")
-    return pairs("train", known, **drawn), pairs(*held, key_every=min(20, held[1][0].n_frames - 1))
-
-
 @cache
 def _opened(
     path: Path,
     calibration: Path | None,
+    clock: Path | None,
     mode: str,
     *,
     white: Any,
@@ -307,22 +239,18 @@ def _opened(
     mirrored: bool,
 ) -> Samples:
     """Samples of a recording, or of a movie on one grid; a process opens them once."""
+    known = None if clock is None else TemporalCalibration.load(clock)
     if path.is_dir():
         if calibration is None:
             raise ValueError(f"{path} is a recording: it needs --calibration")
-        recording = read_recording(path, mirrored=mirrored, offset_ns=offset_ns)
+        late = offset_ns + (0 if known is None else _late_ns(path, known))
+        recording = read_recording(path, mirrored=mirrored, offset_ns=late)
         found = SpatialCalibration.load(calibration)
         movie: Any = ActualPairs(recording, found, mode=mode, white=white, dark=dark)
-    elif path.suffix.lower() in (".h5", ".hdf5"):
-        tree, _ = load_h5(path)
-        lacks = [name for name in ("lr", "hr", "key_times") if name not in tree]
-        if lacks:
-            raise ValueError(
-                f"{path} has no {', '.join(lacks)}: it has {', '.join(tree) or 'none'}"
-            )
-        movie = SimpleNamespace(truth=None, **{k: tree[k] for k in ("lr", "hr", "key_times")})
     else:
-        raise ValueError(f"{path} is no recording: give its folder, or an .h5 file with lr and hr")
+        lr, hr, key_times = _both(path, mirrored)
+        key_times = key_times if known is None else known.times(key_times)
+        movie = SimpleNamespace(truth=None, lr=lr, hr=hr, key_times=key_times)
     return Samples(movie, mode)
 
 
@@ -342,6 +270,67 @@ class _Part:
 
     def __getitem__(self, i: int) -> Any:
         return self.samples.sample(self.numbers[i])
+
+
+def _both(path: Path, mirrored: bool, still: bool = False) -> Any:
+    """Frames of the fast and of the slow camera, and when the slow ones were taken."""
+    if path.is_dir():
+        recording = read_recording(path, mirrored=mirrored, still=still)
+        timing = recording.timing
+        return recording.lr, recording.hr, None if timing is None else timing.key_times
+    if path.suffix.lower() not in (".h5", ".hdf5"):
+        raise ValueError(f"{path} is no recording: give its folder, or an .h5 file with lr and hr")
+    tree, _ = load_h5(path)
+    wanted = ("lr", "hr") if still else ("lr", "hr", "key_times")
+    if lacks := [name for name in wanted if name not in tree]:
+        raise ValueError(f"{path} has no {', '.join(lacks)}: it has {', '.join(tree) or 'none'}")
+    return tree["lr"], tree["hr"], tree.get("key_times")
+
+
+def _mean(frames: np.ndarray) -> np.ndarray:
+    """The image of what stood still."""
+    return frames.mean(0, dtype=np.float64) if frames.ndim == 3 else frames
+
+
+def _clock(
+    path: Path,
+    found: SpatialCalibration,
+    white: list[float] | None,
+    dark: list[float],
+    mirrored: bool,
+    search: float,
+) -> TemporalCalibration:
+    """The clocks, from the largest square box around the middle that both cameras have seen."""
+    lr, hr, key_times = _both(path, mirrored)
+    bright = white or [1.0, 1.0]
+    fast, slow = (
+        (np.asarray(frames, np.float32) - low) / np.float32(high - low)
+        for frames, low, high in zip((lr, hr), dark, bright, strict=True)
+    )
+    known = np.isfinite(key_times)  # the others are of a time when the fast camera did not record
+    coarse = register(fast, found)
+    sharp = pad_to(slow[known], SCALE)
+    seen = pad_to(found.seen(), SCALE)
+    rim = next(
+        (m for m in range(1, min(coarse.shape[1:]) // 2) if seen[_inner(m * SCALE)].all()), 0
+    )
+    if not rim:
+        raise ValueError(f"{path}: the cameras share no field around the middle: align them first")
+    box = (slice(None), *_inner(rim))
+    wide = (slice(None), *_inner(rim * SCALE))
+    return temporal(sharp[wide], coarse[box], key_times=key_times[known], search=search)
+
+
+def _inner(rim: int) -> tuple[slice, slice]:
+    return slice(rim, -rim), slice(rim, -rim)
+
+
+def _late_ns(folder: Path, clock: TemporalCalibration) -> int:
+    """Delay of the slow camera in the middle of a recording, whose frames take one offset."""
+    ticks = read_shimadzu(next(folder.glob("*.ini"))).times_ns
+    middle = (len(ticks) - 1) / 2
+    late = float(clock.times(np.array(middle))) - middle
+    return round(late * float(np.median(np.diff(ticks))))
 
 
 @cache
