@@ -151,12 +151,12 @@ def save_tif(
     ----------
     path : str or Path
         File to write, at once or not at all.
-    image : array, tensor, xarray.DataArray or Tif
+    image : array, tensor, xarray.DataArray, Stack or Tif
         2D to 5D; uint8, uint16 and float32 become ImageJ files, other types OME-TIFF, and so
         does a single channel with a name. Of a DataArray the axes, sizes, time step and channel
         names are taken from its dimensions, coordinates and their attribute `units`; what TIFF
         has no place for is named in a warning. What `load_tif` gave is saved with its
-        calibration. A Dask array is computed whole.
+        calibration. A Dask array is computed whole; a 3D `Stack` is read image by image.
     pixel_size : float or tuple of float, optional
         Size of the pixels in `unit`: one number, (y, x) or (z, y, x).
     unit : str, optional
@@ -193,23 +193,31 @@ def save_tif(
     elif is_labelled(image):
         image, own, known, dropped = labelled(image)
         axes = axes or own
-    image = to_numpy(image)
+    pixels: Any = image
+    if not is_lazy(image) or pixels.ndim != 3:
+        pixels = to_numpy(pixels)
     known = with_given(known, pixel_size, unit, z_step, time_step, channel_names)
-    _check_tif(image, known, unit)
-    axes = AXES[-image.ndim :] if axes is None else axes
-    if len(axes) != image.ndim or list(axes) != [a for a in AXES if a in axes] or axes[-2:] != "YX":
-        raise ValueError(f"axes {axes!r} of a {image.ndim}D image: use letters of {AXES}, in order")
-    _check_names(known.channel_names, image.shape[axes.index("C")] if "C" in axes else 1)
+    _check_tif(pixels, known, unit)
+    axes = AXES[-pixels.ndim :] if axes is None else axes
+    if (
+        len(axes) != pixels.ndim
+        or list(axes) != [a for a in AXES if a in axes]
+        or axes[-2:] != "YX"
+    ):
+        raise ValueError(
+            f"axes {axes!r} of a {pixels.ndim}D image: use letters of {AXES}, in order"
+        )
+    _check_names(known.channel_names, pixels.shape[axes.index("C")] if "C" in axes else 1)
     if dropped:
         warnings.warn(
             f"TIFF has no place for {', '.join(dropped)}: dropped (save_h5 has room)", stacklevel=2
         )
     # ImageJ has no name for a single channel
-    imagej = image.dtype.name in IMAGEJ_TYPES and ("C" in axes or known.channel_names is None)
+    imagej = pixels.dtype.name in IMAGEJ_TYPES and ("C" in axes or known.channel_names is None)
     write = _as_imagej if imagej else _as_ome
-    image, options = write(image, axes, known)
+    pixels, options = write(pixels, axes, known)
     with atomic_path(path) as temporary:
-        tifffile.imwrite(temporary, image, **options)
+        tifffile.imwrite(temporary, pixels, **options)
 
 
 def load_tif(path: str | Path) -> Tif:
@@ -258,14 +266,17 @@ def load_tif(path: str | Path) -> Tif:
     return Tif(image, calibration, axes)
 
 
-def _as_imagej(
-    image: np.ndarray, axes: str, known: Calibration
-) -> tuple[np.ndarray, dict[str, Any]]:
+def _as_imagej(image: Any, axes: str, known: Calibration) -> tuple[Any, dict[str, Any]]:
     """Image and options of `tifffile.imwrite` for a file of ImageJ."""
     shape = [image.shape[axes.index(a)] if a in axes else 1 for a in AXES]
-    image = image.reshape(shape).transpose(0, 2, 1, 3, 4)  # ImageJ has the channels after z
     metadata: dict[str, Any] = {"axes": "TZCYX"}
     options: dict[str, Any] = {"imagej": True}
+    if is_lazy(image):
+        t, c, z, height, width = shape
+        options |= {"shape": (t, z, c, height, width), "dtype": image.dtype}
+        image = _one_by_one(image)
+    else:
+        image = image.reshape(shape).transpose(0, 2, 1, 3, 4)  # ImageJ has the channels after z
     if known.pixel_size is not None and known.pixel_size_y is not None:
         options["resolution"] = (1 / known.pixel_size, 1 / known.pixel_size_y)
     if known.unit != "px":
@@ -279,10 +290,13 @@ def _as_imagej(
     return image, {**options, "metadata": metadata}
 
 
-def _as_ome(image: np.ndarray, axes: str, known: Calibration) -> tuple[np.ndarray, dict[str, Any]]:
+def _as_ome(image: Any, axes: str, known: Calibration) -> tuple[Any, dict[str, Any]]:
     """Image and options of `tifffile.imwrite` for an OME-TIFF."""
     metadata: dict[str, Any] = {"axes": axes}
     options: dict[str, Any] = {"ome": True}
+    if is_lazy(image):
+        options |= {"shape": image.shape, "dtype": image.dtype}
+        image = _one_by_one(image)
     if known.pixel_size is not None and known.pixel_size_y is not None:
         scale = METRES["cm"] / METRES[known.unit]
         sizes = {"X": known.pixel_size, "Y": known.pixel_size_y}
@@ -310,7 +324,7 @@ def save_h5(
         File to write, at once or not at all.
     tree : dict
         Keys are strings; values are dicts, arrays, tensors, numbers, strings, None, or lists of
-        numbers or of strings.
+        numbers or of strings. A `Stack`, or an array of Zarr, is read image by image.
     attributes : dict, optional
         Numbers and strings for the file itself; `created` and the versions of `helpers`, `python`,
         `numpy` and `h5py` are added.
@@ -338,6 +352,13 @@ def save_h5(
         for name, value in leaves.items():
             if value is GROUP:
                 file.require_group(name)
+            elif is_lazy(value):
+                one = (1, *value.shape[1:])
+                data = file.create_dataset(
+                    name, value.shape, value.dtype, chunks=one, compression="gzip", shuffle=True
+                )
+                for k, image in enumerate(_one_by_one(value)):
+                    data[k] = image
             elif isinstance(value, np.ndarray) and value.size > 1024 and value.dtype.kind != "O":
                 file.create_dataset(name, data=value, compression="gzip", shuffle=True)
             else:
@@ -374,6 +395,18 @@ def load_h5(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise ValueError(
             f"{path} is not a whole HDF5 file ({error}): it may be truncated, save it again"
         ) from error
+
+
+def is_lazy(value: Any) -> bool:
+    """True for an array that is read where it is indexed: a `Stack`, an array of Zarr or HDF5."""
+    known = isinstance(value, np.ndarray | np.generic) or is_tensor(value) or is_labelled(value)
+    dask = hasattr(value, "__dask_graph__")
+    return not known and not dask and all(hasattr(value, a) for a in ("shape", "dtype", "ndim"))
+
+
+def _one_by_one(images: Any) -> Iterator[np.ndarray]:
+    for k in range(images.shape[0]):
+        yield np.asarray(images[k])
 
 
 GROUP = object()  # marks an (even empty) dict among the leaves
@@ -444,6 +477,8 @@ def _leaf(value: Any, name: str) -> Any:
         return value
     if is_tensor(value):
         return to_numpy(value)
+    if is_lazy(value) and value.ndim > 0 and value.dtype.kind in "biufc":
+        return value
     if isinstance(value, list | tuple) and value and all(isinstance(v, str) for v in value):
         return np.array(value, dtype=h5py.string_dtype())
     try:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -148,6 +148,11 @@ def evaluate(
     columns = np.array(rows).T
     psnr, ssim, aad, moving, share, tau = columns
     return Score(psnr, ssim, aad, moving, share, tau, clips)
+
+
+def joined(scores: Sequence[Score]) -> Score:
+    """The scores of several calls as one."""
+    return Score(*(np.concatenate([getattr(s, f.name) for s in scores]) for f in fields(Score)))
 
 
 def motion_mask(hr: torch.Tensor, target: torch.Tensor, threshold: float = 0.03) -> torch.Tensor:

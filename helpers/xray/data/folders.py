@@ -16,6 +16,8 @@ from .samples import Sample
 from .selection import Selection, select_frames
 
 Level: TypeAlias = float | np.ndarray
+MOST_DEAD = 0.2  # of the pixels of a map
+SATURATED = 0.005  # of the readings, at the highest value
 OPEN_SHARE = 0.035  # of the field; simulated fields with an open beam have 5 % or more
 
 
@@ -116,11 +118,17 @@ class ActualPairs:
         without target, for each coarse frame between two slow ones. See `select_frames`.
     white : (float or (y, x) array, float or (Y, X) array), optional
         Open beam of the fast and of the slow camera, in grey levels, or a map of it; pixels of a
-        map that are not above `dark` are filled from their neighbours. Left out, that of the slow
+        map that are not above `dark`, or NaN, are filled from their neighbours; see
+        `helpers.xray.data.flat`. Left out, that of the slow
         camera is the level that 1 % of its pixels exceed, a guess for fields with some open beam,
         and that of the fast camera makes both agree at the moments that both have recorded.
     dark : (float or array, float or array)
         Signal without beam of the two cameras, or a map of it.
+    drift : ((T,) array or None, (K,) array or None), optional
+        Brightness of the beam in each frame of the fast and of the slow camera, 1 where it is that
+        of `white`.
+    pixel_size : float, optional
+        Of the slow camera in um; it goes with the result.
     stride : int
         Coarse sides are padded to multiples of it; see `pad_sample`.
 
@@ -148,6 +156,8 @@ class ActualPairs:
         mode: str = "double",
         white: tuple[Level, Level] | None = None,
         dark: tuple[Level, Level] = (0.0, 0.0),
+        drift: tuple[np.ndarray | None, np.ndarray | None] = (None, None),
+        pixel_size: float | None = None,
         stride: int = 1,
     ) -> None:
         if mode not in ("double", "continuous"):
@@ -159,14 +169,21 @@ class ActualPairs:
             )
         if recording.timing is None:
             raise ValueError("the recording was read with still=True: its frames have no times")
-        self.stride, timing = stride, recording.timing
+        self.stride, timing, self.pixel_size = stride, recording.timing, pixel_size
+        self._times_ns = timing.times_ns
         self.shape, self.valid = recording.hr.shape[1:], calibration.seen()
         movies = recording.lr, recording.hr
         darks = _two_levels("dark", dark, movies)
         whites = (None, None) if white is None else _two_levels("white", white, movies)
-        self._slow = _Light(recording.hr, whites[1], darks[1], "slow")
+        beams = [
+            _beam(beam, frames, camera)
+            for beam, frames, camera in zip(drift, movies, ("fast", "slow"), strict=True)
+        ]
+        for frames, camera in zip(movies, ("fast", "slow"), strict=True):
+            _warn_if_saturated(frames, camera)
+        self._slow = _Light(recording.hr, whites[1], darks[1], "slow", beams[1])
         fast = _Light(
-            recording.lr, 1.0 + darks[0] if white is None else whites[0], darks[0], "fast"
+            recording.lr, 1.0 + darks[0] if white is None else whites[0], darks[0], "fast", beams[0]
         )
         lr = register(fast[:], calibration)
         if white is None:
@@ -174,7 +191,7 @@ class ActualPairs:
             _check_open_beam(self._slow[:: -(-len(recording.hr) // 8)])
         self._lr = lr
         targets = timing.held_out() if mode == "double" else timing.between[:, 0].tolist()
-        self._matched = timing.matched
+        self._matched, self._key_times = timing.matched, timing.key_times
         self.selections = [
             select_frames(i, mode, key_times=timing.key_times, n_frames=len(lr)) for i in targets
         ]
@@ -202,10 +219,17 @@ class ActualPairs:
         `helpers.xray.calibrate.camera`.
         """
         targets = [s.target for s in self.selections if s.target is not None]
-        free = self._matched[~np.isin(self._matched[:, 0], targets)]
+        free = np.setdiff1d(self._matched[:, 0], targets)
+        if len(free) < 2:  # a ratio that is not whole: between two fast frames is near enough
+            inside = (self._key_times >= 0) & (self._key_times <= len(self._lr) - 1)
+            free = np.setdiff1d(np.flatnonzero(inside), targets)
         some = free[:: max(1, -(-len(free) // 12))]
-        hr = pad_to(self._slow[some[:, 0]], SCALE) if len(some) else np.zeros((0, SCALE, SCALE))
-        return self._lr, hr, some[:, 1]
+        hr = pad_to(self._slow[some], SCALE) if len(some) else np.zeros((0, SCALE, SCALE))
+        return self._lr, hr, self._key_times[some]
+
+    def clock(self, frames: np.ndarray) -> np.ndarray:
+        """Seconds since the first fast frame, of moments in fast frames."""
+        return np.interp(frames, np.arange(len(self._times_ns)), 1e-9 * self._times_ns)
 
     def _common_gain(self, lr: np.ndarray, matched: np.ndarray) -> float:
         """Open beam of the fast camera at which both cameras agree on the frames that both have."""
@@ -347,37 +371,84 @@ def _two_levels(name: str, levels: Any, movies: tuple[np.ndarray, np.ndarray]) -
 class _Light:
     """Frames as transmission, converted when they are asked for: a whole movie needs gigabytes."""
 
-    def __init__(self, frames: np.ndarray, white: Any, dark: np.ndarray, camera: str) -> None:
+    def __init__(
+        self, frames: np.ndarray, white: Any, dark: np.ndarray, camera: str, beam: Any = None
+    ) -> None:
         if white is None:
             some = frames[:: -(-len(frames) // 16)]
             white = np.asarray(np.percentile(some, 99), np.float32)
-        self.frames, self.dark = frames, dark
+        self.frames, self.dark, self.beam = frames, dark, beam
         self.range: np.ndarray = np.asarray(white - dark, np.float32)
         bad = ~(self.range > 0)
-        if bad.mean() > 0.05 or self.range.ndim == 0 and bad:
+        if bad.mean() > MOST_DEAD or self.range.ndim == 0 and bad:
             raise ValueError(
                 f"the {camera} camera's open beam is not above its dark level: check both"
             )
-        self.dead = np.argwhere(
-            bad if bad.ndim == 2 else np.any(bad, axis=tuple(range(bad.ndim - 2)))
-        )
-        if len(self.dead):
+        dead = bad if bad.ndim == 2 else np.any(bad, axis=tuple(range(bad.ndim - 2)))
+        if dead.any():
+            self.range = np.where(bad, np.float32(1), self.range)
+        told = np.isnan(white - dark)  # who gives NaN knows of them
+        if (unknown := bad & ~told).any():
             warnings.warn(
-                f"{len(self.dead)} pixels of the {camera} camera have no open beam above the dark "
+                f"{unknown.sum()} pixels of the {camera} camera have no open beam above the dark "
                 "level: they are filled from their neighbours",
                 stacklevel=3,
             )
-            self.range = np.where(bad, np.float32(np.nan), self.range)
+        self.fills = _neighbours(dead)
 
     def __getitem__(self, which: Any) -> np.ndarray:
-        light = (self.frames[which] - self._of(self.dark, which)) / self._of(self.range, which)
+        dark = np.nan_to_num(self._of(self.dark, which))
+        light = (self.frames[which] - dark) / self._of(self.range, which)
+        if self.beam is not None:
+            light = light / self.beam[which][..., None, None]
         light = light.astype(np.float32)
-        for y, x in self.dead:
-            around = light[..., max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2]
-            light[..., y, x] = np.nanmedian(around, axis=(-2, -1))
+        for y, x, rows, columns in self.fills:
+            light[..., y, x] = np.median(light[..., rows, columns], axis=-1)
         return light
 
     @staticmethod
     def _of(level: np.ndarray, which: Any) -> np.ndarray:
         """The level of these frames: it may be one for each frame, (T, 1, 1)."""
         return level[which] if level.ndim == 3 and len(level) > 1 else level
+
+
+def _neighbours(dead: np.ndarray) -> list[tuple[int, int, np.ndarray, np.ndarray]]:
+    """For each dead pixel its place, and those of the good ones in the least square around it."""
+    found = []
+    for y, x in np.argwhere(dead):
+        for reach in range(1, max(dead.shape)):
+            top, left = max(y - reach, 0), max(x - reach, 0)
+            good = np.argwhere(~dead[top : y + reach + 1, left : x + reach + 1])
+            if len(good):
+                found.append((int(y), int(x), good[:, 0] + top, good[:, 1] + left))
+                break
+    return found
+
+
+def _beam(beam: Any, frames: np.ndarray, camera: str) -> np.ndarray | None:
+    """Brightness of the beam, one number for each frame."""
+    if beam is None:
+        return None
+    levels = np.asarray(beam, np.float32)
+    if levels.shape != (len(frames),) or not (levels > 0).all():
+        raise ValueError(
+            f"drift of the {camera} camera is {levels.shape} and it has {len(frames)} frames: give "
+            "one number above 0 for each"
+        )
+    return levels
+
+
+def _warn_if_saturated(frames: np.ndarray, camera: str) -> None:
+    """Warn where many readings are the highest one: noise does not stop at one value."""
+    some = frames[:: -(-len(frames) // 8)]
+    if some.dtype.kind not in "iu":
+        return
+    levels, counts = np.unique(some, return_counts=True)
+    top, share = levels[-1], counts[-1] / some.size
+    below = counts[:-1][levels[:-1] > 0.98 * top].max(initial=0)
+    if share > SATURATED and counts[-1] > 3 * below and len(levels) > 1:
+        warnings.warn(
+            f"saturated: {100 * share:.1f} % of the readings of the {camera} camera are {top}, the "
+            "highest; what is brighter was lost, record it with less light",
+            stacklevel=4,
+        )

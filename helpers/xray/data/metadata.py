@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import configparser
 import re
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
 from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import TreeBuilder
@@ -14,9 +16,11 @@ from xml.parsers import expat
 import numpy as np
 
 from ...io.files import load_tif
+from ...io.stacks import Stack
 
 DAY_NS = 86_400 * 10**9
 MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
+UNITS = {"ns": 1, "us": 10**3, "µs": 10**3, "μs": 10**3, "ms": 10**6, "s": 10**9}
 CLOCK = re.compile(r"(\d+):(\d+):(\d+)\.(\d{3})\s+(\d{3})\.(\d{1,3})(?:\s+(\w))?\s*")
 
 
@@ -57,6 +61,33 @@ class SlowRecord:
     times_ns: np.ndarray
     exposing: np.ndarray
 
+    def only(self, which: np.ndarray | slice) -> SlowRecord:
+        """The record of some of the frames."""
+        times = self.times_ns[which]
+        return replace(
+            self,
+            numbers=self.numbers[which],
+            times_ns=times - times[:1],
+            exposing=self.exposing[which],
+        )
+
+    def started(self, number: int, duration_ns: float) -> SlowRecord:
+        """The record with the flag on frame `number` and those that follow for a time.
+
+        Raises
+        ------
+        ValueError
+            There is no such frame.
+        """
+        at = np.flatnonzero(self.numbers == number)
+        if not at.size:
+            raise ValueError(
+                f"start is {number}: the slow camera's frames are {self.numbers[0]} to "
+                f"{self.numbers[-1]}"
+            )
+        since = self.times_ns - self.times_ns[at[0]]
+        return replace(self, exposing=(since >= 0) & (since <= duration_ns))
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -70,14 +101,20 @@ class Timing:
         Rows (LR frame, slow frame at or before it, slow frame after it).
     matched : (m, 2) int array
         Rows (slow frame, LR frame of the same moment).
+    times_ns : (T,) int array
+        Times of the LR frames.
     """
 
     key_times: np.ndarray
     between: np.ndarray
     matched: np.ndarray
+    times_ns: np.ndarray
 
-    def held_out(self) -> np.ndarray:
+    def held_out(self) -> list[int]:
         """Give the slow frames that have matched neighbours on both sides, to predict and compare.
+
+        Where the slow period is no whole multiple of the fast one, few frames are of the same
+        moment. Then each slow frame counts that lies within half a fast frame of one.
 
         Returns
         -------
@@ -86,10 +123,23 @@ class Timing:
         Raises
         ------
         ValueError
-            The matched frames are not consecutive: a held-out frame would have a neighbour whose
-            gap is another one.
+            Fewer than three in a row, or frames that are not consecutive: a held-out frame would
+            have a neighbour whose gap is another one.
         """
         numbers = self.matched[:, 0]
+        if len(numbers) < 3 or (np.diff(numbers) != 1).any():
+            in_movie = (self.key_times > -0.5) & (self.key_times < len(self.times_ns) - 0.5)
+            near = np.flatnonzero(in_movie)
+            ratio = float(np.polyfit(near, self.key_times[near], 1)[0]) if len(near) > 2 else 1.0
+            if abs(ratio - round(ratio)) > 0.005:
+                off = np.abs(self.key_times[near] - np.rint(self.key_times[near])).max()
+                warnings.warn(
+                    f"the slow period is {ratio:.2f} fast ones, no whole number: held-out frames "
+                    f"are predicted from fast frames up to {off:.2f} frames away, and their scores "
+                    "are low for what moves fast",
+                    stacklevel=3,
+                )
+                numbers = near
         if len(numbers) < 3:
             raise ValueError(
                 f"{len(numbers)} slow frames have a fast frame of the same moment, and three in a "
@@ -111,8 +161,9 @@ def read_shimadzu(path: str | Path) -> FastRecord:
     Parameters
     ----------
     path : str or Path
-        With ``RecSpeed`` (such as ``1,000ns``) and ``RecFrame`` in the section ``REC_INFO``, and
-        ``ImageRelative`` (ns) in a section ``IMAGE_INFO_i`` for every frame i, from 1.
+        With ``RecSpeed`` (such as ``1,000ns``, ``10us``) and ``RecFrame`` in the section
+        ``REC_INFO``, and ``ImageRelative`` (ns, where it says no unit) in a section
+        ``IMAGE_INFO_i`` for every frame i, from 1.
 
     Returns
     -------
@@ -137,14 +188,21 @@ def read_shimadzu(path: str | Path) -> FastRecord:
         match = re.fullmatch(pattern, text.strip(), re.I)
         if not match:
             raise ValueError(f"{path}: {name} in [{section}] is {text!r}, expected {shape}")
-        return int(match[1].replace(",", ""))
+        return match
 
-    period = entry("REC_INFO", "RecSpeed", r"([\d,]+)\s*ns", "nanoseconds such as '1,000ns'")
-    n_frames = entry("REC_INFO", "RecFrame", r"([\d,]+)", "a whole number")
-    times = [
-        entry(f"IMAGE_INFO_{i}", "ImageRelative", r"(-?[\d,]+)(?:\s*ns)?", "whole nanoseconds")
-        for i in range(1, n_frames + 1)
-    ]
+    def moment(section: str, name: str, need_unit: str) -> int:
+        pattern = rf"(-?[\d,]+(?:\.\d+)?)\s*([nuµμm]?s){need_unit}"
+        match = entry(section, name, pattern, "a time such as '1,000ns' or '10us'")
+        value, unit = Decimal(match[1].replace(",", "")), (match[2] or "ns").lower()
+        nanoseconds = value * UNITS[unit]
+        if nanoseconds != int(nanoseconds):
+            raise ValueError(f"{path}: {name} in [{section}] is {match[0]}: no whole nanoseconds")
+        return int(nanoseconds)
+
+    period = moment("REC_INFO", "RecSpeed", "")
+    found = entry("REC_INFO", "RecFrame", r"([\d,]+)", "a whole number")
+    n_frames = int(found[1].replace(",", ""))
+    times = [moment(f"IMAGE_INFO_{i}", "ImageRelative", "?") for i in range(1, n_frames + 1)]
     return FastRecord(period, _rising(times, path))
 
 
@@ -242,8 +300,9 @@ def match_clocks(
     if not flagged.size:
         raise ValueError(
             "no slow frame carries the flag 'E': the fast camera did not record while the slow one "
-            "did, or its exposure signal was not connected; a grid that stands still needs no "
-            "times: read_recording(folder, still=True)"
+            "did, or its exposure signal was not connected; say at which slow frame it began: "
+            "read_recording(folder, start=); a grid that stands still needs no times: "
+            "read_recording(folder, still=True)"
         )
     ticks = fast.times_ns.astype(float)
     moments = (slow.times_ns[flagged] - slow.times_ns[flagged[0]]).astype(float) + offset_ns
@@ -259,53 +318,99 @@ def match_clocks(
 
     nearest = np.abs(ticks - moments[:, None]).argmin(1)
     close = np.abs(ticks[nearest] - moments) <= tolerance_ns
-    return Timing(key_times, between, np.stack([flagged[close], nearest[close]], axis=1))
+    matched = np.stack([flagged[close], nearest[close]], axis=1)
+    return Timing(key_times, between, matched, fast.times_ns)
 
 
 def read_tif_folder(folder: str | Path, *, n_frames: int | None = None) -> np.ndarray:
     """Read the numbered 16-bit frames of a folder, (T, Y, X), in the order of the numbers.
 
-    Other files are ignored. A missing or double number, another count than `n_frames`, a broken
-    file, another type or size is an error.
+    A folder with one file of many pages is read, too. Other files are ignored. A missing or double
+    number, another count than `n_frames`, a broken file, another type or size is an error.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is not a folder: check the name")
-    files: dict[int, Path] = {}
-    for path in folder.iterdir():
-        if path.suffix.lower() in (".tif", ".tiff"):
+    files = TifFolder(folder)
+    if n_frames is not None and len(files) != n_frames:
+        excess = len(files) - n_frames
+        raise ValueError(
+            f"{folder} holds {len(files)} frames but the metadata tell of {n_frames}: "
+            f"{abs(excess)} {'too many, remove them' if excess > 0 else 'missing, copy it again'}"
+        )
+    return files[:]
+
+
+class TifFolder:
+    """Frames of a folder of TIFF files, one each, or of one file with many pages.
+
+    Attributes
+    ----------
+    numbers : (T,) int array or None
+        From the names of the files; None for the pages of one file.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        No folder, no TIFF in it, or a missing or double number.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise FileNotFoundError(f"{self.folder} is not a folder: check the name")
+        endings = (".tif", ".tiff")
+        self.paths = [p for p in self.folder.iterdir() if p.suffix.lower() in endings]
+        if not self.paths:
+            raise ValueError(
+                f"{self.folder} holds no .tif or .tiff file: give the folder of the frames"
+            )
+        self.pages = Stack(self.paths[0]) if len(self.paths) == 1 else None
+        self.numbers: np.ndarray | None = None
+        if self.pages is None or len(self.pages) == 1:
+            self.pages = None
+            self._number()
+
+    def _number(self) -> None:
+        files: dict[int, Path] = {}
+        for path in self.paths:
             ending = re.search(r"(\d+)$", path.stem)
             if not ending:
                 raise ValueError(f"{path} has no frame number at the end of its name: remove it")
             if (other := files.setdefault(int(ending[1]), path)) != path:
                 raise ValueError(f"{path} and {other.name} have the same number: keep one of them")
-    if not files:
-        raise ValueError(f"{folder} holds no .tif or .tiff file: give the folder of the frames")
-    numbers = sorted(files)
-    if absent := sorted(set(range(numbers[0], numbers[-1] + 1)) - set(numbers)):
-        raise ValueError(f"{folder} lacks the frames {_some(absent)}: copy it again")
-    if n_frames is not None and len(numbers) != n_frames:
-        excess = len(numbers) - n_frames
-        raise ValueError(
-            f"{folder} holds {len(numbers)} frames but the metadata tell of {n_frames}: "
-            f"{abs(excess)} {'too many, remove them' if excess > 0 else 'missing, copy it again'}"
-        )
-    frames = np.empty((0, 0, 0), np.uint16)
-    for place, number in enumerate(numbers):
-        image = load_tif(files[number]).image
+        numbers = sorted(files)
+        if absent := sorted(set(range(numbers[0], numbers[-1] + 1)) - set(numbers)):
+            raise ValueError(f"{self.folder} lacks the frames {_some(absent)}: copy it again")
+        self.numbers, self.paths = np.array(numbers), [files[n] for n in numbers]
+
+    def __len__(self) -> int:
+        return len(self.paths) if self.pages is None else len(self.pages)
+
+    def __getitem__(self, which: slice) -> np.ndarray:
+        """Frames (n, Y, X), uint16."""
+        if self.pages is not None:
+            images = self.pages[which]
+            self._check(images, self.paths[0], images.shape[1:])
+            return images
+        frames = np.empty((0, 0, 0), np.uint16)
+        paths = self.paths[which]
+        for place, path in enumerate(paths):
+            image = load_tif(path).image
+            if place == 0:
+                frames = np.empty((len(paths), *image.shape), np.uint16)
+            self._check(image, path, frames.shape[1:])
+            frames[place] = image
+        return frames
+
+    @staticmethod
+    def _check(image: np.ndarray, path: Path, shape: tuple[int, ...]) -> None:
         if image.dtype != np.uint16:
             raise ValueError(
-                f"{files[number]} is {image.dtype}, expected uint16: export 16-bit frames, "
+                f"{path} is {image.dtype}, expected uint16: export 16-bit frames, "
                 "8 bits lose the weak contrast"
             )
-        if place == 0:
-            frames = np.empty((len(numbers), *image.shape), np.uint16)
-        if image.ndim != 2 or image.shape != frames.shape[1:]:
-            size = " x ".join(map(str, frames.shape[1:]))
+        if len(shape) != 2 or image.shape[-2:] != shape:
+            size = " x ".join(map(str, shape))
             found = " x ".join(map(str, image.shape))
-            raise ValueError(f"{files[number]} is {found}, expected one image of {size}")
-        frames[place] = image
-    return frames
+            raise ValueError(f"{path} is {found}, expected one image of {size}")
 
 
 def _text(path: str | Path) -> str:

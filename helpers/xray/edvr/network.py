@@ -45,6 +45,11 @@ class EDVRConfig:
         through max-pooling and out without a key frame, and a way for the features round the
         alignment.
 
+    Raises
+    ------
+    ValueError
+        Sizes below 1, or groups that do not divide the width.
+
     Examples
     --------
     >>> EDVRConfig().width
@@ -58,6 +63,12 @@ class EDVRConfig:
     head_width: int = 64
     offset_gain: float = 1.0
     sharp: bool = False
+
+    def __post_init__(self) -> None:
+        if min(self.width, self.groups, self.head_width) < 1 or self.width % self.groups:
+            raise ValueError(
+                f"{self.groups} groups do not divide a width of {self.width}: choose another"
+            )
 
 
 class EDVR(FusionNetwork):

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from ..._deprecated import renamed, renamed_attribute
 from ...devices import pick_device
 from ...io.files import save_h5, save_tif
+from ...scale import digest
 from ..baselines import linear
 from ..calibrate._camera import Inspection, inspect, mend
 from ..cameras import BOOK_CAMERA, SCALE, CoarseCamera, Transform, pad_to, pad_up
@@ -24,7 +25,8 @@ from ..data.folders import ActualPairs
 from ..data.samples import Movie, Sample
 from ..data.selection import Selection, select_frames
 from ..flow import FlowNet
-from ..score import Score, evaluate
+from ..score import Score, evaluate, joined
+from ._writer import H5, TIF, store
 from .tiles import by_tiles, check_tiles
 
 MODES = ("continuous", "double")
@@ -36,8 +38,8 @@ class Reconstruction:
 
     Attributes
     ----------
-    frames : (n, Y, X) float32 array
-        Transmission.
+    frames : (n, Y, X) float32 array, or Stack
+        Transmission. With ``out=`` a `helpers.io.Stack`, which reads what it is indexed for.
     times : (n,) array
         In frames of the fast camera.
     tau : (n,) array
@@ -45,7 +47,7 @@ class Reconstruction:
     selections : list of Selection
         Which frames went into each: numbers of fast frames and of key frames. In the double mode
         `target` is the number of the key frame that was held out.
-    ensemble_std : (n, Y, X) float32 array or None
+    ensemble_std : (n, Y, X) float32 array, Stack or None
         Standard deviation over the test-time augmentations, see `reconstruct`.
     scored : (m,) array of int
         Frames whose truth is known and was not among the inputs.
@@ -59,6 +61,8 @@ class Reconstruction:
     valid : (Y, X) bool array or None
         Pixels that the fast camera saw; None where it saw all. Elsewhere the frames are the key
         frames mixed in time, and no score counts them.
+    seconds : (n,) array or None
+        Since the first frame of the fast camera, by its own clock.
     """
 
     frames: np.ndarray
@@ -72,6 +76,7 @@ class Reconstruction:
     pixel_size: float | None
     settings: dict
     valid: np.ndarray | None = None
+    seconds: np.ndarray | None = None
 
     spread = renamed_attribute("ensemble_std")
 
@@ -91,8 +96,8 @@ class Reconstruction:
         ----------
         path : str or Path
             The ending decides. A tif holds the frames alone, as transmission in 32 bits with the
-            pixel size; an h5 holds `frames`, `times`, `tau`, `ensemble_std`, the `inputs`
-            of each frame and the `table`.
+            pixel size and the time step; an h5 holds `frames`, `times`, `tau`, `ensemble_std`,
+            the `inputs` of each frame and the `table`.
 
         Raises
         ------
@@ -100,26 +105,43 @@ class Reconstruction:
             Another ending.
         """
         path = Path(path)
-        if path.suffix in (".tif", ".tiff"):
-            save_tif(path, self.frames, pixel_size=self.pixel_size, unit="µm", axes="TYX")
-        elif path.suffix in (".h5", ".hdf5"):
-            inputs = {
-                "fast": np.array([s.lr for s in self.selections]),
-                "keys": np.array([s.hr for s in self.selections]),
-            }
-            tree = {"frames": self.frames, "times": self.times, "tau": self.tau, "inputs": inputs}
+        if path.suffix in TIF:
+            save_tif(path, self.frames, axes="TYX", **self._calibration())
+        elif path.suffix in H5:
+            tree = {"frames": self.frames, **self._tree()}
             if self.ensemble_std is not None:
                 tree["ensemble_std"] = self.ensemble_std
-            if self.valid is not None:
-                tree["valid"] = self.valid
-            if self.score is not None:
-                tree["table"] = self.table
-            notes = {name: value for name, value in self.settings.items() if value is not None}
-            if self.pixel_size is not None:
-                notes["pixel_size_um"] = self.pixel_size
-            save_h5(path, tree, notes)
+            save_h5(path, tree, self._notes())
         else:
             raise ValueError(f"{path} ends in {path.suffix!r}: use .tif for images, .h5 for all")
+
+    def _tree(self) -> dict[str, Any]:
+        """Everything but the images."""
+        inputs = {
+            "fast": np.array([s.lr for s in self.selections]),
+            "keys": np.array([s.hr for s in self.selections]),
+        }
+        tree = {"times": self.times, "tau": self.tau, "inputs": inputs}
+        more = {"seconds": self.seconds, "valid": self.valid}
+        tree |= {name: value for name, value in more.items() if value is not None}
+        if self.score is not None:
+            tree["table"] = self.table
+        return tree
+
+    def _notes(self) -> dict[str, Any]:
+        notes = {name: value for name, value in self.settings.items() if value is not None}
+        if self.pixel_size is not None:
+            notes["pixel_size_um"] = self.pixel_size
+        return notes
+
+    def _calibration(self) -> dict[str, Any]:
+        """Pixel size and time step as `save_tif` takes them; no step where it is not constant."""
+        steps = np.array([]) if self.seconds is None else np.diff(self.seconds)
+        even = len(steps) > 0 and np.ptp(steps) < 0.01 * steps.mean()
+        known: dict[str, Any] = {"time_step": float(steps.mean()) if even else None}
+        if self.pixel_size is not None:
+            known |= {"pixel_size": self.pixel_size, "unit": "µm"}
+        return known
 
 
 @renamed(spread="ensemble_std")
@@ -136,6 +158,8 @@ def reconstruct(
     device: str | torch.device | None = None,
     callback: Callable[[int, np.ndarray], Any] | None = None,
     progress: bool = False,
+    out: str | Path | None = None,
+    resume: bool = True,
 ) -> Reconstruction:
     r"""Make a sharp movie out of the frames of two cameras.
 
@@ -168,6 +192,12 @@ def reconstruct(
         ``callback(n, frame)`` after each frame.
     progress : bool
         Show a bar.
+    out : str or Path, optional
+        File to write frame by frame: ``.zarr``, ``.h5``, or ``.tif`` for the frames alone. Then
+        the memory does not depend on the number of frames. Needs zarr.
+    resume : bool
+        Take the frames that an earlier call with the same inputs, network and settings has left
+        in `out`. A process that is killed loses the frame that it works on.
 
     Returns
     -------
@@ -183,8 +213,10 @@ def reconstruct(
     ------
     ValueError
         An unknown mode, tiles that do not fit, cameras that are turned or shifted against each
-        other or whose clocks differ, frames of sizes that do not belong together, NaN, or no frame
-        that can be made.
+        other or whose clocks differ, frames of sizes that do not belong together, NaN, no frame
+        that can be made, or an `out` of another format.
+    FileExistsError
+        `out` is a folder with something else in it.
 
     Notes
     -----
@@ -217,41 +249,47 @@ def reconstruct(
     module.to(device).eval()
     # a network that looks both ways in time would give the same answer twice
     predict = samples.told(getattr(net, "one_way", net) if ensemble_std else net)
-    frames: list[np.ndarray] = []
-    stds: list[np.ndarray] = []
-    seconds = 0.0
+    tiles: dict[str, Any] = {"tile": tile, "overlap": overlap, "batch": batch}
+    kept = store(out, len(samples), resume, ensemble_std)
+    made_by = digest(net, samples.on_grid, ensemble_std, tiles, device.type) if out else ""
+    scored, scores = samples.scored(), []
+    seconds, n_new = 0.0, 0
     try:
         for n in tqdm(range(len(samples)), disable=not progress):
-            inputs = samples.inputs(n, device)
-            began = time.perf_counter()
-            with torch.inference_mode():
-                answers = [
-                    by_tiles(predict, *asked, tile=tile, overlap=overlap, batch=batch)
-                    for asked in _augmentations(inputs, ensemble_std)
-                ]
-                ways = torch.stack([_invert(x, k) for k, x in enumerate(answers)]).cpu()
-            seconds += time.perf_counter() - began
-            frame = samples.seen(ways.mean(0).numpy(), inputs)
-            if not np.isfinite(frame).all():
-                raise ValueError(f"frame {n} holds NaN or infinity: was the network trained?")
-            frames.append(frame)
-            if ensemble_std:
-                stds.append(samples.cut(ways.std(0).numpy()))
+            sample = samples.sample(n)
+            inputs = samples.inputs(n, sample, device)
+            key = digest(made_by, inputs, samples.valid) if kept.wants_keys else ""
+            values = kept.get(n, key)
+            if values is None:
+                began = time.perf_counter()
+                with torch.inference_mode():
+                    answers = [
+                        by_tiles(predict, *asked, **tiles)
+                        for asked in _augmentations(inputs, ensemble_std)
+                    ]
+                    ways = torch.stack([_invert(x, k) for k, x in enumerate(answers)]).cpu()
+                seconds, n_new = seconds + time.perf_counter() - began, n_new + 1
+                values = {"frames": samples.seen(ways.mean(0).numpy(), inputs)}
+                if not np.isfinite(values["frames"]).all():
+                    raise ValueError(f"frame {n} holds NaN or infinity: was the network trained?")
+                if ensemble_std:
+                    values["ensemble_std"] = samples.cut(ways.std(0).numpy())
+                kept.put(n, key, values)
+            if n in scored:
+                scores.append(samples.score(sample, values["frames"]))
             if callback:
-                callback(n, frame)
+                callback(n, values["frames"])
     finally:
         module.train(training)
-    movie_frames = np.stack(frames)
-    scored = samples.scored()
-    return Reconstruction(
-        frames=movie_frames,
+    result = Reconstruction(
+        frames=np.empty(0),
         times=samples.times,
         tau=np.array([s.tau for s in samples.selections]),
         selections=samples.selections,
-        ensemble_std=np.stack(stds) if ensemble_std else None,
+        ensemble_std=None,
         scored=scored,
-        score=_scores(samples, movie_frames, scored),
-        rate=len(frames) / seconds,
+        score=joined(scores) if scores else None,
+        rate=n_new / seconds if n_new else np.nan,
         pixel_size=samples.pixel_size,
         settings={
             "mode": mode,
@@ -262,7 +300,9 @@ def reconstruct(
             "camera_from": samples.camera_from,
         },
         valid=samples.valid,
+        seconds=samples.seconds,
     )
+    return replace(result, **kept.finish(result._tree(), result._notes(), result._calibration()))
 
 
 class _Samples:
@@ -276,7 +316,7 @@ class _Samples:
         trained_for: CoarseCamera | None = None,
     ) -> None:
         self.mode, self.samples = mode, None
-        self.valid, self.shape = None, None
+        self.valid, self.shape, self.seconds = None, None, None
         self.movie, self.hot = movie, None
         self.given, self.trained_for = camera, trained_for
         self.camera, self.camera_from = camera or BOOK_CAMERA, "given" if camera else "assumed"
@@ -313,7 +353,9 @@ class _Samples:
         valid = getattr(samples, "valid", None)
         self.valid = None if valid is None or valid.all() else valid
         self.times = np.array([s.lr[1] for s in self.selections], float)
-        self.pixel_size = None
+        self.pixel_size = getattr(samples, "pixel_size", None)
+        clock = getattr(samples, "clock", None)
+        self.seconds = None if clock is None else clock(self.times)
 
     def _from_movie(self, movie: Any, mode: str) -> None:
         scale = _check_movie(movie, self.given)
@@ -385,9 +427,8 @@ class _Samples:
         lr, hr = self.coarse[list(chosen.lr)][:, None], self.sharp[list(chosen.hr)][:, None]
         return Sample(lr, hr, np.float32(chosen.tau), target)
 
-    def inputs(self, n: int, device: Any) -> Any:
+    def inputs(self, n: int, sample: Any, device: Any) -> Any:
         """Inputs of a network, a batch of one."""
-        sample = self.sample(n)
         if not (np.isfinite(sample.lr).all() and np.isfinite(sample.hr).all()):
             raise ValueError(f"the inputs of frame {n} hold NaN or infinity: mask or crop them")
         if self.hot is not None and self.hot.any():
@@ -407,6 +448,12 @@ class _Samples:
         mixed = self.cut(linear(*inputs)[0, 0].cpu().numpy())
         return np.where(self.valid, frame, mixed)
 
+    def score(self, sample: Any, frame: np.ndarray) -> Score:
+        """The score of one frame, in the field."""
+        sample = sample._replace(hr=self.cut(sample.hr), target=self.cut(sample.target))
+        answer = torch.from_numpy(frame)[None, None]
+        return evaluate(lambda lr, hr, tau: answer, [sample], valid=self.valid)
+
     def scored(self) -> Any:
         """Frames that have a truth which was not among their inputs."""
         if self.mode == "double":
@@ -416,17 +463,6 @@ class _Samples:
         keys = np.asarray(self.movie.key_times, float)
         gaps = np.abs(self.times[:, None] - keys[np.isfinite(keys)])
         return np.flatnonzero(gaps.min(axis=1) >= 0.5)
-
-
-def _scores(samples: Any, frames: Any, scored: Any) -> Any:
-    if len(scored) == 0:
-        return None
-    replay = iter(torch.from_numpy(frames[scored])[:, None])
-    inside = (samples.sample(n) for n in scored)
-    cut = [s._replace(hr=samples.cut(s.hr), target=samples.cut(s.target)) for s in inside]
-    return evaluate(
-        lambda lr, hr, tau: torch.stack([next(replay) for _ in tau]), cut, valid=samples.valid
-    )
 
 
 def _augmentations(inputs: Any, several: Any) -> Iterator[Any]:

@@ -48,6 +48,11 @@ class SwinConfig:
         through max-pooling and out without any image, and a way for the features of all frames
         round the attention.
 
+    Raises
+    ------
+    ValueError
+        Heads that do not divide the width, or a window that does not divide the five frames.
+
     Examples
     --------
     >>> sum(SwinConfig().depths)
@@ -61,6 +66,17 @@ class SwinConfig:
     head_width: int = 64
     drop_path: float = 0.2
     sharp: bool = False
+
+    def __post_init__(self) -> None:
+        if self.heads < 1 or self.width % self.heads:
+            raise ValueError(
+                f"{self.heads} heads do not divide a width of {self.width}: choose another"
+            )
+        if len(self.window) != 3 or min(self.window) < 1 or N_FRAMES % self.window[0]:
+            raise ValueError(
+                f"window is {self.window}: give three sides (T, h, w), T of 5 or 1, so that it "
+                "divides the five frames"
+            )
 
 
 class SwinXVR(FusionNetwork):

@@ -8,6 +8,7 @@ from scipy.spatial.transform import Rotation
 
 from helpers.operators import check_adjoint
 from helpers.xray import CoarseCamera
+from helpers.xray.calibrate import SpatialCalibration, register
 from helpers.xray.cameras import Transform, bicubic, camera_matrix, coarsen
 
 
@@ -147,3 +148,18 @@ def test_a_transform_turns_from_x_towards_y():
     np.testing.assert_allclose(turned.inverse(turned(points)), points)
     homogeneous = np.c_[points, np.ones(7)] @ turned.matrix.T
     np.testing.assert_allclose(homogeneous[:, :2], expected)
+
+
+@pytest.mark.parametrize("ratio", [2.0, 2.92])
+def test_smaller_coarse_pixels_are_averaged_not_picked(ratio):
+    """White noise in, and the variance that is left: less than one picked reading keeps."""
+    n = 64
+    side = int(n * ratio)
+    moved = Transform(0.0, ratio, ratio, (ratio - 1) / 2, (ratio - 1) / 2)
+    calibration = SpatialCalibration(moved, np.eye(5), None, (side, side), (n, n), (1.0, 0.0))
+    noise = np.random.default_rng(3).normal(size=(8, n, n))
+    left = register(noise, calibration)[:, 4:-4, 4:-4].std()
+    assert left < 1.15 * ratio / 4 * noise.std()
+    ramp = np.broadcast_to(np.arange(n, dtype=float), (n, n))
+    centres = (4 * np.arange(-(-side // 4)) + 1.5 - moved.tx) / ratio
+    np.testing.assert_allclose(register(ramp, calibration)[8, 8:-8], centres[8:-8], atol=0.02)

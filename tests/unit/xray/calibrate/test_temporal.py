@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from helpers.xray.calibrate import temporal
+from helpers.io import save_h5
+from helpers.xray.calibrate import TemporalCalibration, temporal
 from helpers.xray.simulate import Experiment, simulate
 
 
@@ -96,3 +97,15 @@ def test_a_clock_that_is_further_off_than_the_search_is_not_believed():
     with pytest.raises(ValueError, match="edge of the search, 1 frames off"):
         temporal(m.hr, m.lr, key_times=m.key_times, search=1.0)
     assert abs(temporal(m.hr, m.lr, key_times=m.key_times).offset - 2.5) < 0.2
+
+
+def test_a_calibration_is_kept(tmp_path):
+    found = TemporalCalibration(0.37, 1.004, 1e-4 * np.eye(2), np.arange(10.0).reshape(5, 2))
+    found.save(tmp_path / "clock.h5")
+    again = TemporalCalibration.load(tmp_path / "clock.h5")
+    assert (again.offset, again.rate) == (0.37, 1.004)
+    np.testing.assert_array_equal(again.covariance, found.covariance)
+    np.testing.assert_array_equal(again.curve, found.curve)
+    save_h5(tmp_path / "other.h5", {"x": 1.0})
+    with pytest.raises(ValueError, match="holds no temporal calibration"):
+        TemporalCalibration.load(tmp_path / "other.h5")

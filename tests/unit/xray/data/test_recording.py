@@ -1,15 +1,20 @@
 """A hand-made experiment on disk: what is read, and which samples come of it."""
 
+import shutil
+import warnings
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tifffile
 import torch
 
+from helpers.io import load_h5, load_tif
 from helpers.xray import baselines
 from helpers.xray.calibrate import SpatialCalibration
 from helpers.xray.cameras import Transform, coarsen
-from helpers.xray.data import ActualPairs, match_clocks, read_recording
-from helpers.xray.data.metadata import FastRecord, SlowRecord
+from helpers.xray.data import ActualPairs, flat, match_clocks, read_recording
+from helpers.xray.data.metadata import FastRecord, SlowRecord, read_shimadzu
 from helpers.xray.data.recording import Recording
 from helpers.xray.reconstruct import reconstruct
 from helpers.xray.simulate import Experiment, simulate
@@ -25,9 +30,10 @@ def write_experiment(root, n_fast=25, n_slow=8, ratio=4, before=1, jitter=0):
     write_ini(root / "fast.ini", [1000 * i for i in range(n_fast)])
     write_tifs(root / "TIFF16" / "0001", range(n_fast), LR, offset=500, suffix="tiff")
     slow = write_tifs(root / "phantom", range(n_slow), HR, offset=500)
-    first = np.full(HR, 500, np.uint16)
+    before_last = min(before, n_slow - 1)
+    first = np.full(HR, 500 + before_last, np.uint16)
     first[:, 0] = 900  # a mark at the left
-    tifffile.imwrite(slow / "img_000000.tif", first)
+    tifffile.imwrite(slow / f"img_{before_last:06d}.tif", first)
     moments = [100.0 + ratio * (k - before) + jitter * k for k in range(n_slow)]
     stamps = [stamp(moment, "E" * (k >= before)) for k, moment in enumerate(moments)]
     write_xml(slow / "phantom.xml", stamps, first=0)
@@ -48,11 +54,12 @@ def values(sample):
 
 
 def test_an_experiment_is_read(recording):
-    assert recording.lr.shape == (25, *LR) and recording.hr.shape == (8, *HR)
+    assert recording.lr.shape == (25, *LR) and recording.hr.shape == (7, *HR)
+    assert recording.numbers.tolist() == [1, 2, 3, 4, 5, 6, 7], "one came before the fast camera"
     assert recording.lr[:, 0, 0].tolist() == list(range(500, 525))
     assert (recording.hr[0, :, -1] == 900).all(), "the slow camera's frames are mirrored"
-    np.testing.assert_array_equal(recording.timing.key_times, [np.nan, 0, 4, 8, 12, 16, 20, 24])
-    assert recording.timing.held_out() == [2, 3, 4, 5, 6]
+    np.testing.assert_array_equal(recording.timing.key_times, [0, 4, 8, 12, 16, 20, 24])
+    assert recording.timing.held_out() == [1, 2, 3, 4, 5]
 
 
 def test_frames_may_stay_as_they_are(tmp_path):
@@ -137,15 +144,83 @@ def test_a_spoilt_experiment_is_named(tmp_path, spoil, error, message):
         read_recording(root)
 
 
+def test_a_ratio_that_is_not_whole_holds_out_the_nearest_frames(tmp_path):
+    """Slow frames every 4.3 fast ones: at 0, 4.3, 8.6, 12.9, 17.2, 21.5."""
+    recording = read_recording(write_experiment(tmp_path / "run", n_slow=7, jitter=0.3))
+    with pytest.warns(UserWarning, match=r"4.30 fast ones, no whole number: .* 0.50 frames away"):
+        pairs = ActualPairs(recording, ALIGNED, white=WHITE)
+    assert [s.target for s in pairs.selections] == [1, 2, 3, 4]
+    assert [s.lr[1] for s in pairs.selections] == [4, 9, 13, 17]
+    np.testing.assert_allclose([s.tau for s in pairs.selections], 0.5, atol=1e-6)
+    assert values(pairs[1])[3:] == [2, 4, 3]
+    _, hr, times = pairs.co_exposed()  # those that are no target
+    np.testing.assert_allclose(times, [0, 21.5], atol=0.01)
+    np.testing.assert_allclose(hr[:, 0, 0], [0.501, 0.506], atol=1e-6)
+
+
+def test_a_part_of_the_slow_frames_goes_by_its_numbers(tmp_path):
+    root = write_experiment(tmp_path / "run", n_slow=8)
+    for n in (0, 1, 2, 7):
+        (root / f"phantom/img_{n:06d}.tif").unlink()
+    with pytest.warns(UserWarning, match="4 of the 8 frames of its XML: .* frames 3 to 6"):
+        recording = read_recording(root, tolerance_ns=10)
+    assert recording.numbers.tolist() == [3, 4, 5, 6]
+    np.testing.assert_allclose(recording.timing.key_times, [0, 4, 8, 12])
+    (root / "phantom/img_000003.tif").rename(root / "phantom/img_000008.tif")
+    with pytest.raises(ValueError, match="lacks the frames 7"):
+        read_recording(root)
+    for n in (4, 5, 6):
+        (root / f"phantom/img_{n:06d}.tif").unlink()
+    with pytest.raises(ValueError, match="1 frames but the metadata tell of 8: 7 missing"):
+        read_recording(root)
+
+
+def test_one_file_of_many_pages_is_a_movie(tmp_path):
+    root = write_experiment(tmp_path / "run")
+    single = read_recording(root)
+    for folder, name in ((root / "phantom", "movie_1.tif"), (root / "TIFF16/0001", "all.tiff")):
+        paths = sorted(folder.glob("*.tif*"))
+        pages = np.stack([tifffile.imread(path) for path in paths])
+        for path in paths:
+            path.unlink()
+        tifffile.imwrite(folder / name, pages, photometric="minisblack")
+    paged = read_recording(root)
+    np.testing.assert_array_equal(paged.hr, single.hr)
+    np.testing.assert_array_equal(paged.lr, single.lr)
+    tifffile.imwrite(
+        root / "phantom/movie_1.tif", np.zeros((3, *HR), "uint16"), photometric="minisblack"
+    )
+    with pytest.raises(ValueError, match="3 frames but the metadata tell of 8: 5 missing"):
+        read_recording(root)
+
+
+def test_the_fast_cameras_own_format_is_named(tmp_path):
+    root = write_experiment(tmp_path / "run")
+    shutil.rmtree(root / "TIFF16")
+    (root / "run.dat").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"run.dat is in the fast camera's own format: export"):
+        read_recording(root)
+
+
+def test_without_the_flag_the_first_frame_is_given(tmp_path):
+    root = write_experiment(tmp_path / "run", before=8)
+    recording = read_recording(root, start=1)
+    assert recording.numbers.tolist() == [1, 2, 3, 4, 5, 6, 7]
+    np.testing.assert_allclose(recording.timing.key_times, 4.0 * np.arange(7))
+
+
+@pytest.mark.parametrize("speed", ["1,000ns", "1us", "1 µs", "0.001ms", "0.000001 s"])
+def test_times_have_a_unit(tmp_path, speed):
+    found = read_shimadzu(write_ini(tmp_path / "a.ini", ["0", "1,000", "2us"], speed=speed))
+    assert found.period_ns == 1000 and found.times_ns.tolist() == [0, 1000, 2000]
+
+
 def test_a_missing_experiment_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="is not a folder"):
         read_recording(tmp_path / "none")
 
 
 def test_experiments_that_cannot_be_used_are_named(tmp_path, recording):
-    drifting = read_recording(write_experiment(tmp_path / "drift", jitter=0.3))
-    with pytest.raises(ValueError, match="slow frames have a fast frame of the same moment"):
-        ActualPairs(drifting, ALIGNED, white=WHITE)
     short = read_recording(write_experiment(tmp_path / "short", n_slow=3))
     with pytest.raises(ValueError, match="three in a row are needed"):
         ActualPairs(short, ALIGNED, white=WHITE)
@@ -193,6 +268,9 @@ def test_a_dead_pixel_of_the_open_beam_is_filled(recording):
     )
 
 
+SEEN_ALL = SpatialCalibration(Transform(), np.eye(5), None, (64, 64), (16, 16), (1.0, 0.0))
+
+
 def recorded(columns, fast_level, slow_level):
     """A simulated movie as grey levels, of the fast camera only some columns."""
     movie = simulate(Experiment(shape=(64, 64), n_frames=21), seed=2001)
@@ -232,7 +310,89 @@ def test_a_grid_that_stands_still_needs_no_flag(tmp_path):
         ActualPairs(grid, ALIGNED, white=WHITE)
 
 
+def test_many_dead_pixels_are_filled_from_good_ones(recording):
+    """A cluster has no good neighbour in its middle."""
+    white = np.full(HR, 1000.0)
+    white[3:8, 6:11] = 0
+    with pytest.warns(UserWarning, match="25 pixels of the slow camera"):
+        pairs = ActualPairs(recording, ALIGNED, white=(1000.0, white))
+    whole = ActualPairs(recording, ALIGNED, white=WHITE)
+    np.testing.assert_allclose(pairs[0].target, whole[0].target)
+    white[3:8, 6:11] = np.nan  # who gives NaN knows of them
+    dark = np.zeros(HR)
+    dark[4, 8] = np.nan
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*pixels of the")
+        pairs = ActualPairs(recording, ALIGNED, white=(1000.0, white), dark=(0.0, dark))
+    np.testing.assert_allclose(pairs[0].target, whole[0].target)
+
+
+def test_the_beam_may_drift(recording):
+    drift = 1 + 0.1 * np.sin(np.arange(25)), 1 + 0.1 * np.cos(np.arange(7))
+    lr, hr = (
+        f * d[:, None, None] for f, d in zip((recording.lr, recording.hr), drift, strict=True)
+    )
+    drifting = replace(recording, lr=lr, hr=hr)
+    corrected = ActualPairs(drifting, ALIGNED, white=WHITE, drift=drift)
+    plain = ActualPairs(recording, ALIGNED, white=WHITE)
+    for a, b in zip(corrected[2][:2], plain[2][:2], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"drift of the slow camera is \(25,\) and it has 7"):
+        ActualPairs(recording, ALIGNED, white=WHITE, drift=(None, drift[0]))
+
+
+def test_saturated_frames_are_told():
+    recording = recorded(slice(None), 3000, 3000)
+    clipped = replace(recording, hr=np.minimum(recording.hr, 2400))
+    with pytest.warns(UserWarning, match=r"saturated: .* % of the readings of the slow camera"):
+        ActualPairs(clipped, SEEN_ALL, white=(3000.0, 3000.0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ActualPairs(recording, SEEN_ALL, white=(3000.0, 3000.0))
+
+
 # What comes of it in a reconstruction
+
+
+def test_dust_that_stands_in_the_beam_goes_with_the_flats():
+    recording = recorded(slice(None), 3000, 3000)
+    y, x = np.mgrid[:64, :64]
+    dust = 1 - 0.3 * np.exp(-((y - 9) ** 2 + (x - 40) ** 2) / 8)
+    seen = dust.reshape(16, 4, 16, 4).mean((1, 3))
+    lr, hr = recording.lr * seen, recording.hr * dust
+    flats = tuple(flat(np.stack([3000 * d] * 3), dark=1e-6).mean for d in (seen, dust))
+    clean, cleaned = (
+        reconstruct(baselines.linear, ActualPairs(r, SEEN_ALL, mode="continuous", white=w))
+        for r, w in (
+            (recording, (3000.0, 3000.0)),
+            (replace(recording, lr=lr, hr=hr), flats),
+        )
+    )
+    np.testing.assert_allclose(cleaned.frames, clean.frames, atol=1e-5)
+
+
+@pytest.mark.parametrize("ending", ["h5", "tif"])
+def test_a_result_keeps_its_scale_and_its_clock(tmp_path, ending):
+    recording = recorded(slice(None), 3000, 3000)
+    pairs = ActualPairs(
+        recording, SEEN_ALL, mode="continuous", white=(3000.0, 3000.0), pixel_size=1.31
+    )
+    result = reconstruct(baselines.linear, pairs)
+    assert result.pixel_size == 1.31
+    np.testing.assert_allclose(result.seconds, 2e-7 * np.arange(20))
+    for k, path in enumerate((tmp_path / f"a.{ending}", tmp_path / f"b.{ending}")):
+        if k:
+            reconstruct(baselines.linear, pairs, out=path)
+        else:
+            result.save(path)
+        if ending == "tif":
+            tif = load_tif(path)
+            assert (tif.pixel_size, tif.unit) == (pytest.approx(1.31), "µm")
+            assert tif.time_step == pytest.approx(2e-7)
+        else:
+            tree, notes = load_h5(path)
+            assert notes["pixel_size_um"] == 1.31
+            np.testing.assert_array_equal(tree["seconds"], result.seconds)
 
 
 def test_a_result_has_the_size_of_the_slow_frames():

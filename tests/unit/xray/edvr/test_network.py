@@ -246,3 +246,8 @@ def test_bad_frames_are_named(arguments, message):
 def test_an_unknown_preset_is_named():
     with pytest.raises(ValueError, match="no EDVR is called 'large': use one of full, small"):
         EDVR.preset("large")
+
+
+def test_groups_that_do_not_divide_the_width_are_refused_when_built():
+    with pytest.raises(ValueError, match="4 groups do not divide a width of 18"):
+        EDVRConfig(width=18, groups=4)

@@ -298,3 +298,11 @@ def test_bad_frames_and_names_are_named():
         seeded_net(TINY)(LR, HR[..., :40], TAU)
     with pytest.raises(ValueError, match="no SwinXVR is called 'tiny': use one of full, actual"):
         SwinXVR.preset("tiny")
+
+
+@pytest.mark.parametrize("window", [(3, 4, 4), (8, 4, 4), (5, 4)])
+def test_windows_and_heads_that_cannot_work_are_refused_when_built(window):
+    with pytest.raises(ValueError, match="so that it divides the five frames"):
+        SwinConfig(window=window)
+    with pytest.raises(ValueError, match="3 heads do not divide a width of 32"):
+        SwinConfig(width=32)
