@@ -48,7 +48,7 @@ def choose(
     -------
     Choice
         The score is that of weights fitted to the counts of other pixels. A stack whose gain over
-        the Gaussian is below its standard error is mixed with that Gaussian, in proportion.
+        the best Gaussian is below its standard error is mixed with the Gaussians, in proportion.
     """
     n_splits, n_candidates, n_pixels = predicted.shape
     if not unseen.any():
@@ -64,12 +64,8 @@ def choose(
 
     loss = np.square(a - b).mean(1)
     filters = [k for k, name in enumerate(names) if name == "flat" or name.startswith("Gaussian")]
-    gaussian = max(filters, key=lambda k: float(_nats(a[k], b).sum()))
-    # One-standard-error rule: the widest filter that is not clearly worse, flat being the widest.
-    for fallback in (filters[0], *filters[:0:-1]):
-        behind = gain(a[gaussian], a[fallback])
-        if behind.gain <= behind.error:
-            break
+    nats = np.array([float(_nats(a[k], b).sum()) for k in filters]) / n_splits
+    gaussian = filters[int(nats.argmax())]
     best = np.argsort(loss)[:N_BEST]
     a_best = a[best]
     grams = [a_best[:, fold == k] @ a_best[:, fold == k].T for k in range(N_FOLDS)]
@@ -81,14 +77,18 @@ def choose(
         crossed[fold == k] = w @ a_best[:, fold == k]
     over = gain(crossed, a[gaussian])
     share = float(np.clip(over.gain / over.error, 0, 1)) if over.error > 0 else 0.0
-    weights = {names[fallback]: 1 - share}
+    # Filters that few counts cannot tell apart are averaged, each as likely as it makes the unseen
+    # counts; or the best one stands for all where the average is clearly behind it.
+    likely = np.exp(nats - nats.max())
+    for fallback in (likely / likely.sum(), np.eye(len(nats))[nats.argmax()]):
+        mixed = share * crossed + (1 - share) * (fallback @ a[filters])
+        over = gain(mixed, a[gaussian])
+        if over.gain >= -over.error:
+            break
+    weights = {names[k]: (1 - share) * float(w) for k, w in zip(filters, fallback, strict=True)}
     for k, w in zip(best, share * _nnls(gram, right), strict=True):
         weights[names[k]] = weights.get(names[k], 0.0) + float(w)
-    mixed = share * crossed + (1 - share) * a[fallback]
-    score = {
-        "flat": gain(mixed, a[names.index("flat")]),
-        "Gaussian": gain(mixed, a[gaussian]),
-    }
+    score = {"flat": gain(mixed, a[names.index("flat")]), "Gaussian": over}
     total = sum(weights.values())
     return Choice({name: w for name, w in weights.items() if w > 1e-3 * total}, score)
 

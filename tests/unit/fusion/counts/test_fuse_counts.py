@@ -94,6 +94,23 @@ def test_the_judge_knows_the_truth_when_it_sees_it():
     assert found.score["flat"].gain > 5 * found.score["flat"].error > 0
 
 
+def test_a_mixture_of_few_counts_is_never_clearly_behind_a_filter():
+    """A trace element, forty counts in the field: in some draws the judge is of two minds."""
+    y, x = np.mgrid[:40, :40]
+    blob = np.exp(-((y - 20) ** 2 + (x - 14) ** 2) / 60)
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        kept, unseen = (rng.poisson(n * blob / blob.sum() + n / 1600) for n in (32, 8))
+        made = {"flat": np.full(blob.shape, kept.mean())}
+        for width in (1, 2, 4, 8):
+            made[f"Gaussian {width} px"] = gaussian_filter(kept.astype(float), width)
+        made |= {"turned": blob[:, ::-1] * kept.mean(), "sharp": kept.mean() * blob**3 * 20}
+        predicted = np.stack([m.ravel() / 4 for m in made.values()])
+        found = choose(list(made), predicted[None], unseen.ravel()[None], rng)
+        gain, deviation = found.score["Gaussian"]
+        assert gain >= -deviation
+
+
 def test_no_count_serves_the_candidates_and_the_judge(crystal, monkeypatch):
     """What is fitted and what is predicted add up to the counts, and are not the same."""
     from helpers.fusion.counts import _fuse
