@@ -2,6 +2,7 @@ r"""Fit any renderer to many images by maximum likelihood, and say how well it c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ from .cpu import dispatch as compiled
 from .goodness import standardized_deviance
 
 REST = "deviance", "converged", "n_iter", "goodness", "n_pixels"
+CACHED = 200_000  # pixels at once
 SCOUT = 5, 0.1  # steps and tolerance of a start that is one of several
 
 
@@ -80,7 +82,7 @@ def fit(
     saturation: float | None = None,
     n_iter: int = 50,
     tol: float = 0.05,
-    chunk: int = 1024,
+    chunk: int | None = None,
     device: str | torch.device | None = None,
 ) -> Fits:
     r"""Maximum-likelihood parameters of each image, their bounds, and how well they fit.
@@ -109,8 +111,9 @@ def fit(
     tol : float
         A fit has converged when a step is shorter than this many standard deviations of the
         estimate. That step is still taken, so what remains is shorter yet.
-    chunk : int
-        Images at once; about a thousand stay in the cache. The result does not depend on it.
+    chunk : int, optional
+        Images at once. The result does not depend on it. Left out, as many as stay in the cache:
+        a thousand of 13 x 13 pixels.
     device : str or torch.device, optional
         Default: that of a tensor, and for an array the best one.
 
@@ -172,6 +175,7 @@ def fit(
     if not all(bool(torch.isfinite(value).all()) for value in (given or {}).values()):
         raise ValueError("a start is NaN or infinite: give finite numbers, or start=None")
     options = {"n_iter": int(n_iter), "tol": float(tol)}
+    chunk = max(1, CACHED // math.prod(y.shape[1:])) if chunk is None else int(chunk)
     parts = [] if len(y) else [_no_fits(renderer, free, y)]
     with torch.no_grad():
         for first in range(0, len(y), chunk):

@@ -8,21 +8,24 @@ import numpy as np
 import torch
 
 from ...._arrays import to_tensor
+from ....noise._checks import NoiseModel
 from ....noise.counting import SCMOS, Poisson
+from ....noise.readout import EMCCD, PoissonGauss
 from ...renderers.gaussian import Gaussian2D, Gaussian3D
 from ...renderers.spline import Spline2D, Spline3D
 from ..goodness import FIRST, STEPS, moment_table
 from ..levenberg import Minimum, Problem
 from . import levenberg as levenberg_cpu
+from . import likelihood
 
 CODES = ("x", "y", "photons", "background", "sigma", "sigma_x", "sigma_y", "z")
 
 
 def serves(problem: Problem) -> bool:
-    """True for one spot an image, shot noise or its shifted form, and the CPU."""
+    """True for one spot an image, a camera of `helpers.noise`, and the CPU."""
     return (
         type(problem.renderer) in (Gaussian2D, Gaussian3D, Spline2D, Spline3D)
-        and type(problem.noise) in (Poisson, SCMOS)
+        and type(problem.noise) in (Poisson, SCMOS, PoissonGauss, EMCCD)
         and problem.images.device.type == "cpu"
         and all(emitter is None for _, emitter in problem.free)
         and all(value.ndim == 1 for value in problem.fixed.values())
@@ -60,17 +63,27 @@ def minimize(problem: Problem, theta: torch.Tensor, n_iter: int, tol: float) -> 
     if isinstance(problem.renderer, Spline2D | Spline3D):
         coefficients = problem.renderer.coefficients.detach().double().numpy()
         z_step = getattr(problem.renderer, "z_step", 1.0)
-    shift = torch.zeros(1, *problem.images.shape[1:])
-    if isinstance(problem.noise, SCMOS):
-        variance = to_tensor(problem.noise.variance)
-        shift = variance.expand_as(problem.images if variance.ndim > 2 else shift)
+    variance = torch.zeros(1, *problem.images.shape[1:])
+    if isinstance(problem.noise, SCMOS | PoissonGauss):
+        given = to_tensor(problem.noise.variance)
+        variance = given.expand_as(problem.images if given.ndim > 2 else variance)
     deviance, moments = np.empty(n_images), np.empty((2, n_images))
     bound = np.empty((n_images, n_free))
     converged, steps = np.empty(n_images, bool), np.empty(n_images, np.int64)
-    arrays = (t.double().contiguous().numpy() for t in (problem.images, problem.use, shift))
+    arrays = (t.double().contiguous().numpy() for t in (problem.images, problem.use, variance))
     levenberg_cpu.minimize(
-        *arrays, start, codes, low, high, astigmatism, coefficients, z_step, n_iter, tol,
-        moment_table(), FIRST, STEPS, deviance, moments, bound, converged, steps,
+        *arrays, camera_of(problem.noise), start, codes, low, high, astigmatism, coefficients,
+        z_step, n_iter, tol, moment_table(), FIRST, STEPS, deviance, moments, bound, converged,
+        steps,
     )  # fmt: skip
     found = (start[:, codes], deviance, bound, moments)
     return Minimum(*map(torch.from_numpy, (*found, converged, steps)))
+
+
+def camera_of(noise: NoiseModel) -> likelihood.Camera:
+    """Constants and tables of a noise model for the compiled loop."""
+    if isinstance(noise, EMCCD):
+        return likelihood.multiplied_camera(noise.gain, noise.variance)
+    if isinstance(noise, PoissonGauss):
+        return likelihood.mixture_camera(noise)
+    return likelihood.SHOT_NOISE

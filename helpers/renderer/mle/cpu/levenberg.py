@@ -1,9 +1,8 @@
 r"""The loop of `helpers.renderer.mle.levenberg` compiled for the CPU: one image after the other.
 
 An image of 13 x 13 pixels and its derivatives fill a few kilobytes, so a whole fit happens in the
-nearest cache, in double precision. The noise is Poisson, or Poisson with a shift,
-(counts + v) ~ Poisson(rate + v), which stands for the readout noise of an sCMOS camera. Checked
-against the torch loop, which serves everything else; `helpers.renderer.mle.cpu.dispatch` chooses.
+nearest cache, in double precision. The cameras are in `likelihood`. Checked against the torch
+loop, which serves everything else; `helpers.renderer.mle.cpu.dispatch` chooses.
 """
 
 from __future__ import annotations
@@ -14,99 +13,16 @@ import numpy as np
 from numba import njit
 
 from ..levenberg import DAMPING, LEAST, MOST, RESOLUTION
+from . import likelihood
 from .images import OPTIONS, SIGMA, SIGMA_X, SIGMA_Y, gaussian, set_widths, spline
 
 _jit = njit(**OPTIONS)
-_inline = njit(inline="always", **OPTIONS)
-
-_SQRT_HALF = np.int64(np.float64(math.sqrt(0.5)).view(np.int64))
-_LN2 = math.log(2)
-
-
-@_inline
-def _split(x):
-    """Exponent and mantissa of a double above zero, the mantissa within sqrt(1/2) .. sqrt(2)."""
-    bits = np.float64(x).view(np.int64)
-    exponent = (bits - _SQRT_HALF) >> np.int64(52)
-    return np.float64(exponent), np.int64(bits - (exponent << np.int64(52))).view(np.float64)
-
-
-@_inline
-def _log_series(s):
-    """log((1 + s) / (1 - s)) for abs(s) < 0.172, to double precision."""
-    t = s * s
-    p = 2 / 15 + t * (2 / 17)
-    p = 2 / 5 + t * (2 / 7 + t * (2 / 9 + t * (2 / 11 + t * (2 / 13 + t * p))))
-    return s * (2 + t * (2 / 3 + t * p))
-
-
-@_jit
-def _weigh(drawn, counts, shift, mask, weights):
-    """Rows of `weights`: score and information. Returns half the deviance, less what is constant.
-
-    `shift` and `mask` are flat, and the rate is the first row of `drawn`.
-    """
-    total = 0.0
-    for i in range(counts.size):
-        m = (drawn[0, i] if drawn[0, i] > 1e-6 else 1e-6) + shift[i]  # `max` would not vectorise
-        exponent, mantissa = _split(m)
-        # one division serves both 1 / m and the argument of the logarithm
-        inverse = 1.0 / (m * (mantissa + 1.0))
-        log = exponent * _LN2 + _log_series((mantissa - 1.0) * (m * inverse))
-        one_over = (mantissa + 1.0) * inverse
-        weights[0, i] = mask[i] * (1.0 - counts[i] * one_over)
-        weights[1, i] = mask[i] * one_over
-        total += mask[i] * (m - counts[i] * log)
-    return total
 
 
 @_jit
 def _copy(source, target):
     for i in range(target.size):
         target[i] = source[i]
-
-
-@_jit
-def _shifted_counts(image, shift, counts):
-    for i in range(counts.size):
-        d = image[i] + shift[i]
-        counts[i] = d if d > 0 else 0.0
-
-
-@_jit
-def _own_deviance(counts, mask):
-    """The other part: half the deviance at ``rate = counts``, negative."""
-    total = 0.0
-    for i in range(counts.size):
-        d = counts[i]
-        exponent, mantissa = _split(d if d > 1e-300 else 1e-300)
-        log = exponent * _LN2 + _log_series((mantissa - 1.0) / (mantissa + 1.0))
-        total += mask[i] * d * (log - 1.0)
-    return total
-
-
-@_jit
-def _places(drawn, shift, first, density, place):
-    """Place of each rate in a table with `density` nodes an octave."""
-    for i in range(place.size):
-        m = (drawn[0, i] if drawn[0, i] > 1e-6 else 1e-6) + shift[i]
-        exponent, mantissa = _split(m)
-        log = exponent * _LN2 + _log_series((mantissa - 1.0) / (mantissa + 1.0))
-        place[i] = (log / _LN2 - first) * density
-
-
-@_jit
-def _moments(place, mask, table):
-    """Sum of mean and variance of the deviance of all pixels, from the table of rates."""
-    mean, variance = 0.0, 0.0
-    last = table.shape[1] - 1.001
-    for i in range(place.size):
-        at = min(max(place[i], 0.0), last)
-        k = int(at)
-        part = at - k
-        mean += mask[i] * (table[0, k] * (1 - part) + table[0, k + 1] * part)
-        variance += mask[i] * (table[1, k] * (1 - part) + table[1, k + 1] * part)
-    return mean, variance
 
 
 @_jit
@@ -218,20 +134,23 @@ def _bound(fisher, stuck, factor, column, bound):
 
 @_jit
 def minimize(
-    images, use, shift, theta, free, low, high, astigmatism, coefficients, z_step, n_iter,
-    tol, table, first, density, deviance, moments, bound, converged, steps,
+    images, use, variance, camera, theta, free, low, high, astigmatism, coefficients, z_step,
+    n_iter, tol, table, first, density, deviance, moments, bound, converged, steps,
 ):  # fmt: skip
     """Fit every image (B, Y, X) from `theta` (B, N_CODES), which is overwritten.
 
-    `use` is (B, Y, X); `shift` (B, Y, X) or (1, Y, X); `free` lists the codes of what is fitted,
-    `low` and `high` their limits. With SIGMA among the free codes, both widths are one; a
-    Gaussian of depth gives its constants as `astigmatism` (5, 2), and a spline its `coefficients`
-    (Z, Y', X') and `z_step`; else they are empty. `table` holds the moments of
-    `helpers.renderer.mle.goodness`. The last five are written.
+    `use` is (B, Y, X); `variance`, of the read noise, (B, Y, X) or (1, Y, X); `camera` a
+    `likelihood.Camera`; `free` lists the codes of what is fitted, `low` and `high` their limits.
+    With SIGMA among the free codes, both widths are one; a Gaussian of depth gives its constants
+    as `astigmatism` (5, 2), and a spline its `coefficients` (Z, Y', X') and `z_step`; else they
+    are empty. `table` holds the moments of `helpers.renderer.mle.goodness`. The last five are
+    written.
     """
     n_images, height, width = images.shape
     n, n_free = height * width, free.size
-    counts, place = np.empty(n), np.empty(n)
+    counts, place, rows = np.empty(n), np.empty(n), np.empty(n)
+    column, taps = np.empty(n, np.int64), np.empty((4, n))
+    alone, unused = np.empty((1, n)), np.empty((2, n))
     drawn, weights = np.empty((1 + n_free, n)), np.empty((2, n))
     across, down = np.empty((3, width)), np.empty((3, height))
     edges = np.empty((3, max(height, width) + 8 & -8))  # whole vectors, without a remainder
@@ -250,13 +169,34 @@ def minimize(
             set_widths(at, astigmatism, width_slopes)
             gaussian(at, free, width_slopes, edges, across, down, drawn)
 
+    def weigh(rates, v, mask, into):
+        if camera.kind == likelihood.POISSON:
+            return likelihood.poisson(rates, counts, v, mask, into)
+        if camera.kind == likelihood.MIXTURE:
+            return likelihood.mixture(
+                rates, counts, v, mask, camera.factorials, camera.information, rows, into
+            )
+        return likelihood.multiplied(
+            rates, counts, camera.spread, mask, camera.electrons, column, taps,
+            camera.information, into,
+        )  # fmt: skip
+
     for b in range(n_images):
-        v = shift[b if shift.shape[0] > 1 else 0].ravel()
+        v = variance[b if variance.shape[0] > 1 else 0].ravel()
         mask = use[b].ravel()
-        _shifted_counts(images[b].ravel(), v, counts)
+        if camera.kind == likelihood.POISSON:
+            likelihood.shifted_counts(images[b].ravel(), v, counts)
+        else:
+            _copy(images[b].ravel(), counts)
+            if camera.kind == likelihood.MIXTURE:
+                likelihood.rows_of(v, camera.information, rows)
+            else:
+                likelihood.place_counts(
+                    counts, camera.spread, camera.n_near, camera.electrons.shape[0], column, taps
+                )
         here = theta[b]
         draw(here)
-        value = _weigh(drawn, counts, v, mask, weights)
+        value = weigh(drawn, v, mask, weights)
         _normal_equations(drawn, weights, gradient, fisher)
         damping = DAMPING
         converged[b], steps[b], falls = False, n_iter, True
@@ -286,7 +226,7 @@ def minimize(
             falls = False
             if solved:
                 draw(trial)
-                new = _weigh(drawn, counts, v, mask, weights)
+                new = weigh(drawn, v, mask, weights)
                 falls = new < value
             if falls:
                 _copy(trial, here)
@@ -298,9 +238,19 @@ def minimize(
                 if wanted < RESOLUTION:
                     converged[b], steps[b] = True, k + 1
                     break
-        deviance[b] = 2 * (value + _own_deviance(counts, mask))
+        if camera.kind == likelihood.POISSON:
+            best = likelihood.poisson_at_best(counts, mask)
+        else:
+            for i in range(n):
+                alone[0, i] = max(counts[i], 0.0)
+            best = weigh(alone, v, mask, unused)
+        deviance[b] = 2 * (value - best)
         if not falls:  # what was tried last is not what was accepted last
             draw(here)
-        _places(drawn, v, first, density, place)
-        moments[0, b], moments[1, b] = _moments(place, mask, table)
+        if camera.kind == likelihood.MULTIPLIED:
+            moments[0, b] = mask.sum()
+            moments[1, b] = 2 * moments[0, b]
+        else:
+            likelihood.places(drawn, v, first, density, place)
+            moments[0, b], moments[1, b] = likelihood.moments(place, mask, table)
         _bound(fisher, stuck, factor, step, bound[b])

@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from scipy.stats import gamma, norm, poisson
 
 from helpers.noise import EMCCD, SCMOS, Poisson, PoissonGauss
 from helpers.renderer.mle import crlb, fit, levenberg
 from helpers.renderer.mle import initial as starts
 from helpers.renderer.mle.cpu import dispatch as compiled
+from helpers.renderer.mle.cpu import likelihood
 from helpers.renderer.mle.goodness import deviance_moments, moment_table
 from helpers.renderer.renderers import Gaussian2D, Gaussian3D, Template
 from helpers.renderer.renderers.base import Renderer
@@ -481,3 +483,133 @@ def test_old_names_work_and_say_the_new_ones():
     np.testing.assert_array_equal(old.params["x"], new.params["x"])
     with pytest.warns(DeprecationWarning, match="crlb is now crlb_std"):
         assert old.crlb is old.crlb_std
+
+
+# --- cameras with read noise or multiplication: beside the torch loop, the bound, sums by SciPy
+
+EDGE = np.linspace(0.1, 20, 169).reshape(13, 13) ** 2  # from a good sCMOS pixel to a hot one
+CAMERAS = {
+    "hardly any read noise": PoissonGauss(0.01),
+    "read noise": PoissonGauss(4.0),
+    "read noise of 20": PoissonGauss(400.0),
+    "map": PoissonGauss(EDGE),
+    "only multiplied": EMCCD(300.0),
+    "multiplied": EMCCD(200.0, 50.0**2),
+    "hardly multiplied": EMCCD(20.0, 200.0**2),
+}
+ALIKE = [name for name in CAMERAS if name != "map"]  # cameras of which all pixels are alike
+
+
+def weighed(noise, rate, counts):
+    """Negative log-likelihood of all, scores and information of each, by the compiled code."""
+    camera, n = compiled.camera_of(noise), counts.size
+    drawn, mask, weights = np.full((1, n), float(rate)), np.ones(n), np.empty((2, n))
+    if camera.kind == likelihood.MIXTURE:
+        variance, rows = np.full(n, float(noise.variance)), np.empty(n)
+        likelihood.rows_of(variance, camera.information, rows)
+        tables = camera.factorials, camera.information, rows
+        return likelihood.mixture(drawn, counts, variance, mask, *tables, weights), *weights
+    column, taps = np.empty(n, np.int64), np.empty((4, n))
+    blocks = camera.n_near, len(camera.electrons)
+    likelihood.place_counts(counts, camera.spread, *blocks, column, taps)
+    tables = camera.electrons, column, taps, camera.information
+    return likelihood.multiplied(drawn, counts, camera.spread, mask, *tables, weights), *weights
+
+
+def by_electrons(noise, rate, counts):
+    """The same two sums over numbers of electrons: log-likelihood and score of each count."""
+    k = np.arange(1, int(rate + 12 * np.sqrt(rate) + 40))
+    none, some = np.exp(-rate), poisson.pmf(k, rate)
+    if isinstance(noise, PoissonGauss):
+        sigma = np.sqrt(noise.variance)
+        each = norm.pdf(counts[:, None], k, sigma)
+        dark = norm.pdf(counts, 0, sigma)
+    elif noise.variance == 0:
+        each, dark = gamma.pdf(counts[:, None], k), np.zeros(len(counts))
+    else:  # trapezoids over what the read noise was added to
+        sigma = np.sqrt(noise.variance) / noise.gain
+        t = np.arange(0, counts.max() + 9 * sigma, min(sigma, 0.2) / 10)
+        weights = np.full(len(t), t[1])
+        weights[0] /= 2
+        each = (norm.pdf(counts[:, None], t, sigma) * weights) @ gamma.pdf(t[:, None], k)
+        dark = norm.pdf(counts, 0, sigma)
+    total = none * dark + each @ some
+    return np.log(total), 1 - each @ (some * k) / rate / total
+
+
+@pytest.mark.parametrize("rate", [0.02, 0.6, 3.0, 25.0, 200.0])
+@pytest.mark.parametrize("case", ALIKE)
+def test_scores_are_those_of_sums_over_the_electrons(case, rate):
+    noise = CAMERAS[case]
+    multiplied = isinstance(noise, EMCCD)
+    read = noise.variance / noise.gain**2 if multiplied else noise.variance
+    width = np.sqrt((1 + multiplied) * rate + read)
+    counts = rate + width * np.linspace(-3, 4, 15)
+    counts = np.maximum(counts, -6 * np.sqrt(read) if read else rate / 20)  # nothing impossible
+    value, score, information = weighed(noise, rate, counts)
+    log_p, wanted = by_electrons(noise, rate, counts)
+    off = abs(score - wanted) / np.sqrt(information)  # in standard deviations of a score
+    assert off.max() < 5e-3
+    other = weighed(noise, rate * 1.1, counts)[0]
+    change = by_electrons(noise, rate * 1.1, counts)[0] - log_p
+    assert other - value == pytest.approx(-change.sum(), abs=5e-3)
+
+
+@pytest.mark.parametrize("case", ALIKE)
+def test_information_is_that_of_the_noise_model(case):
+    noise = CAMERAS[case]
+    for rate in np.geomspace(0.01, 3000, 23):
+        wanted = noise.information(torch.tensor(rate, dtype=torch.float64)[None])
+        information = weighed(noise, rate, np.ones(1))[2][0]
+        assert information == pytest.approx(wanted.item(), rel=1e-3)
+
+
+def images_of(noise, n, seed):
+    truth = gaussian_spots(n, photons=1000, background=10, seed=seed).truth
+    return noise.sample(SPOT.render(truth), np.random.default_rng(seed)), truth
+
+
+@pytest.mark.parametrize("case", CAMERAS)
+def test_the_compiled_cameras_give_what_the_torch_loop_gives(case, monkeypatch):
+    noise = CAMERAS[case]
+    images, _ = images_of(noise, 5, seed=2060)
+    mask = np.arange(169).reshape(13, 13) % 11 > 0
+    fast = fit(images, SPOT, noise, tol=1e-4, mask=mask)
+    monkeypatch.setattr(compiled, "serves", lambda problem: False)
+    slow = fit(images, SPOT, noise, tol=1e-4, mask=mask)
+    assert fast.converged.all() and slow.converged.all()
+    for name, value in slow.params.items():
+        assert (abs(fast.params[name] - value) < 5e-3 * slow.crlb_std[name]).all(), name
+        np.testing.assert_allclose(fast.crlb_std[name], slow.crlb_std[name], rtol=2e-3)
+    np.testing.assert_allclose(fast.deviance, slow.deviance, rtol=1e-4)
+    np.testing.assert_allclose(fast.goodness, slow.goodness, atol=2e-3)
+
+
+def test_a_map_for_each_image_is_served(monkeypatch):
+    variance = np.random.default_rng(2061).lognormal(1, 1, (8, 13, 13))
+    noise = PoissonGauss(variance)
+    images, _ = images_of(noise, 8, seed=2062)
+    fast = fit(images, SPOT, noise, tol=1e-4, chunk=3)
+    monkeypatch.setattr(compiled, "serves", lambda problem: False)
+    slow = fit(images, SPOT, noise, tol=1e-4)
+    for name, value in slow.params.items():
+        assert (abs(fast.params[name] - value) < 1e-3 * slow.crlb_std[name]).all(), name
+
+
+@pytest.mark.parametrize("case", CAMERAS)
+def test_every_camera_reaches_the_bound(case):
+    noise = CAMERAS[case]
+    images, truth = images_of(noise, 4000, seed=2063)
+    fits, bound = fit(images, SPOT, noise), crlb(SPOT, truth, noise)
+    error = np.concatenate([(fits.params[k] - truth[k]) / bound[k] for k in ("x", "y")])
+    assert np.sqrt(np.mean(error**2)) < 1.05 and fits.converged.mean() > 0.999
+
+
+def test_bright_pixels_lie_beyond_every_table():
+    """More light than tables and sums hold: the fit still is at the bound."""
+    truth = gaussian_spots(300, photons=2e6, background=100, seed=2064).truth
+    for noise in (PoissonGauss(9.0), EMCCD(200.0, 2500.0)):
+        images = noise.sample(SPOT.render(truth), np.random.default_rng(2064))
+        fits, bound = fit(images, SPOT, noise), crlb(SPOT, truth, noise)
+        error = np.concatenate([(fits.params[k] - truth[k]) / bound[k] for k in ("x", "y")])
+        assert 0.85 < np.sqrt(np.mean(error**2)) < 1.15, type(noise).__name__
