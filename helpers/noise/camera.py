@@ -16,6 +16,7 @@ from . import _flaws
 from ._transfer import Line, of_image, of_movie, quiet_differences
 
 MOST_FRAMES, MOST_PIXELS = 64, 4_000_000  # looked at
+SIDE = 256  # px: solvers look at the middle of larger frames
 SMALL = 48  # px: in smaller frames molecules leave too little quiet to warn by it
 FEW = 4  # frames: below, each image is looked at by itself
 SLOPES = {"Poisson": 1.0, "SCMOS": 1.0, "PoissonGauss": 1.0, "EMCCD": 2.0}
@@ -126,12 +127,16 @@ def check_camera(
 
 
 def _check(
-    movie: Any, believed: Mapping[str, Any], most_pixels: int, mask: Array | None = None
+    movie: Any,
+    believed: Mapping[str, Any],
+    most_pixels: int,
+    mask: Array | None = None,
+    side: int | None = None,
 ) -> CameraCheck:
-    frames, index = _sample(movie, most_pixels)
+    frames, index = _sample(movie, most_pixels, side)
     joined = np.diff(index) == 1
     shape = frames.shape[1:]
-    given = {k: np.asarray(to_numpy(v), float) for k, v in believed.items()}
+    given = {k: _middle(np.asarray(to_numpy(v), float), side) for k, v in believed.items()}
     for name, value in given.items():
         if value.ndim and tuple(value.shape) not in (shape, shape[::-1]):
             raise ValueError(f"{name} is {value.shape} but frames are {shape}: crop both alike")
@@ -142,7 +147,7 @@ def _check(
         differences, quiet = quiet_differences(frames, joined)
         orientation, findings = _placed(frames, differences, given, shape)
         if mask is not None:
-            quiet &= np.asarray(to_numpy(mask), bool)
+            quiet &= _middle(np.asarray(to_numpy(mask), bool), side)
         line, more = _from_movie(frames, index, joined, differences, quiet, given)
     else:
         orientation = "unknown"
@@ -151,22 +156,33 @@ def _check(
     return _judged(line, given, orientation, findings)
 
 
-def _sample(movie: Any, most_pixels: int) -> tuple[np.ndarray, np.ndarray]:
+def _middle(a: np.ndarray, side: int | None) -> np.ndarray:
+    """The middle of an image or a map, as many pixels from either rim, or a number as it is."""
+    if a.ndim < 2 or side is None:
+        return a
+    cuts = [max(0, n - side + 1) // 2 for n in a.shape[-2:]]
+    rows, columns = (slice(cut, n - cut) for cut, n in zip(cuts, a.shape[-2:], strict=True))
+    return a[..., rows, columns]
+
+
+def _sample(movie: Any, most_pixels: int, side: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Runs of neighbouring frames (n, Y, X) float32, and their numbers."""
-    if np.ndim(movie) == 2 and (is_tensor(movie) or isinstance(movie, np.ndarray)):
+    if (is_tensor(movie) or isinstance(movie, np.ndarray)) and movie.ndim == 2:
         movie = movie[None]
     if not len(movie) or np.ndim(movie[0]) != 2:
         raise ValueError(
             f"the movie has shape {np.shape(movie)}: give frames (N, Y, X), or one image (Y, X)"
         )
-    total, pixels = len(movie), math.prod(np.shape(movie[0]))
+    pixels = math.prod(min(n, side or n) for n in np.shape(movie[0]))
+    total = len(movie)
     n = int(np.clip(most_pixels // pixels, 8, MOST_FRAMES))
     index = np.arange(total)
     if total > n:
         runs = 4 if n >= 32 else 2
         starts = np.linspace(0, total - n // runs, runs).astype(int)
         index = np.unique(starts[:, None] + np.arange(n // runs))
-    frames = np.stack([np.asarray(to_numpy(movie[int(k)]), np.float32) for k in index])
+    images = (_middle(np.asarray(to_numpy(movie[int(k)])), side) for k in index)
+    frames = np.stack([image.astype(np.float32) for image in images])
     if not np.isfinite(frames).all():
         raise ValueError("frames hold NaN or infinity: put a number there first")
     return frames, index
@@ -306,7 +322,7 @@ def warn_of_camera(
 ) -> None:
     """Warn where a movie in photo-electrons contradicts its noise model.
 
-    Gain, offset and orientation of its map are looked at, in a few frames.
+    Gain, offset and orientation of its map are looked at, in the middle of a few frames.
 
     Parameters
     ----------
@@ -326,7 +342,7 @@ def warn_of_camera(
     if slope == 2.0:
         variance = variance / noise.gain**2
     believed: dict[str, Any] = {"gain": slope, "offset": 0.0, "variance": variance}
-    check = _check(movie, believed, MOST_PIXELS // 4, mask)
+    check = _check(movie, believed, MOST_PIXELS // 4, mask, SIDE)
     told = [check.findings[k] for k in ("orientation", "gain", "offset") if k in check.findings]
     if abs(math.log(check.gain / believed["gain"])) < FACTOR and len(told) < 2:
         told = [text for text in told if text != check.findings.get("gain")]

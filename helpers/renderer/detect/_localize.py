@@ -22,6 +22,8 @@ from ..renderers.base import Renderer
 from ..renderers.gaussian import Gaussian2D
 from .finder import Finder
 
+MOST_FRAMES, MOST_PIXELS = 200, 2**24  # at a time
+
 
 def localize(
     frames: Array | Sequence[np.ndarray],
@@ -32,7 +34,7 @@ def localize(
     fixed: Mapping[str, Any] | None = None,
     mask: Array | None = None,
     saturation: float | None = None,
-    batch: int = 200,
+    batch: int | None = None,
     progress: bool = False,
     device: str | torch.device | None = None,
 ) -> np.recarray:
@@ -41,8 +43,8 @@ def localize(
     Parameters
     ----------
     frames : array or tensor (N, Y, X), or a sequence of (Y, X) frames
-        Photo-electrons. Of a sequence, such as a simulated movie or a memory map, only `batch`
-        frames are held at a time. For camera counts, (ADU - offset) / gain.
+        Photo-electrons. Of a sequence, such as a `helpers.io.Stack` or a simulated movie, only
+        `batch` frames are held at a time. For camera counts, (ADU - offset) / gain.
     psf : float or Renderer
         The standard deviation in px of a Gaussian spot, or a renderer with the parameters `x`,
         `y`, `photons` and `background`. Its image shape is then the size of the regions that are
@@ -58,8 +60,10 @@ def localize(
         True where a pixel counts.
     saturation : float, optional
         Pixels at or above it are left out; the column `masked` counts them.
-    batch : int
-        Frames at a time. The result does not depend on it.
+    batch : int, optional
+        Frames at a time. The result does not depend on it. Left out, 200 of small frames, and of
+        large ones as many as sixteen million pixels hold: a movie of any length and size takes some
+        hundred megabytes.
     progress : bool
         Show a progress bar.
     device : str or torch.device, optional
@@ -116,9 +120,10 @@ def localize(
     """
     if not 0 < false_alarms < 10:
         raise ValueError(f"false_alarms is {false_alarms}: give a rate per frame, such as 0.01")
-    if batch != int(batch) or batch < 1:
+    if batch is not None and (batch != int(batch) or batch < 1):
         raise ValueError(f"batch is {batch}: give a whole number of frames, at least 1")
     n_frames, shape = _size(frames)
+    batch = _batch(shape) if batch is None else int(batch)
     here: Any = pick_device(device)
     if isinstance(frames, torch.Tensor) and device is None:
         here = frames.device
@@ -129,10 +134,10 @@ def localize(
     if isinstance(frames, np.ndarray | Sequence):
         warn_of_camera(frames, noise, mask)
     tables = []
-    starts = range(0, n_frames, int(batch))
+    starts = range(0, n_frames, batch)
     with torch.no_grad():
-        for first in tqdm(starts, desc="frames", unit_scale=int(batch), disable=not progress):
-            counts = _read(frames, first, min(first + int(batch), n_frames), shape, here)
+        for first in tqdm(starts, desc="frames", unit_scale=batch, disable=not progress):
+            counts = _read(frames, first, min(first + batch, n_frames), shape, here)
             check_counts(noise, counts)
             use = allowed.expand_as(counts)
             use = use if saturation is None else use & (counts < saturation)
@@ -154,6 +159,15 @@ def _size(frames):
     return len(frames), tuple(int(n) for n in np.shape(frames[0]))
 
 
+def _batch(shape):
+    """The largest divisor of MOST_FRAMES of which all pixels are at most MOST_PIXELS.
+
+    A divisor, so that a movie in pieces of 200 frames gives the same bits as the whole.
+    """
+    fits = [n for n in range(1, MOST_FRAMES + 1) if n * math.prod(shape) <= MOST_PIXELS]
+    return max([n for n in fits if MOST_FRAMES % n == 0], default=1)
+
+
 def _read(frames, first, last, shape, device):
     """Frames `first` to `last` as one tensor of float32."""
     if isinstance(frames, np.ndarray) or is_tensor(frames):
@@ -164,7 +178,7 @@ def _read(frames, first, last, shape, device):
             raise ValueError(f"not all frames have the shape {shape} of the first: crop them")
         stack = np.stack(stack)
     counts = to_tensor(stack, device, torch.float32)
-    if not bool(counts.isfinite().all()):
+    if not bool(counts.sum().isfinite()) and not bool(counts.isfinite().all()):
         raise ValueError(
             f"frames {first} to {last - 1} hold NaN or infinity: put a number there and leave "
             "these pixels out by `mask`"

@@ -5,6 +5,7 @@ r"""The search for molecules in a batch of frames: propose, fit neighbours toget
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,11 +21,13 @@ from ...noise._checks import NoiseModel
 from ..mle.estimate import fit
 from ..mle.levenberg import noise_of
 from ..renderers.base import Renderer
+from . import _search_cpu
 from .matched_filter import MatchedFilter, threshold
 
 MOST = 12  # molecules fitted together
 PROPOSE = 0.8  # a peak above this part of the threshold is tried
 STEPS, TOLERANCE = 30, 0.02
+PIECE = 2**18  # pixels that are searched at once
 CACHE = 1_000_000  # numbers in the derivatives of the images that are fitted at once
 FAR = 1e6  # px between frames, where neighbours are sought in all frames at once
 
@@ -142,13 +145,7 @@ class Finder:
 
     def _cut(self, counts, use):
         """Regions about the peaks of each frame, with the peaks that they hold as starts."""
-        significance, photons = self._look(counts, use)
-        reach = math.ceil(self.filter.width)
-        top = F.max_pool2d(significance, (2 * reach + 1, 1), 1, (reach, 0))
-        top = F.max_pool2d(top, (1, 2 * reach + 1), 1, (0, reach))
-        frame, row, column = torch.nonzero(
-            (significance == top) & (significance > PROPOSE * self.threshold), as_tuple=True
-        )
+        frame, row, column, light = self._search(counts, use)
         height, width = self.renderer.image_shape
         first_row = (row - height // 2).clamp(0, self.shape[0] - height)
         first_column = (column - width // 2).clamp(0, self.shape[1] - width)
@@ -164,7 +161,6 @@ class Finder:
             counts[place], use[place], _cut_noise(self.noise, place[1:]), to_numpy(frame), middle,
             len(self.names),
         )  # fmt: skip
-        light = photons[frame, row, column]
         # every region starts with all peaks that it holds
         peak, region, rank = _held_peaks(regions, peaks, (width / 2, height / 2))
         peak, region, rank = (index[rank < MOST] for index in (peak, region, rank))
@@ -177,6 +173,20 @@ class Finder:
         regions.emitters[region, rank] = self._inside(start)
         regions.count += torch.bincount(region, minlength=len(regions.images))
         return regions, peaks
+
+    def _search(self, counts, use):
+        """Frame, row, column and light of the peaks, a few frames at a time: they stay in cache."""
+        reach, level = math.ceil(self.filter.width), PROPOSE * self.threshold
+        step = len(counts)
+        if counts.device.type == "cpu":
+            step = max(1, PIECE // counts[0].numel())
+        found = []
+        for first in range(0, len(counts), step):
+            part = slice(first, first + step)
+            significance, photons = self._look(counts[part], use[part])
+            frame, row, column = _peaks(significance, reach, level)
+            found.append((frame + first, row, column, photons[frame, row, column]))
+        return (torch.cat(columns) for columns in zip(*found, strict=True))
 
     def _look(self, counts, use):
         """The matched filter over whole frames, on a smooth background."""
@@ -337,6 +347,9 @@ class Finder:
         row = (values[:, 1] + (height - 1) / 2).round().long().clamp(0, height - 1)
 
         def about(image):
+            if image.device.type == "cpu":
+                at = (index.numpy() for index in (region, row, column))
+                return torch.from_numpy(_search_cpu.sums_about(image.numpy(), *at, half))
             side = 2 * half + 1
             image = F.avg_pool2d(F.pad(image, (half,) * 4)[:, None], (side, 1), 1)
             return side**2 * F.avg_pool2d(image, (1, side), 1)[region, 0, row, column]
@@ -351,7 +364,9 @@ def _cut_noise(noise, place):
     variance = getattr(noise, "variance", None)
     if np.ndim(variance) < 2:
         return noise
-    return type(noise)(to_tensor(variance, place[0].device)[place])
+    part = copy.copy(noise)  # its constructor may ask for more than a variance
+    part.variance = to_tensor(variance, place[0].device)[place]
+    return part
 
 
 def _level(images, use):
@@ -360,20 +375,38 @@ def _level(images, use):
     return torch.nan_to_num(pixels.nanmedian(1).values).clamp(min=0.1)
 
 
+def _peaks(significance, reach, level):
+    """Frame, row and column of the highest pixels of their neighbourhoods."""
+    if significance.device.type == "cpu":
+        return torch.from_numpy(_search_cpu.peaks(significance.numpy(), reach, level)).unbind(1)
+    top = F.max_pool2d(significance, (2 * reach + 1, 1), 1, (reach, 0))
+    top = F.max_pool2d(top, (1, 2 * reach + 1), 1, (0, reach))
+    return torch.nonzero((significance == top) & (significance > level), as_tuple=True)
+
+
 def _smooth_background(counts, use, size):
     """Medians of blocks of pixels, interpolated."""
     height, width = counts.shape[1:]
     rows, columns = (max(1, round(n / size)) for n in (height, width))
-    pixels = torch.where(use, counts, torch.nan)
-    levels = torch.stack(
-        [
-            torch.stack([_nanmedian(block) for block in strip.tensor_split(columns, 2)], 1)
-            for strip in pixels.tensor_split(rows, 1)
-        ],
-        1,
-    )
+    if counts.device.type == "cpu":
+        levels = counts.new_empty(len(counts), rows, columns)
+        edges = _edges(height, rows), _edges(width, columns)
+        given = counts.contiguous().numpy(), use.contiguous().numpy()
+        _search_cpu.block_medians(*given, *edges, levels.numpy())
+    else:
+        pixels = torch.where(use, counts, torch.nan)
+        strips = pixels.tensor_split(rows, 1)
+        blocks = [[_nanmedian(b) for b in strip.tensor_split(columns, 2)] for strip in strips]
+        levels = torch.stack([torch.stack(line, 1) for line in blocks], 1)
     smooth = F.interpolate(levels[:, None], (height, width), mode="bilinear", align_corners=False)
     return smooth[:, 0].clamp(min=1e-3)
+
+
+def _edges(n, parts):
+    """Edges of `parts` pieces of `n` pixels, as `torch.tensor_split` cuts them."""
+    sizes = np.full(parts, n // parts)
+    sizes[: n % parts] += 1
+    return np.concatenate([[0], np.cumsum(sizes)])
 
 
 def _nanmedian(block):

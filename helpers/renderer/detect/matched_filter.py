@@ -6,13 +6,10 @@ import math
 from collections.abc import Mapping
 
 import torch
-from scipy.ndimage import correlate1d
 from scipy.optimize import brentq
 
-from ..._arrays import to_numpy
 from ..renderers.base import Renderer
-
-SEPARABLE = 192  # px: from this side on two correlations are faster than two products
+from ._search_cpu import correlate
 
 
 class MatchedFilter:
@@ -108,20 +105,15 @@ class MatchedFilter:
 
     def _apply(self, products, images):
         height, width = images.shape[1:]
-        if images.device.type == "cpu" and max(height, width) >= SEPARABLE:
-            return sum(_separable(images, column, row) for column, row in products)
+        if images.device.type == "cpu":
+            found, given = torch.zeros_like(images), images.contiguous().numpy()
+            for column, row in products:
+                correlate(given, column.to(images).numpy(), row.to(images).numpy(), found.numpy())
+            return found
         return sum(
             _banded(column.to(images), height) @ images @ _banded(row.to(images), width).mT
             for column, row in products
         )
-
-
-def _separable(images, column, row):
-    """The same on the CPU, whose cost per pixel does not grow with the frame."""
-    found = to_numpy(images)
-    for kernel, axis in ((column, 1), (row, 2)):
-        found = correlate1d(found, to_numpy(kernel), axis, mode="constant")
-    return torch.from_numpy(found)
 
 
 def _banded(kernel, n):
