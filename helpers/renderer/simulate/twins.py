@@ -115,3 +115,41 @@ def bead_in_air() -> dict[str, Any]:
     image[:, 98:159, 101:162] += 1.7e6 * psf
     grey = 100 + 0.46 * (rng.poisson(image) + 2 * rng.standard_normal(image.shape))
     return {"image": np.round(grey).clip(0, 65535).astype(np.uint16)}
+
+
+def two_colour_beads() -> dict[str, Any]:
+    """Beads that a camera sees twice, in two colours side by side, in grey levels.
+
+    Returns
+    -------
+    dict
+        ``"img"`` (121, 421) uint16: 13 grey levels for each photo-electron on an offset of 180.
+        The right half shows the places of the left one turned, scaled and shifted a little.
+
+    Examples
+    --------
+    >>> two_colour_beads()["img"].shape
+    (121, 421)
+    """
+    rng, places = np.random.default_rng(63), np.zeros((0, 2))
+    while len(places) < 34:
+        place = rng.uniform((-50, -95), (50, 95))
+        if not len(places) or np.hypot(*(places - place).T).min() > 9:
+            places = np.concatenate([places, place[None]])
+    light = rng.uniform(1500, 6000, len(places))
+    rows, columns = np.mgrid[:121, :421]
+    rate = 3 + 9 * np.exp(-((rows - 60) ** 2 + (columns % 211 - 105) ** 2) / 6000.0)
+    turned = places @ np.array([[1.002, -0.006], [0.006, 1.001]]).T + (0.7, 1.3)
+    for middle, seen, colour, share in ((105, places, 0.58, 1.0), (315, turned, 0.68, 0.7)):
+        scope = Microscope(wavelength=colour, pixel_size=0.10)
+        for (y, x), n in zip(seen, share * light, strict=True):
+            row, column = round(60 + y), round(middle + x)
+            part = np.s_[row - 9 : row + 10, column - 9 : column + 10]
+            here = rate[part]  # less where a bead hangs over the rim
+            bead = aberrated_psf(
+                (19, 19), {5: 0.04, 8: 0.05}, x=middle + x - column, y=60 + y - row,
+                microscope=scope,
+            )  # fmt: skip
+            here += n * bead.reshape(19, 19)[: here.shape[0], : here.shape[1]]
+    grey = 180 + 13 * (rng.poisson(rate) + 1.0 * rng.standard_normal(rate.shape))
+    return {"img": np.round(grey).clip(0, 65535).astype(np.uint16)}

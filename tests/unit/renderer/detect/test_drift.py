@@ -1,9 +1,16 @@
-"""Drift, blinks, limits and precision of a table of molecules, against their truth."""
+"""Drift, blinks, limits, precision and channels of a table of molecules, against their truth."""
 
 import numpy as np
 import pytest
 
-from helpers.renderer.detect import Drift, find_drift, link, nearest_neighbour_precision, select
+from helpers.renderer.detect import (
+    Drift,
+    find_drift,
+    link,
+    nearest_neighbour_precision,
+    register_channels,
+    select,
+)
 
 
 def seen(seed, n=20_000, n_frames=10_000, error=0.1):
@@ -78,3 +85,73 @@ def test_limits_count_what_they_take():
     assert kept.a.tolist() == [1, 4] and reasons == {"a": 1, "b": 2, "kept": 2}
     with pytest.raises(ValueError, match="no column c"):
         select(table, {"c": (0, 1)})
+
+
+# --- two colour channels
+
+BETWEEN = np.array([[1.004, 0.012, 229.3], [-0.011, 0.997, -4.2]])
+
+
+def channel(places, frame=None):
+    columns = list(places.T) if frame is None else [*places.T, frame]
+    return np.rec.fromarrays(columns, names="x,y" if frame is None else "x,y,frame")
+
+
+def two_channels(n, error, lost=0.0, extra=0, seed=0):
+    """Places in both channels, a share of them lost in each and others added to each."""
+    rng = np.random.default_rng(seed)
+    here = rng.uniform(-60, 60, (n, 2))
+    there = here @ BETWEEN[:, :2].T + BETWEEN[:, 2]
+    order = rng.permutation(n)
+    channels = []
+    for places, middle in ((here, 0.0), (there[order], BETWEEN[:, 2])):
+        places = places[rng.random(n) >= lost]
+        places = places + error * rng.standard_normal(places.shape)
+        channels.append(np.concatenate([places, middle + rng.uniform(-60, 60, (extra, 2))]))
+    return channels
+
+
+def test_without_errors_the_map_is_exact():
+    one, other = two_channels(30, 0.0)
+    found = register_channels(channel(one), channel(other))
+    np.testing.assert_allclose(found.affine, BETWEEN, atol=1e-9)
+    assert found.residual < 1e-9 and len(found.pairs) == 30
+    moved = found.apply(channel(one))
+    i, j = found.pairs.T
+    np.testing.assert_allclose(moved.x[i], other[j, 0], atol=1e-9)
+    np.testing.assert_allclose(moved.y[i], other[j, 1], atol=1e-9)
+
+
+def test_the_residual_is_the_error_of_both_channels():
+    """Also where a fifth is seen in one channel only, beside as many false ones."""
+    one, other = two_channels(400, 0.1, lost=0.2, extra=80, seed=1)
+    found = register_channels(channel(one), channel(other))
+    assert found.residual == pytest.approx(0.1 * np.sqrt(2), rel=0.2)
+    corners = np.array([[x, y, 1.0] for x in (-60, 60) for y in (-60, 60)])
+    assert abs(corners @ (found.affine - BETWEEN).T).max() < 0.1
+
+
+def test_molecules_of_different_frames_are_no_pair():
+    one, other = two_channels(60, 0.0, seed=2)
+    frame = np.arange(60) % 5
+    nearest = np.linalg.norm(
+        (one @ BETWEEN[:, :2].T + BETWEEN[:, 2])[:, None] - other[None], axis=-1
+    ).argmin(1)
+    theirs = np.empty(60, int)
+    theirs[nearest] = frame
+    found = register_channels(channel(one, frame), channel(other, theirs))
+    assert len(found.pairs) == 60
+    np.testing.assert_array_equal(frame[found.pairs[:, 0]], theirs[found.pairs[:, 1]])
+    with pytest.raises(ValueError, match="no frame in common"):
+        register_channels(channel(one, frame), channel(other, theirs + 100))
+
+
+def test_what_cannot_be_registered_is_refused():
+    one, other = two_channels(30, 0.0, seed=3)
+    with pytest.raises(ValueError, match="radius is 0: give the largest"):
+        register_channels(channel(one), channel(other), 0)
+    with pytest.raises(ValueError, match="30 and 4 molecules: at least 6 are needed"):
+        register_channels(channel(one), channel(other[:4]))
+    other[:, 0] *= -1
+    with pytest.raises(ValueError, match="mirrored in neither"):
+        register_channels(channel(one), channel(other), 0.3)

@@ -6,7 +6,15 @@ import torch
 
 from helpers.noise import SCMOS, Poisson
 from helpers.renderer import mle
-from helpers.renderer.detect import MatchedFilter, localize, match
+from helpers.renderer.detect import (
+    MatchedFilter,
+    _localize,
+    _search_cpu,
+    finder,
+    localize,
+    match,
+    matched_filter,
+)
 from helpers.renderer.detect.matched_filter import threshold
 from helpers.renderer.renderers import Gaussian2D, Gaussian3D, Spline2D
 from helpers.renderer.simulate import blinking_movie, crowded_frames, spots_image
@@ -268,3 +276,79 @@ FRAMES = np.full((2, 20, 20), 5.0)
 def test_nonsense_is_refused_with_a_reason(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+# --- the search over whole frames
+
+
+def test_frames_are_held_by_their_pixels(monkeypatch):
+    """A movie of large frames takes no more memory than one of small frames."""
+    assert [_localize._batch((n, n)) for n in (32, 512, 2048, 8192)] == [200, 50, 4, 1]
+    held, read = [], _localize._read
+    monkeypatch.setattr(_localize, "_read", lambda *a: held.append(a[2] - a[1]) or read(*a))
+    monkeypatch.setattr(_localize, "MOST_PIXELS", 5 * 40 * 40)
+    frames, _ = crowded_frames(13, (40, 40), emitters=2, sigma=1.3, read_noise=0, seed=2011)
+    assert len(localize(frames, 1.3, device="cpu")) > 5 and held == [5, 5, 3]
+
+
+def test_the_compiled_search_is_that_of_torch():
+    """What a graphics card runs, written out: products with bands, medians, pooled maxima."""
+    rng = np.random.default_rng(2013)
+    images = torch.as_tensor(rng.poisson(3.0, (2, 37, 53)).astype("f4"))
+    use = torch.as_tensor(rng.random((2, 37, 53)) > 0.1)
+    use[0, :13, :14] = False  # a block without a pixel
+    apply = MatchedFilter(Gaussian2D((13, 13)), {"sigma": 1.3})._apply
+    column, row = torch.rand(9) + 0.1, torch.rand(7) - 0.5
+    wanted = matched_filter._banded(column, 37) @ images @ matched_filter._banded(row, 53).mT
+    torch.testing.assert_close(apply([(column, row)], images), wanted, rtol=1e-5, atol=1e-4)
+    rows, columns = finder._edges(37, 3), finder._edges(53, 4)
+    levels = np.empty((2, 3, 4), "f4")
+    _search_cpu.block_medians(images.numpy(), use.numpy(), rows, columns, levels)
+    pixels = torch.where(use, images, torch.nan)
+    for r, strip in enumerate(pixels.tensor_split(3, 1)):
+        for c, block in enumerate(strip.tensor_split(4, 2)):
+            np.testing.assert_array_equal(levels[:, r, c], finder._nanmedian(block))
+    assert levels[0, 0, 0] == 0
+    smooth = torch.nn.functional.avg_pool2d(images, 3, 1, 1)  # with ties
+    top = torch.nn.functional.max_pool2d(smooth, 5, 1, 2)
+    expected = torch.nonzero((smooth == top) & (smooth > 3.5))
+    assert len(expected) > 10
+    np.testing.assert_array_equal(_search_cpu.peaks(smooth.numpy(), 2, 3.5), expected)
+    padded = torch.nn.functional.pad(images, (3,) * 4)
+    for place in ((0, 0, 0), (1, 36, 52), (0, 20, 30)):
+        k, row, column = place
+        wanted = padded[k, row : row + 7, column : column + 7].sum().item()
+        at = (np.array([index]) for index in place)
+        assert _search_cpu.sums_about(images.numpy(), *at, 3)[0] == wanted
+
+
+def test_a_camera_of_a_users_own_is_cut_with_the_frames():
+    class Cooled(SCMOS):
+        def __init__(self, variance, temperature):
+            super().__init__(variance)
+            self.temperature = temperature
+
+    frames, _ = crowded_frames(
+        3, (40, 40), emitters=2, present=1, sigma=1.3, read_noise=2, seed=2012
+    )
+    variance = np.full((40, 40), 4.0)
+    own = localize(frames, 1.3, Cooled(variance, -20), device="cpu")
+    same = localize(frames, 1.3, SCMOS(variance), device="cpu")
+    np.testing.assert_allclose(own.x, same.x, atol=1e-3)
+    assert len(own) > 2
+
+
+def test_depths_are_matched_and_scored():
+    truth = {"x": [0.0, 5.0, 9.0], "y": [0.0, 0.0, 0.0], "z": [0.0, 0.3, -0.2]}
+    found = {"x": [0.1, 5.1, 9.1], "y": [0.0, 0.0, 0.0], "z": [0.02, 0.32, 0.6]}
+    flat, deep = match(found, truth, 1.0), match(found, truth, 1.0, depth=0.5)
+    assert flat.n_matched == 3 and np.isnan(flat.rmse_z)
+    assert (deep.n_matched, deep.n_missed, deep.n_extra) == (2, 1, 1) and deep.jaccard == 0.5
+    assert deep.rmse_z == pytest.approx(0.02) and deep.rmse == pytest.approx(0.1 / 2**0.5)
+    # 10 nm in the plane, with weight 1; 20 nm along z, with weight 1/2: the same
+    assert deep.efficiency(0.1) == pytest.approx(100 - np.hypot(50, 10))
+    assert flat.efficiency(0.1) == pytest.approx(90)
+    with pytest.raises(ValueError, match="no columns `x` and `y` and `z`"):
+        match({"x": [0.0], "y": [0.0]}, truth, 1.0, depth=0.5)
+    with pytest.raises(ValueError, match="depth is 0: give the largest"):
+        match(found, truth, 1.0, depth=0)
