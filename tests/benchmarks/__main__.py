@@ -31,6 +31,7 @@ BENCHMARKS = (
     "renderer_mle",
     "renderer_deconvolve",
     "renderer_crowded",
+    "renderer_chain",
     "jobs",
 )
 
