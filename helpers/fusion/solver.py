@@ -469,7 +469,7 @@ def _warn_of_units(images: Images, weights: np.ndarray, gamma: float) -> None:
 def _warn_of_better(images: Images, fused: Callable[[Any, Any, str], np.ndarray]) -> None:
     """Say so where a filter, or the guide's iteration, knows hidden pixels clearly better."""
     cut = [(max(n - JUDGED, 0) // 2, min(n, JUDGED)) for n in images.maps.shape[-2:]]
-    field = (..., *(slice(first, first + n) for first, n in cut))
+    field: Any = (..., *(slice(first, first + n) for first, n in cut))
 
     def part(image: torch.Tensor, ndim: int) -> np.ndarray:
         return to_numpy(image[0] if image.ndim > ndim else image)[field]  # of a batch, the first
