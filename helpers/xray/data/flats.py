@@ -68,8 +68,7 @@ def flat(
     more than 3.3 times that; or if its scatter in time differs from theirs by six robust standard
     deviations of such differences and by half. In darks the mean is judged as the scatter is, and
     has to differ by a tenth. Against `white`, `drift` is a median, so that a few droplets that
-    cross the field do not count. Used in
-    :doc:`/book/start/your_data/xray`.
+    cross the field do not count. Used in :doc:`/book/xray/07_your_recording`.
 
     Examples
     --------
