@@ -23,6 +23,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import pooch
 import requests
+from scipy.io import loadmat
 
 from .io.files import load_h5, load_tif
 from .io.stacks import Stack
@@ -336,9 +337,11 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         return load_h5(path)[0]
     if path.suffix in (".tif", ".tiff"):
         return {"image": load_tif(path).image}
+    if path.suffix == ".mat":  # its single numbers are on the card
+        return {k: v for k, v in loadmat(path).items() if k[0] != "_" and v.size > 1}
     if path.suffix == ".bcf":
         return _read_bcf(path)
-    raise ValueError(f"{path.name}: use .npz, .h5, .tif or .bcf in the registry")
+    raise ValueError(f"{path.name}: use .npz, .h5, .tif, .mat or .bcf in the registry")
 
 
 def _read_bcf(path: Path) -> dict[str, np.ndarray]:

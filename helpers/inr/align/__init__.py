@@ -1,5 +1,6 @@
 """Alignment: the geometry of an instrument from its own images, before any reconstruction."""
 
+from .leds import LedAlignment, leds
 from .tilts import TiltAlignment, tilts
 
-__all__ = ["TiltAlignment", "tilts"]
+__all__ = ["LedAlignment", "TiltAlignment", "leds", "tilts"]

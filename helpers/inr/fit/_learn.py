@@ -13,6 +13,7 @@ from ..._arrays import to_numpy
 from .losses import Loss
 
 STEP = 0.05  # of a number at full rate, in its unit: a twentieth of a pixel, or of a degree
+MOST_ERRORS = 64  # numbers of one name; a map, such as a pupil, has no error of each point
 
 
 class Learnt(nn.Module):
@@ -46,7 +47,9 @@ class Learnt(nn.Module):
         self.voxel_size = getattr(operator, "voxel_size", None)
         known = operator.parameters()
         self.start = {name: known[name].to(device, torch.float32) for name in learn}
-        self.scale = STEP / rate
+        own = getattr(operator, "learning_steps", {})
+        self.step = {name: own.get(name, STEP) for name in learn}
+        self.rate = rate
         self.change = nn.ParameterDict(
             {name: nn.Parameter(torch.zeros_like(value)) for name, value in self.start.items()}
         )
@@ -54,7 +57,8 @@ class Learnt(nn.Module):
     def values(self) -> dict[str, torch.Tensor]:
         """The numbers as they are now, by name."""
         return {
-            name: value + self.operator.without_freedom(name, self.scale * self.change[name])
+            name: value
+            + self.operator.without_freedom(name, self.step[name] / self.rate * self.change[name])
             for name, value in self.start.items()
         }
 
@@ -84,16 +88,20 @@ class Learnt(nn.Module):
         here = predict({name: value.clone() for name, value in values.items()})
         curvature = curvature_of(loss, (here + background).clamp(min=1e-6), data)
         errors = {}
+        known = getattr(self.operator, "of_each_view", None)
         for name, value in values.items():
             # every view depends on its own numbers alone: one call for all views
             of_view = value.ndim > 0 and data.ndim > 1 and len(value) == len(data)
+            of_view = of_view if known is None else name in known
             columns = value[0].numel() if of_view else value.numel()
-            found = []
+            if columns > MOST_ERRORS:
+                continue
+            size, found = self.step[name], []
             for k in range(columns):
                 step = torch.zeros_like(value).reshape(-1, columns)
-                step[:, k] = STEP
+                step[:, k] = size
                 ahead = predict(values | {name: value + step.reshape(value.shape)})
-                told = curvature * ((ahead - here) / STEP) ** 2
+                told = curvature * ((ahead - here) / size) ** 2
                 told = told.flatten(1).sum(1) if of_view else told.sum()
                 found.append(told.clamp(min=1e-30).rsqrt())
             errors[name] = to_numpy(torch.stack(found, -1).reshape(value.shape))
