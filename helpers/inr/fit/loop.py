@@ -56,7 +56,7 @@ class FieldFit:
         By name: what was found of the operator with the volume.
     errors : dict of arrays
         Standard error of each of these numbers if the volume and the others were known, from the
-        curvature of the loss; the true ones are larger.
+        curvature of the loss; the true ones are larger. A map, such as a pupil, has none.
     goodness : array (V,)
         Of each view: mean of the squared residual over the variance that the loss assumes. About
         1 where the model explains the view; a view or a few that stand out are wrong.
