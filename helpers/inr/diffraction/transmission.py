@@ -90,10 +90,10 @@ def fit_transmission(
 
     by L-BFGS. Every LED looks at another part of the spectrum :math:`\hat t`, the middle is seen
     often and the rim once. So the unknown is :math:`\hat t` times the root of how often it is
-    seen, and every other number in a unit that changes the sum as much: without that the same
-    search takes ten times as long. Where the amplitude is right, its step is that of alternating
-    projections, and with the pupil in `learn` it is the joint form of embedded pupil recovery
-    :cite:p:`ou2014`. `helpers.inr.fit.fit` finds the same under a prior, or with a field.
+    seen, and every other number in a unit that changes the sum about as much. Where the amplitude
+    is right, its step is that of alternating projections, and with the pupil in `learn` it is the
+    joint form of embedded pupil recovery :cite:p:`ou2014`. `helpers.inr.fit.fit` finds the same
+    under a prior, or with a field.
 
     Derived in :doc:`/book/inr/10_measured_leds`.
 
@@ -173,7 +173,17 @@ def fit_transmission(
 
 
 def explained(predicted: Array, measured: Array) -> np.ndarray:
-    """Share (L,) of the variance of each image's amplitude; brightness is left free.
+    """Share of the variance of each image's amplitude that is predicted; brightness is left free.
+
+    Parameters
+    ----------
+    predicted, measured : (L, Y, X) array or tensor
+        Intensities, each in a unit of its own; below zero counts as zero.
+
+    Returns
+    -------
+    (L,) array
+        1 for images that differ by a factor only. Used in :doc:`/book/inr/10_measured_leds`.
 
     Examples
     --------
