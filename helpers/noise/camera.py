@@ -313,7 +313,7 @@ def _about_gain(gain: float, std: float, believed: float) -> str:
     if abs(gain * believed - 1) < 0.3 and abs(math.log(believed)) > 0.2:
         advice = "it looks like its inverse, photo-electrons per ADU"
     elif 1.6 < gain / believed < 2.5:
-        advice = "twice as much is what electron multiplication does: is it an EMCCD?"
+        advice = "twice as much is what electron multiplication does: use EMCCD if it is one"
     return f"the movie has a gain of {gain:.3g} +- {std:.2g}, but {believed:.3g} is given: {advice}"
 
 
