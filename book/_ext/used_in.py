@@ -77,6 +77,11 @@ def key(thing):
     return getattr(thing, "__module__", None), getattr(thing, "__qualname__", None)
 
 
+def shortest(name):
+    """Rank the names of one thing: the reference's entry is that of the shortest path."""
+    return name.count("."), name
+
+
 def read_pages(app, env, added, changed, removed):
     """Read what each page uses; the reference is read again where that has changed."""
     before, env.helpers_used = getattr(env, "helpers_used", {}), {}
@@ -95,7 +100,10 @@ def list_pages(app, what, name, thing, options, lines):
     env = app.env
     env.metadata[env.docname]["documents_helpers"] = True
     env.helpers_documented = getattr(env, "helpers_documented", {})
-    env.helpers_documented.setdefault(key(thing), (env.docname, name))
+    known = env.helpers_documented.get(key(thing), (env.docname, name))
+    env.helpers_documented[key(thing)] = min(
+        known, (env.docname, name), key=lambda e: shortest(e[1])
+    )
     pages = [page for page, found in env.helpers_used.items() if key(thing) in found]
     if pages:
         lines += ["", ".. rubric:: Used in", "", ", ".join(f":doc:`/{page}`" for page in pages), ""]

@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 import nbformat
 import pytest
 from bs4 import BeautifulSoup
-from used_in import origin, used
+from used_in import origin, shortest, used
 
 from tests.book_files import ROOT, code_cells, source, toc_pages
 
@@ -170,7 +170,7 @@ def documented():
         if page.startswith("book/api/"):
             for entry in parse(ROOT / "_build" / "html" / f"{page}.html").select("dl.py > dt[id]"):
                 if where := origin(entry["id"]):
-                    found.setdefault(where, entry["id"])
+                    found[where] = min(found.get(where, entry["id"]), entry["id"], key=shortest)
     return found
 
 
