@@ -21,8 +21,7 @@ from ..xray.cameras import SCALE, Transform, pad_to, register
 from ..xray.data.folders import ActualPairs
 from ..xray.data.metadata import read_shimadzu
 from ..xray.data.recording import read_recording
-from ..xray.reconstruct.movie import _Samples as Samples
-from ..xray.reconstruct.movie import reconstruct
+from ..xray.reconstruct.movie import MovieSamples, reconstruct
 from ._declare import AtLeast, Count, Exactly, File, Positive
 from ._run import Outcome, Task, assembled
 from ._xray_train import trained, two
@@ -237,7 +236,7 @@ def _opened(
     dark: Any,
     offset_ns: int,
     mirrored: bool,
-) -> Samples:
+) -> MovieSamples:
     """Samples of a recording, or of a movie on one grid; a process opens them once."""
     known = None if clock is None else TemporalCalibration.load(clock)
     if path.is_dir():
@@ -251,14 +250,14 @@ def _opened(
         lr, hr, key_times = _both(path, mirrored)
         key_times = key_times if known is None else known.times(key_times)
         movie = SimpleNamespace(truth=None, lr=lr, hr=hr, key_times=key_times)
-    return Samples(movie, mode)
+    return MovieSamples(movie, mode)
 
 
 @dataclass
 class _Part:
     """Some of the samples of a movie, as `reconstruct` takes them."""
 
-    samples: Samples
+    samples: MovieSamples
     numbers: Sequence[int]
 
     def __post_init__(self) -> None:

@@ -242,7 +242,7 @@ def reconstruct(
         raise ValueError(f"mode is {mode!r}: use 'continuous' or 'double'")
     if isinstance(net, FlowNet):
         raise ValueError("this network aligns two cameras and fuses nothing: load another")
-    samples = _Samples(movie, mode, camera, getattr(net, "trained_for", None))
+    samples = MovieSamples(movie, mode, camera, getattr(net, "trained_for", None))
     device = pick_device(device)
     module = net if isinstance(net, torch.nn.Module) else torch.nn.Module()
     training = module.training
@@ -305,7 +305,7 @@ def reconstruct(
     return replace(result, **kept.finish(result._tree(), result._notes(), result._calibration()))
 
 
-class _Samples:
+class MovieSamples:
     """The samples of a movie, in the order of their times."""
 
     def __init__(
