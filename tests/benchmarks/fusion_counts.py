@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from helpers.fusion import fuse_counts, simulate
+from helpers.fusion import bootstrap, fuse_counts, register, simulate
 from helpers.metrics import nrmse
 from helpers.noise import anscombe, inverse_anscombe
 from helpers.tv import prox_tv
@@ -20,13 +21,106 @@ SEEDS = (0, 1, 2)
 SIZE, SIZE_OTHERS = 192, 128
 CONTINUUM = 0.05
 PEAK = 2000  # HAADF electrons
+LONG = 1e4  # counts of a scan that shows what any shorter one is expected to count
 
 
 def run(options):
-    """The crystal at full size, then specimens that the candidates were not made for."""
+    """Time, coverage, drift; the crystal, then specimens the candidates were not made for."""
+    yield _seconds()
     with threads(1):
+        yield _coverage()
+        yield _drift()
         yield _crystal()
         yield _others()
+
+
+def _seconds(size=256, n=32):
+    table = Table(
+        f"dysco3, {size} x {size} x 3 at 2 counts",
+        ("call", "threads", "s", "CPU s", "wanted s"),
+        notes=[f"bootstrap: {n} replicates"],
+    )
+    data = simulate("dysco3", counts=2, seed=0, size=size)
+    with threads(1):
+        fused, *times = _timed(lambda: fuse_counts(data.haadf, data.counts))
+    table.rows.append(("fuse_counts", 1, *times, "<= 15"))
+    with threads(2):
+        _, *times = _timed(lambda: bootstrap(fused, n))
+    table.rows.append(("bootstrap", 2, *times, "<= 60"))
+    return table
+
+
+def _timed(call):
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = call()
+    return result, time.perf_counter() - wall, time.process_time() - cpu
+
+
+def _coverage(size=96, n=16, level=0.9):
+    table = Table(
+        f"share of pixels that intervals of {100 * level:.0f} % cover, {size} px",
+        ("specimen", "counts", "mean", "worst element", "wanted"),
+        notes=[
+            f"{n} replicates, mean of {len(SEEDS)} seeds and of all elements",
+            "the background is given, as spectra give it",
+        ],
+    )
+    for kind in ("dysco3", *SPECIMENS):
+        for counts in (0.5, 4.0):
+            shares = []
+            for seed in SEEDS:
+                data = specimen(kind, counts, seed, size)
+                under = {e: data.expected[e] - t for e, t in data.truth.items()}
+                fused = fuse_counts(data.haadf, data.counts, background=under, seed=seed)
+                found = bootstrap(fused, n, level=level, seed=seed)
+                shares.append([
+                    np.mean((found.low[e] <= t) & (t <= found.high[e]))
+                    for e, t in data.truth.items()
+                ])  # fmt: skip
+            each = 100 * np.mean(shares, axis=0)
+            table.rows.append((kind, counts, float(each.mean()), float(each.min()), "85 to 95"))
+    return table
+
+
+def _drift(size=96, seeds=8):
+    """Fields whose value is known at any place, so that nothing is interpolated."""
+    table = Table(
+        f"register against a clean image, {size} px, rms error in px of {seeds} fields",
+        ("drift", "counts at the peak", "along y", "along x", "error it states", "wanted"),
+    )
+    t = np.arange(size)[:, None] / size
+    slow = np.concatenate([4 * t**2 - 1, 6 * t - 2], axis=1)
+    kinds = {"rigid": np.array([[3.3, -5.7]]) + 0 * slow, "slow, by rows": slow,
+             "slow, and rows that jump by 0.1, 0.5": slow}  # fmt: skip
+    for kind, shifts in kinds.items():
+        for dose in (50, 500):
+            errors, stated = [], []
+            for seed in range(seeds):
+                rng = np.random.default_rng([seed, dose])
+                moved = shifts + ("jump" in kind) * rng.normal(0, (0.1, 0.5), (size, 2))
+                image, reference = _scanned(rng, size, moved, dose)
+                found = register(image, reference, rows=kind != "rigid")
+                errors.append(found.rows - moved)
+                stated.append(np.broadcast_to(found.error, moved.shape))
+            rms = np.sqrt(np.mean(np.square(errors), axis=(0, 1)))
+            told = float(np.sqrt(np.mean(np.square(stated))))
+            table.rows.append((kind, dose, *map(float, rms), told, "<= 0.2"))
+    return table
+
+
+def _scanned(rng, size, shifts, dose):
+    """An image whose rows have their own shifts, and the same field at rest."""
+    centres, radii = rng.random((30, 2)) * (size + 40) - 20, rng.uniform(3, 9, 30)
+    y, x = np.mgrid[:size, :size].astype(float)
+
+    def field(y, x):
+        return sum(
+            np.exp(-0.5 * ((y - r) ** 2 + (x - c) ** 2) / radius**2)
+            for (r, c), radius in zip(centres, radii, strict=True)
+        )
+
+    image = rng.poisson(dose * field(y + shifts[:, :1], x + shifts[:, 1:]))
+    return image, rng.poisson(20 * dose * field(y, x)) / (20 * dose)
 
 
 def _crystal():
@@ -121,21 +215,26 @@ def _bm3d(data):
 
 
 def specimen(kind, counts, seed, size=SIZE_OTHERS):
-    """Counts, HAADF and truth of a specimen, one by name of `SPECIMENS`."""
-    if kind == "core_shell":
-        return simulate("core_shell", counts=counts, seed=seed, size=size)
+    """Counts and what they are expected to be, HAADF and truth, by name of a specimen."""
+    if kind in ("core_shell", "dysco3"):
+        data, long = (simulate(kind, counts=c, seed=seed, size=size) for c in (counts, LONG))
+        expected = {e: np.maximum(counts / LONG * c, data.truth[e]) for e, c in long.counts.items()}
+        return SimpleNamespace(
+            counts=data.counts, expected=expected, haadf=data.haadf, truth=data.truth
+        )
     rng = np.random.default_rng([seed, size])
     amounts, brightness, distort = SPECIMENS[kind](size)
     continuum = sum(amounts.values()) / sum(a.mean() for a in amounts.values())
-    truth, measured = {}, {}
+    truth, expected, measured = {}, {}, {}
     for element, amount in amounts.items():
-        expected = amount / amount.mean() + CONTINUUM * continuum
-        scale = counts / expected.mean()
+        seen = amount / amount.mean() + CONTINUUM * continuum
+        scale = counts / seen.mean()
         truth[element] = scale * amount / amount.mean()
-        measured[element] = rng.poisson(scale * expected)
+        expected[element] = scale * seen
+        measured[element] = rng.poisson(expected[element])
     matter = distort(sum(brightness[e] * a for e, a in amounts.items()))
     haadf = rng.poisson(PEAK * np.minimum(matter / matter.max(), 1)).astype(float)
-    return SimpleNamespace(counts=measured, haadf=haadf, truth=truth)
+    return SimpleNamespace(counts=measured, expected=expected, haadf=haadf, truth=truth)
 
 
 def _lattice(size, cell, offset, shape):
