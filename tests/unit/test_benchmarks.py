@@ -47,9 +47,9 @@ def test_the_published_projection_drops_the_border_and_nothing_else():
     image = np.random.default_rng(0).normal(1.0, 0.1, (64, 64))
     x = published_loop.published_projection(image, 0.1, 200)
     expected = prox_tv(image, 0.1, n_iter=200, kind="anisotropic").x
-    assert np.abs(x - expected)[:40, :40].max() < 1e-3
-    assert x[-1].std() > 3 * expected[-1].std()
-    assert x[:, -1].std() > 3 * expected[:, -1].std()
+    assert np.abs(x - expected)[:40, :40].max() < 0.01
+    assert x[-1].std() > 1.5 * expected[-1].std()
+    assert x[:, -1].std() > 1.5 * expected[:, -1].std()
 
 
 def test_the_command_runs_and_its_solvers_agree(tmp_path):

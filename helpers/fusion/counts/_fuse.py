@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol, TypeAlias, cast
 
 import numpy as np
-from scipy.ndimage import binary_opening, gaussian_filter
+from scipy.ndimage import gaussian_filter
 
 from ..._arrays import Array, to_numpy
 from ...noise.counting import thin
@@ -28,6 +28,7 @@ from ..model import calibrate_weights
 from ._candidates import candidates
 from ._choose import Choice, choose
 from ._result import CountFusion
+from ._vacuum import vacuum
 
 Background: TypeAlias = "float | Array | Mapping[str, float | Array] | None"
 SMALLEST = 16  # pixels along an edge
@@ -236,11 +237,11 @@ def _background(
     """Background of each element in every pixel, the error of its total, and where it is from."""
     field = y.shape[1:]
     if given is None:
-        vacuum = _vacuum(image)
-        n = int(vacuum.sum())
+        empty = vacuum(image)
+        n = int(empty.sum())
         if n == 0:
             return dict.fromkeys(names, np.zeros(field)), dict.fromkeys(names, 0.0), "none: 0"
-        level = y[:, vacuum].astype(float).mean(1)
+        level = y[:, empty].astype(float).mean(1)
         found = {name: np.full(field, b) for name, b in zip(names, level, strict=True)}
         errors = {name: float(np.sqrt(max(b, 1 / n) / n) * image.size)
                   for name, b in zip(names, level, strict=True)}  # fmt: skip
@@ -264,12 +265,3 @@ def _background(
                 f"{y[e].sum():.0f}: it is expected counts a pixel, of the same window"
             )
     return found, dict.fromkeys(names, 0.0), origin
-
-
-def _vacuum(image: np.ndarray) -> np.ndarray:
-    """Dark regions of the HAADF that are wider than what lies between two columns of atoms."""
-    smooth = gaussian_filter(image, 2)
-    low, high = smooth.min(), np.quantile(smooth, 0.99)
-    wide = max(9, min(image.shape) // 16)
-    dark = smooth < low + 0.05 * (high - low)
-    return cast(np.ndarray, binary_opening(dark, np.ones((wide, wide), bool)))

@@ -27,7 +27,7 @@ def test_both_backends_take_the_same_steps(kind, n_elements, shape):
         )
         np.testing.assert_allclose(a.maps, b.maps, atol=1e-5)
         np.testing.assert_allclose(a.haadf, b.haadf, atol=1e-5)
-        np.testing.assert_allclose(a.cost.total, b.cost.total, rtol=1e-6)
+        np.testing.assert_allclose(a.cost.total, b.cost.total, rtol=1e-5)
 
 
 @pytest.mark.parametrize("gamma", [1.0, 1.02, 1.3, 2.0])
@@ -43,7 +43,7 @@ def test_both_backends_agree_at_every_gamma_and_at_zero(gamma):
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_both_backends_on_a_crystal_for_the_guides_thirty_iterations(crystal, solver):
-    kw = {**crystal.settings, "solver": solver}
+    kw = {**crystal.settings, "solver": solver, "n_iter": 30, "tol": 0}
     a, b = (
         fuse(crystal.haadf, crystal.maps, crystal.numbers, backend=x, **kw)
         for x in ("wavefront", "torch")

@@ -23,7 +23,7 @@ def test_intervals_hold_the_truth(fused):
         assert (found.high[e] >= result.maps[e]).all()
         assert found.low[e].min() >= 0
         covered.append(((found.low[e] <= expected) & (expected <= found.high[e])).mean())
-    assert 0.7 < np.mean(covered) < 0.99
+    assert 0.65 < np.mean(covered) < 0.99
 
 
 def test_a_lower_level_is_a_narrower_interval(fused):
