@@ -144,6 +144,7 @@ def save_tif(
     z_step: float | None = None,
     time_step: float | None = None,
     channel_names: Sequence[str] | None = None,
+    attributes: Mapping[str, Any] | None = None,
 ) -> None:
     """Save an image or stack so that Fiji opens it with its pixel size.
 
@@ -169,6 +170,8 @@ def save_tif(
         Seconds from one time to the next.
     channel_names : sequence of str, optional
         One for each channel.
+    attributes : dict, optional
+        Numbers and strings, a line of text for each: Fiji has them in *Image > Show Info*.
 
     Raises
     ------
@@ -216,6 +219,9 @@ def save_tif(
     imagej = pixels.dtype.name in IMAGEJ_TYPES and ("C" in axes or known.channel_names is None)
     write = _as_imagej if imagej else _as_ome
     pixels, options = write(pixels, axes, known)
+    if attributes:
+        lines = [f"{name} = {value}" for name, value in attributes.items()]
+        options["metadata"]["Info" if imagej else "Description"] = "\n".join(lines)
     with atomic_path(path) as temporary:
         tifffile.imwrite(temporary, pixels, **options)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache, partial
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -13,17 +14,16 @@ import numpy as np
 import torch
 
 from ..io.files import load_h5, save_h5, save_tif
-from ..scale import map_chunks
 from ..xray._shipped import load
 from ..xray.calibrate._spatial import SpatialCalibration, spatial
 from ..xray.calibrate._temporal import TemporalCalibration, temporal
-from ..xray.cameras import SCALE, Transform, pad_to, register
+from ..xray.cameras import SCALE, CoarseCamera, Transform, pad_to, register
 from ..xray.data.folders import ActualPairs
 from ..xray.data.metadata import read_shimadzu
 from ..xray.data.recording import read_recording
-from ..xray.reconstruct.movie import MovieSamples, reconstruct
+from ..xray.reconstruct.movie import MovieSamples, reconstruct, share
 from ._declare import AtLeast, Count, Exactly, File, Positive
-from ._run import Outcome, Task, assembled
+from ._run import Outcome, Task
 from ._xray_train import trained, two
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def xray_infer(
     ensemble_std : bool
         Predict each frame four times, and give the standard deviation too.
     chunk : int
-        Frames that are kept together; a stop loses one such chunk.
+        Frames that a worker takes at a time; each is kept as soon as it is made.
     client : distributed.Client, optional
 
     Returns
@@ -166,66 +166,74 @@ def xray_infer(
         offset_ns=offset_ns,
         mirrored=mirrored,
     )
-    samples = opened()
-    work = partial(
-        _frames,
-        opened=opened,
-        key=task.key,  # the path stands for a folder, whose content is in the key
-        network=network,
-        mode=mode,
-        tile=tile,
-        overlap=overlap,
-        ensemble_std=ensemble_std,
-        device=task.device,
-    )
-    done = map_chunks(
-        work,
-        list(range(len(samples))),
-        task.unfinished("frames"),
-        chunk=chunk,
-        client=client,
-        resume=task.resume,
-        progress=task.progress,
-    )
-    parts: Any = done.open()
+    net, movie = _network(network, task.device), opened()
+    frames = task.unfinished("frames.zarr")
+    options: dict[str, Any] = {"tile": tile, "overlap": overlap, "ensemble_std": ensemble_std}
+    options |= {"out": frames, "device": task.device}
+    n_new = 0
+    if client is not None:
+        names = {"network": network, "mode": mode}
+        work = partial(_shared, opened=opened, key=task.key, **names, **options)
+        n_new = _side_by_side(client, work, chunk)
+    # what the workers have made is there; it is scored here
+    found = reconstruct(net, movie, mode, progress=task.progress, **options)
+    found = replace(found, pixel_size=pixel_size)
     target, more = task.folder / "movie.tif", task.folder / "movie.h5"
     files = [target, more]
-    known: dict[str, Any] = {} if pixel_size is None else {"pixel_size": pixel_size, "unit": "µm"}
-    for name in ("frames", "ensemble_std"):
-        if name in parts:
-            file = target if name == "frames" else task.folder / f"{name}.tif"
-            with assembled(task.folder, parts[name].shape) as frames:
-                for at in range(0, len(frames), chunk):
-                    frames[at : at + chunk] = parts[name][at : at + chunk]
-                save_tif(file, frames, axes="TYX", **known)
-            files.append(file)
-    selections = samples.selections
-    tree: dict[str, Any] = {
-        "times": samples.times,
-        "tau": np.array([s.tau for s in selections]),
-        "inputs": {
-            "fast": np.array([s.lr for s in selections]),
-            "keys": np.array([s.hr for s in selections]),
-        },
-    }
-    scores = {k: parts[k][:] for k in ("psnr", "ssim", "aad") if k in parts}
-    if samples.valid is not None:
-        tree["valid"] = samples.valid
-    if scores:
-        tree["table"] = {"time": tree["times"], "tau": tree["tau"], **scores}
-    notes: dict[str, Any] = {"mode": mode, "network": network}
-    if pixel_size is not None:
-        notes["pixel_size_um"] = pixel_size
-    save_h5(more, tree, notes)
-    told: dict[str, Any] = {
-        "frames": len(samples),
-        "frames_new": min(done.n_new * chunk, len(samples)),
-    }
-    told |= {k: float(np.mean(v)) for k, v in scores.items()}
-    return Outcome(target, sorted(set(files)), told)
+    save_tif(target, found.frames, axes="TYX", **found._calibration())
+    if found.ensemble_std is not None:
+        files.append(task.folder / "ensemble_std.tif")
+        save_tif(files[-1], found.ensemble_std, axes="TYX", **found._calibration())
+    save_h5(more, found._tree(), found._notes() | {"network": network})
+    told: dict[str, Any] = {"frames": len(found.times), "frames_new": n_new + found.n_new}
+    if found.score is not None:
+        told |= {k: float(np.mean(found.table[k])) for k in ("psnr", "ssim", "aad")}
+    return Outcome(target, files, told)
 
 
-@cache
+def _side_by_side(client: Client, work: Callable[..., tuple[int, int]], chunk: int) -> int:
+    """Let the workers make all frames, the first before the others; gives how many were new."""
+    from distributed import as_completed
+
+    n_all, n_new = client.submit(work, range(1), pure=False).result()
+    blocks = [range(at, min(at + chunk, n_all)) for at in range(1, n_all, chunk)]
+    futures = client.map(work, blocks, pure=False)
+    try:
+        return n_new + sum(future.result()[1] for future in as_completed(futures))
+    except BaseException:
+        client.cancel(futures)
+        raise
+
+
+def _shared(
+    numbers: Sequence[int],
+    *,
+    opened: Callable[[], Any],
+    key: str,
+    network: str,
+    mode: str,
+    device: str | None,
+    **options: Any,
+) -> tuple[int, int]:
+    """Make some frames of the movie in a worker; gives the number of all, and of new ones."""
+    net = _network(network, device)
+    samples = _samples(opened, key, mode, getattr(net, "trained_for", None))
+    return len(samples), share(net, samples, numbers, device=device, **options)
+
+
+@lru_cache(1)
+def _samples(
+    opened: Callable[[], Any], key: str, mode: str, trained_for: CoarseCamera | None
+) -> MovieSamples:
+    """Samples of the movie; a worker opens it once, and the process that asked it does the warning.
+
+    Paths stand for files, whose content is in the key.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return MovieSamples(opened(), mode, None, trained_for)
+
+
 def _opened(
     path: Path,
     calibration: Path | None,
@@ -236,8 +244,8 @@ def _opened(
     dark: Any,
     offset_ns: int,
     mirrored: bool,
-) -> MovieSamples:
-    """Samples of a recording, or of a movie on one grid; a process opens them once."""
+) -> Any:
+    """A recording on one grid, or a movie that is."""
     known = None if clock is None else TemporalCalibration.load(clock)
     if path.is_dir():
         if calibration is None:
@@ -245,30 +253,10 @@ def _opened(
         late = offset_ns + (0 if known is None else _late_ns(path, known))
         recording = read_recording(path, mirrored=mirrored, offset_ns=late)
         found = SpatialCalibration.load(calibration)
-        movie: Any = ActualPairs(recording, found, mode=mode, white=white, dark=dark)
-    else:
-        lr, hr, key_times = _both(path, mirrored)
-        key_times = key_times if known is None else known.times(key_times)
-        movie = SimpleNamespace(truth=None, lr=lr, hr=hr, key_times=key_times)
-    return MovieSamples(movie, mode)
-
-
-@dataclass
-class _Part:
-    """Some of the samples of a movie, as `reconstruct` takes them."""
-
-    samples: MovieSamples
-    numbers: Sequence[int]
-
-    def __post_init__(self) -> None:
-        self.selections = [self.samples.selections[n] for n in self.numbers]
-        self.shape, self.valid = self.samples.shape, self.samples.valid
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def __getitem__(self, i: int) -> Any:
-        return self.samples.sample(self.numbers[i])
+        return ActualPairs(recording, found, mode=mode, white=white, dark=dark)
+    lr, hr, key_times = _both(path, mirrored)
+    key_times = key_times if known is None else known.times(key_times)
+    return SimpleNamespace(truth=None, lr=lr, hr=hr, key_times=key_times)
 
 
 def _both(path: Path, mirrored: bool, still: bool = False) -> Any:
@@ -335,29 +323,3 @@ def _late_ns(folder: Path, clock: TemporalCalibration) -> int:
 @cache
 def _network(name: str, device: str | None) -> torch.nn.Module:
     return load(name, device)
-
-
-def _frames(
-    block: Sequence[int],
-    start: int,
-    *,
-    opened: Any,
-    key: str,
-    network: str,
-    mode: str,
-    device: str | None,
-    **options: Any,
-) -> dict[str, np.ndarray]:
-    """Frames of one chunk, with their scores where they have a truth."""
-    part: Any = _Part(opened(), block)
-    # the camera is that of the whole movie, not of a chunk
-    camera = part.samples.on_grid
-    found = reconstruct(
-        _network(network, device), part, mode, camera=camera, device=device, **options
-    )
-    result = {"frames": found.frames}
-    if found.ensemble_std is not None:
-        result["ensemble_std"] = found.ensemble_std
-    if found.score is not None:
-        result |= {name: np.asarray(getattr(found.score, name)) for name in ("psnr", "ssim", "aad")}
-    return result

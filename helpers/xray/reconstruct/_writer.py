@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from ...io.stacks import Stack
 TIF = (".tif", ".tiff")
 H5 = (".h5", ".hdf5")
 KIND = "movie of helpers.xray"
+KEYS, KEY_BYTES = "frame_keys", 16  # the name of the keys in a file; the length of each
 Values = dict[str, np.ndarray]  # frames, and ensemble_std where there is one
 
 
@@ -84,7 +86,7 @@ class OnDisk(InMemory):
             shutil.rmtree(self.folder, ignore_errors=True)
         self.group = zarr.open_group(self.folder, mode="a", attributes={"kind": KIND})
         self.arrays = dict(self.group.arrays())
-        self.before = self._complete() if resume and out.suffix in H5 and out.exists() else {}
+        self.before = self._complete() if resume and out != self.folder and out.is_file() else {}
 
     def _is_ours(self) -> bool:
         try:
@@ -147,7 +149,9 @@ class OnDisk(InMemory):
         if self.out.suffix in H5:
             save_h5(self.out, {**images, **tree}, notes)
         else:
-            save_tif(self.out, images["frames"], axes="TYX", **calibration)
+            keys = {KEYS: np.asarray(images["frame_keys"]).tobytes().hex()}
+            facts = {**notes, **keys}
+            save_tif(self.out, images["frames"], axes="TYX", attributes=facts, **calibration)
         shutil.rmtree(self.folder)
         if self.out.suffix in H5:
             return {name: Stack(self.out, dataset=name) for name in self.names}
@@ -156,6 +160,8 @@ class OnDisk(InMemory):
     def _complete(self) -> dict[str, Any]:
         """Frames of the file that an earlier call has completed."""
         try:
+            if self.out.suffix in TIF:
+                return {"frames": Stack(self.out), "frame_keys": _keys_of(self.out)}
             stacks: dict[str, Any] = {n: Stack(self.out, dataset=n) for n in self.names}
             with h5py.File(self.out) as file:
                 return stacks | {"frame_keys": file["frame_keys"][...]}
@@ -179,6 +185,17 @@ def store(out: str | Path | None, n: int, resume: bool, ensemble_std: bool) -> I
         return OnDisk(out, n, names, resume)
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"{error}: out= needs zarr, pip install zarr") from error
+
+
+def _keys_of(path: Path) -> np.ndarray:
+    """The keys (n, bytes) of the frames of a .tif, none where another program wrote it."""
+    import tifffile
+
+    with tifffile.TiffFile(path) as file:
+        text = str((file.imagej_metadata or {}).get("Info", ""))
+    found = re.search(rf"^{KEYS} = ([0-9a-f]+)$", text, re.M)
+    keys = np.frombuffer(bytes.fromhex(found[1] if found else ""), np.uint8)
+    return keys.reshape(-1, KEY_BYTES)
 
 
 def _flat(tree: Mapping[str, Any], where: str = "") -> list[tuple[str, Any]]:

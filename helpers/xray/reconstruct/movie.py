@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from inspect import signature as inspect_signature
 from pathlib import Path
@@ -26,7 +27,7 @@ from ..data.samples import Movie, Sample
 from ..data.selection import Selection, select_frames
 from ..flow import FlowNet
 from ..score import Score, evaluate, joined
-from ._writer import H5, TIF, store
+from ._writer import H5, TIF, InMemory, Values, store
 from .tiles import by_tiles, check_tiles
 
 MODES = ("continuous", "double")
@@ -63,6 +64,8 @@ class Reconstruction:
         frames mixed in time, and no score counts them.
     seconds : (n,) array or None
         Since the first frame of the fast camera, by its own clock.
+    n_new : int
+        Frames that this call made; the others were in ``out=``.
     """
 
     frames: np.ndarray
@@ -77,6 +80,7 @@ class Reconstruction:
     settings: dict
     valid: np.ndarray | None = None
     seconds: np.ndarray | None = None
+    n_new: int = 0
 
     spread = renamed_attribute("ensemble_std")
 
@@ -244,43 +248,19 @@ def reconstruct(
         raise ValueError("this network aligns two cameras and fuses nothing: load another")
     samples = MovieSamples(movie, mode, camera, getattr(net, "trained_for", None))
     device = pick_device(device)
-    module = net if isinstance(net, torch.nn.Module) else torch.nn.Module()
-    training = module.training
-    module.to(device).eval()
-    # a network that looks both ways in time would give the same answer twice
-    predict = samples.told(getattr(net, "one_way", net) if ensemble_std else net)
     tiles: dict[str, Any] = {"tile": tile, "overlap": overlap, "batch": batch}
     kept = store(out, len(samples), resume, ensemble_std)
-    made_by = digest(net, samples.on_grid, ensemble_std, tiles, device.type) if out else ""
     scored, scores = samples.scored(), []
     seconds, n_new = 0.0, 0
-    try:
-        for n in tqdm(range(len(samples)), disable=not progress):
-            sample = samples.sample(n)
-            inputs = samples.inputs(n, sample, device)
-            key = digest(made_by, inputs, samples.valid) if kept.wants_keys else ""
-            values = kept.get(n, key)
-            if values is None:
-                began = time.perf_counter()
-                with torch.inference_mode():
-                    answers = [
-                        by_tiles(predict, *asked, **tiles)
-                        for asked in _augmentations(inputs, ensemble_std)
-                    ]
-                    ways = torch.stack([_invert(x, k) for k, x in enumerate(answers)]).cpu()
-                seconds, n_new = seconds + time.perf_counter() - began, n_new + 1
-                values = {"frames": samples.seen(ways.mean(0).numpy(), inputs)}
-                if not np.isfinite(values["frames"]).all():
-                    raise ValueError(f"frame {n} holds NaN or infinity: was the network trained?")
-                if ensemble_std:
-                    values["ensemble_std"] = samples.cut(ways.std(0).numpy())
-                kept.put(n, key, values)
+    options: dict[str, Any] = {"ensemble_std": ensemble_std, "tiles": tiles, "device": device}
+    with closing(made(net, samples, range(len(samples)), kept, **options)) as frames:
+        for n, sample, values, took in tqdm(frames, total=len(samples), disable=not progress):
+            if took is not None:
+                seconds, n_new = seconds + took, n_new + 1
             if n in scored:
                 scores.append(samples.score(sample, values["frames"]))
             if callback:
                 callback(n, values["frames"])
-    finally:
-        module.train(training)
     result = Reconstruction(
         frames=np.empty(0),
         times=samples.times,
@@ -301,8 +281,82 @@ def reconstruct(
         },
         valid=samples.valid,
         seconds=samples.seconds,
+        n_new=n_new,
     )
     return replace(result, **kept.finish(result._tree(), result._notes(), result._calibration()))
+
+
+def made(
+    net: Callable[..., torch.Tensor],
+    samples: MovieSamples,
+    numbers: Iterable[int],
+    kept: InMemory,
+    *,
+    ensemble_std: bool,
+    tiles: Mapping[str, Any],
+    device: torch.device,
+) -> Iterator[tuple[int, Any, Values, float | None]]:
+    """Yield each frame as it is kept: its number, sample and values.
+
+    Last come the seconds that it took, None where it was there already.
+    """
+    module = net if isinstance(net, torch.nn.Module) else torch.nn.Module()
+    training = module.training
+    module.to(device).eval()
+    # a network that looks both ways in time would give the same answer twice
+    predict = samples.told(getattr(net, "one_way", net) if ensemble_std else net)
+    made_by = ""
+    if kept.wants_keys:
+        made_by = digest(net, samples.on_grid, ensemble_std, dict(tiles), device.type)
+    try:
+        for n in numbers:
+            sample, took = samples.sample(n), None
+            inputs = samples.inputs(n, sample, device)
+            key = digest(made_by, inputs, samples.valid) if kept.wants_keys else ""
+            values = kept.get(n, key)
+            if values is None:
+                began = time.perf_counter()
+                with torch.inference_mode():
+                    answers = [
+                        by_tiles(predict, *asked, **tiles)
+                        for asked in _augmentations(inputs, ensemble_std)
+                    ]
+                    ways = torch.stack([_invert(x, k) for k, x in enumerate(answers)]).cpu()
+                took = time.perf_counter() - began
+                values = {"frames": samples.seen(ways.mean(0).numpy(), inputs)}
+                if not np.isfinite(values["frames"]).all():
+                    raise ValueError(f"frame {n} holds NaN or infinity: was the network trained?")
+                if ensemble_std:
+                    values["ensemble_std"] = samples.cut(ways.std(0).numpy())
+                kept.put(n, key, values)
+            yield n, sample, values, took
+    finally:
+        module.train(training)
+
+
+def share(
+    net: Callable[..., torch.Tensor],
+    samples: MovieSamples,
+    numbers: Iterable[int],
+    out: Path,
+    *,
+    tile: int | None,
+    overlap: int,
+    batch: int = 4,
+    ensemble_std: bool,
+    device: str | torch.device | None,
+) -> int:
+    """Make some frames of a .zarr that several processes write; gives how many were new.
+
+    `reconstruct` with the same `out` and settings then finds them there, scores them, and makes
+    what is missing. One frame must be there before processes work side by side: it makes the
+    arrays.
+    """
+    kept = store(out, len(samples), True, ensemble_std)
+    tiles = {"tile": tile, "overlap": overlap, "batch": batch}
+    options: dict[str, Any] = {"ensemble_std": ensemble_std, "device": pick_device(device)}
+    frames = made(net, samples, numbers, kept, tiles=tiles, **options)
+    return sum(took is not None for *_, took in frames)
 
 
 class MovieSamples:

@@ -24,7 +24,7 @@ KILLED_IN = {  # the function in whose n-th call the process ends
     "xray-train": ("helpers.training.loop.checkpoints.save", 2),
     "xray-train-calibrator": ("helpers.training.loop.checkpoints.save", 2),
     "xray-calibrate": ("helpers.jobs._xray_infer.spatial", 1),
-    "xray-infer": ("helpers.jobs._xray_infer.reconstruct", 2),
+    "xray-infer": ("helpers.xray.reconstruct._writer.OnDisk.put", 8),
 }
 
 BY_FILE = "fuse", "denoise"  # workers share the files; the chunks of a file with the others
@@ -105,9 +105,10 @@ def test_two_workers_give_the_same_bits(case, name, cluster, tmp_path, capsys):
     same(tmp_path / "one", tmp_path / "two")
 
 
-def test_a_job_starts_workers_of_its_own(case, tmp_path, capsys):
-    run(case("deconvolve"), tmp_path / "two", capsys, "--workers", "2")
-    run(case("deconvolve"), tmp_path / "one", capsys)
+@pytest.mark.parametrize("name", ["deconvolve", "xray-infer"])
+def test_a_job_starts_workers_of_its_own(case, name, tmp_path, capsys):
+    run(case(name), tmp_path / "two", capsys, "--workers", "2")
+    run(case(name), tmp_path / "one", capsys)
     same(tmp_path / "one", tmp_path / "two")
 
 

@@ -15,6 +15,7 @@ from helpers.xray.data import Selection
 from helpers.xray.data.samples import Sample
 from helpers.xray.reconstruct import reconstruct
 from helpers.xray.reconstruct._writer import OnDisk
+from helpers.xray.reconstruct.movie import MovieSamples, share
 from helpers.xray.simulate import Experiment, simulate
 
 SHORT = Experiment(shape=(32, 32), n_frames=11)
@@ -74,16 +75,47 @@ def test_both_ways_to_a_file_write_the_same(movie, tmp_path):
     np.testing.assert_array_equal(made.image, saved.image)
 
 
-@pytest.mark.parametrize("ending", ["zarr", "h5"])
+@pytest.mark.parametrize("ending", ["zarr", "h5", "tif"])
 def test_a_complete_movie_is_not_made_again(movie, tmp_path, ending):
     out = tmp_path / f"movie.{ending}"
-    assert calls_of(movie, out=out)[0] == 10
+    n_calls, first = calls_of(movie, out=out)
+    assert n_calls == first.n_new == 10
     n_calls, again = calls_of(movie, out=out)
-    assert n_calls == 0 and np.isnan(again.rate)
+    assert n_calls == again.n_new == 0 and np.isnan(again.rate)
     np.testing.assert_array_equal(
         np.asarray(again.frames), reconstruct(baselines.linear, movie).frames
     )
     assert calls_of(movie, out=out, resume=False)[0] == 10
+
+
+def test_frames_of_a_tif_that_changed_are_made_again(movie, tmp_path):
+    out = tmp_path / "movie.tif"
+    camera = {"camera": CoarseCamera(2.2, photons=3000.0)}
+    calls_of(movie, out=out, **camera)
+    lr = movie.lr.copy()
+    lr[7] += 0.001  # is an input of three frames
+    n_calls, again = calls_of(replace(movie, lr=lr), out=out, **camera)
+    assert n_calls == 3
+    whole = reconstruct(baselines.linear, replace(movie, lr=lr), **camera)
+    np.testing.assert_array_equal(np.asarray(again.frames), whole.frames)
+    save_tif(out, whole.frames, axes="TYX")  # by another program: no keys
+    assert calls_of(replace(movie, lr=lr), out=out, **camera)[0] == 10
+    longer, one = simulate(replace(SHORT, n_frames=21), 0), tmp_path / "one.tif"
+    assert [calls_of(longer, mode="double", out=one)[0] for _ in range(2)] == [1, 0]
+
+
+def test_processes_that_share_a_movie_give_the_bits_of_one(movie, tmp_path):
+    """The frames of a .zarr made in four calls of any order, then put together."""
+    out, options = tmp_path / "movie.zarr", {"tile": None, "overlap": 0, "ensemble_std": True}
+    samples = MovieSamples(movie, "continuous")
+    for numbers, new in ((range(1), 1), (range(7, 10), 3), (range(1, 5), 4), (range(3, 6), 1)):
+        assert share(baselines.linear, samples, numbers, out, device="cpu", **options) == new
+    found = reconstruct(baselines.linear, movie, out=out, device="cpu", **options)
+    assert found.n_new == 1  # frame 6
+    whole = reconstruct(baselines.linear, movie, device="cpu", **options)
+    np.testing.assert_array_equal(np.asarray(found.frames), whole.frames)
+    np.testing.assert_array_equal(np.asarray(found.ensemble_std), whole.ensemble_std)
+    np.testing.assert_array_equal(found.table["psnr"], whole.table["psnr"])
 
 
 def test_frames_of_other_inputs_or_settings_are_made_again(movie, tmp_path):
@@ -173,7 +205,7 @@ def test_the_memory_does_not_grow_with_the_movie(tmp_path):
 
     more = 150 * 64 * 64 * 4  # bytes
     peak(3, tmp_path / "first.zarr")  # imports
-    for ending in ("zarr", "h5"):
+    for ending in ("zarr", "h5", "tif"):
         few, many = (peak(n, tmp_path / f"{n}.{ending}") for n in (10, 160))
         assert round((many - few) / more) == 0
     assert round((peak(160, None) - peak(10, None)) / more) == 1
