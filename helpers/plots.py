@@ -124,7 +124,7 @@ def add_scale_bar(
         color="white",
         size_vertical=abs(high - low) / 90,
         label_top=True,
-        fontproperties={"size": 8},
+        fontproperties={"size": 8.5},
     )
     # white on a half-transparent plate is legible on any image
     bar.patch.set(facecolor="black", edgecolor="none", alpha=0.55)

@@ -18,9 +18,11 @@ BENCHMARKS = Path("tests") / "benchmarks"
 
 
 def cell(value):
-    """Write a cell as the command prints it: three digits of what was measured."""
+    """Write a cell: three digits of what was measured, 12300 and not 1.23e+04; yes and no."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, float):
-        return "-" if math.isnan(value) else f"{value:.3g}"
+        return "-" if math.isnan(value) else f"{float(f'{value:.3g}'):g}"
     return str(value)
 
 

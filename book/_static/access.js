@@ -21,6 +21,11 @@ document.addEventListener("DOMContentLoaded", () => {
     const names = [...table.querySelectorAll("thead th")].map(name => name.textContent.trim());
     if (names.length < 3 || table.querySelector("tbody th")) return;
     table.classList.add("stacks");
+    const short = cell => cell.textContent.trim().length < 16 && !cell.querySelector("img, pre");
+    table.querySelectorAll("tbody td:not(:first-child)").forEach(cell => {
+      if (!cell.textContent.trim() && !cell.querySelector("img")) cell.classList.add("void");
+      else if (short(cell)) cell.classList.add("short"); // beside its column's name, not below it
+    });
     table.querySelectorAll("tbody tr").forEach(row => [...row.cells].forEach((cell, k) => {
       if (k && names[k]) cell.dataset.name = names[k];
     }));

@@ -31,7 +31,7 @@ RECORD = {
         {
             "title": "times",
             "columns": ["", "s", "wanted"],
-            "rows": [["ours", 0.123456, "< 1"], ["peer", float("nan"), ""]],
+            "rows": [["ours", 0.123456, "< 1"], ["peer", float("nan"), ""], ["sum", 12345.6, True]],
             "notes": ["a note"],
         }
     ],
@@ -78,7 +78,7 @@ def test_a_record_is_shown_with_its_circumstances(built):
     assert "load 0.2 at the start; python 3.12.1, numpy 2.0.0. Command:" in text
     (table,) = built[0].find_all("table")
     cells = [[cell.get_text().strip() for cell in row.find_all("td")] for row in table("tr")[1:]]
-    assert cells == [["ours", "0.123", "< 1"], ["peer", "-", ""]]
+    assert cells == [["ours", "0.123", "< 1"], ["peer", "-", ""], ["sum", "12300", "yes"]]
     assert "a note" in text
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 
 import pytest
@@ -11,6 +12,7 @@ from tests.book_files import code_cells, source, toc_pages
 METHOD_PAGES = [page for page in toc_pages() if re.search(r"/\d\d_\w+$", page)]
 ADMONITIONS = {"note", "tip", "warning", "danger", "important", "seealso"}
 MAX_LINES, MAX_COLUMNS = 25, 79
+MAGIC = re.compile(r"^[%!].*$", re.M)
 
 
 def problems(text, cells):
@@ -80,6 +82,17 @@ def _cell(cell):
             yield "a figure without a name to refer to"
         if not options.get("image", {}).get("alt"):
             yield "a figure without alt text"
+    yield from _sliders(cell.source)
+
+
+def _sliders(code):
+    """A slider is a figure: it has a caption, below it."""
+    calls = [n for n in ast.walk(ast.parse(MAGIC.sub("", code))) if isinstance(n, ast.Call)]
+    for call in calls:
+        if ast.unparse(call.func).rpartition(".")[2] in ("FrameSlider", "FrameGrid"):
+            caption = next((k.value for k in call.keywords if k.arg == "caption"), None)
+            if not str(getattr(caption, "value", "")).endswith("."):
+                yield "a slider without a caption that ends with a full stop"
 
 
 @pytest.mark.parametrize("page", METHOD_PAGES)
@@ -137,6 +150,7 @@ FAULTS = {
     "no solution": ("```{solution} ex-one", "```{note}", "0 solutions"),
     "open solution": (":class: dropdown\n", "", "not hidden"),
     "caption": ("The map.", "The map", "caption"),
+    "slider": ("1 + 1 == 2", "FrameSlider(draw, [1], alt=str)", "a slider without a caption"),
     "alt": ("alt: A grey square.", "width: 10px", "alt text"),
     "name": ("name: fig-map", "align: left", "name to refer to"),
     "figure": ("  figure:\n    name: fig-map\n    caption: The map.\n", "", "no figure"),
