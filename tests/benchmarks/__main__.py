@@ -32,6 +32,9 @@ BENCHMARKS = (
     "renderer_deconvolve",
     "renderer_crowded",
     "renderer_chain",
+    "xray_cameras",
+    "xray_alarms",
+    "xray_speed",
     "jobs",
 )
 

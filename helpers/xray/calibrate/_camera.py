@@ -324,6 +324,11 @@ def hot_pixels(y: np.ndarray, h: np.ndarray, found: CoarseCamera) -> np.ndarray:
     size = 1.4826 * np.median(np.abs(z - np.median(z))) + 1e-9
     # an edge that is out of place disagrees along its length, a pixel by itself
     strange = (np.abs(z) > HOT * size) & (np.abs(z - around) > HOT * size)
+    # a pixel at the border also sees what lies beyond the key frames; so does the one beside it
+    beside = generic_filter(np.abs(z), np.max, footprint=RING, mode="constant")
+    inner = np.zeros_like(strange)
+    inner[1:-1, 1:-1] = True
+    strange &= inner | (np.abs(z) > 2 * beside)
     return strange if strange.mean() < 0.03 else np.zeros_like(strange)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from helpers.xray import CoarseCamera, baselines
 from helpers.xray.calibrate import SpatialCalibration, camera
-from helpers.xray.calibrate._camera import inspect, mend, single_hits
+from helpers.xray.calibrate._camera import hot_pixels, inspect, mend, single_hits
 from helpers.xray.cameras import Transform
 from helpers.xray.data import ActualPairs, match_clocks
 from helpers.xray.data.metadata import FastRecord, SlowRecord
@@ -112,6 +112,17 @@ def test_hot_pixels_are_mended_before_the_network(movies):
         mended = reconstruct(baselines.detail_injection, broken, device="cpu")
     clean = reconstruct(baselines.detail_injection, movie, device="cpu")
     assert mended.table["psnr"].mean() > clean.table["psnr"].mean() - 0.2
+
+
+def test_what_lies_beyond_the_border_is_no_hot_pixel():
+    rows = np.indices((16, 16)).sum(0) % 2 - 0.5  # in place of noise
+    sharp = np.full((2, 64, 64), 0.8)
+    seen = CoarseCamera(2.0)(sharp) + 0.01 * rows
+    edge, hot = seen.copy(), seen.copy()
+    edge[:, 6:8, -1] += 0.3, 0.2
+    hot[:, 6, -1] += 0.3
+    assert not hot_pixels(edge, sharp, CoarseCamera(2.0)).any()
+    assert np.argwhere(hot_pixels(hot, sharp, CoarseCamera(2.0))).tolist() == [[6, 15]]
 
 
 def test_a_hit_in_one_frame_is_found_and_what_moves_is_not(movies):
