@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import platform
 import shutil
@@ -103,20 +104,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return command(arguments)
     parser = argparse.ArgumentParser(
         prog="cmx",
+        usage="cmx JOB FILE [FILE ...] --out FOLDER [options]\n"
+        "       cmx init JOB | run FILE.toml | doctor | data | export-notebooks",
         description=str(__doc__).splitlines()[0].replace("`", ""),
         epilog=listing(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"helpers {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True)
+    commands = parser.add_subparsers(
+        title="commands", prog="cmx", metavar="COMMAND", dest="command", required=True
+    )
     commands.add_parser("doctor", help=doctor.__doc__)
-    data = commands.add_parser("data", help="list, fetch or verify the measured data")
+    data = commands.add_parser("data", help="List, fetch or verify the measured data.")
     data.add_argument("action", choices=["list", "fetch", "verify"])
     data.add_argument("names", nargs="*", help="as `data list` gives them; all if left out")
     export = commands.add_parser("export-notebooks", help=export_notebooks.__doc__)
     export.add_argument("out", type=Path, help="folder for the notebooks")
     built = Path(__file__).parents[1] / "_build" / "html"
     export.add_argument("--site", type=Path, default=built, help="folder of the built book")
+    known = [*names(), "init", "run", *commands.choices]
+    if arguments and arguments[0][:1] not in ("", "-") and arguments[0] not in known:
+        near = difflib.get_close_matches(arguments[0], known, 1, 0.5)
+        hint = f"did you mean {near[0]}?" if near else "see cmx --help"
+        print(f"there is no job or command {arguments[0]!r}: {hint}", file=sys.stderr)
+        return 2
     chosen = parser.parse_args(arguments)
     try:
         if chosen.command == "doctor":

@@ -69,6 +69,7 @@ def fuse(
     dtype: str = "float32",
     device: str | torch.device | None = None,
     backend: str | None = None,
+    judge: bool = True,
     callback: Callable[[int, torch.Tensor, Cost], Any] | None = None,
     progress: bool = False,
 ) -> Fusion:
@@ -122,6 +123,8 @@ def fuse(
         How a step is computed. Default: the compiled wavefront on a CPU in float32 without masks,
         else torch. Both give the same maps to rounding. The wavefront is compiled by the first
         call on a machine, which takes some seconds.
+    judge : bool
+        Judge the defaults by hidden pixels, see Notes; of many like fields, once is enough.
     callback : callable, optional
         Called as ``callback(iteration, maps, cost)`` with a copy of the maps, a tensor (E, H, W),
         and the cost so far.
@@ -230,18 +233,15 @@ def fuse(
             "plot_convergence",
             stacklevel=3,
         )
-    if lambda_tv is None and n_iter is None and solver == "accelerated" and not stopped:
-
-        def again(h: Any, b: Any, solver: str) -> Any:
-            return fuse(
-                h, b, numbers, gamma=gamma, lambda_haadf=run.lambda_haadf, lambda_chem=lambda_chem,
-                lambda_tv=GUIDE_TV if solver == "tutorial" else run.lambda_tv, weights=w,
-                background=run.background, n_iter=30 if solver == "tutorial" else run.n_iter,
-                n_iter_tv=run.n_iter_tv, kind=kind, solver=solver, device="cpu",
-                tol=None if solver == "tutorial" else run.tol,
-            ).maps  # fmt: skip
-
-        _warn_of_better(images, again)
+    by_default = lambda_tv is None and n_iter is None and solver == "accelerated"
+    if judge and by_default and not stopped:
+        better = judge_defaults(
+            haadf, maps, numbers, gamma=gamma, lambda_haadf=run.lambda_haadf,
+            lambda_chem=lambda_chem, weights=w, background=run.background, n_iter_tv=run.n_iter_tv,
+            kind=kind, tol=run.tol,
+        )  # fmt: skip
+        if better is not None:
+            warnings.warn(better, stacklevel=3)
     settings = {
         "elements": None if images.keys is None else list(images.keys),
         "atomic_numbers": numbers,
@@ -466,8 +466,26 @@ def _warn_of_units(images: Images, weights: np.ndarray, gamma: float) -> None:
         )
 
 
-def _warn_of_better(images: Images, fused: Callable[[Any, Any, str], np.ndarray]) -> None:
-    """Say so where a filter, or the guide's iteration, knows hidden pixels clearly better."""
+def judge_defaults(
+    haadf: Array, maps: Maps, atomic_numbers: Elements = None, **settings: Any
+) -> str | None:
+    """Sentence on what knows hidden pixels clearly better than the default weights, or None.
+
+    Parameters
+    ----------
+    haadf, maps, atomic_numbers
+        As `fuse` takes them; of a batch, the first field is judged.
+    **settings : Any
+        Of `fuse`, those beside `lambda_tv`, `n_iter` and `solver`.
+    """
+    images = check_images(haadf, maps)
+    numbers = check_elements(atomic_numbers, images.keys, images.maps.shape[-3])
+
+    def fused(h: Any, b: Any, solver: str) -> Any:
+        ends = {"tol": None} if solver == "tutorial" else {}
+        options = {**settings, **ends, "solver": solver, "device": "cpu", "judge": False}
+        return fuse(h, b, numbers, **options).maps
+
     cut = [(max(n - JUDGED, 0) // 2, min(n, JUDGED)) for n in images.maps.shape[-2:]]
     field: Any = (..., *(slice(first, first + n) for first, n in cut))
 
@@ -482,7 +500,7 @@ def _warn_of_better(images: Images, fused: Callable[[Any, Any, str], np.ndarray]
         h = np.ma.masked_array(h, part(images.seen_haadf, 2) == 0)
     told = [e for e in range(len(b)) if hidden[e].any() and np.ptp(b[e][hidden[e]]) > 0]
     if not told or not kept.any((1, 2)).all():
-        return  # hardly a pixel is there
+        return None  # hardly a pixel is there
     left = np.ma.masked_array(b, ~kept)
 
     def filtered(width: float) -> np.ndarray:
@@ -517,14 +535,14 @@ def _warn_of_better(images: Images, fused: Callable[[Any, Any, str], np.ndarray]
         if gain.mean() > 2 * gain.std() / np.sqrt(gain.size):
             kind = name.split(" of ")[0]  # the best filter stands for all
             ahead.setdefault(kind, f"{name} by {alike:.2f}")
-    if ahead:
-        warnings.warn(
-            f"with hidden pixels of the maps this fusion correlates by {agreement:.2f}, "
-            f"{', '.join(ahead.values())}: the default weights do not suit these maps. Use "
-            "fuse_counts if they are counts; else what is ahead here, or calibrate_weights and "
-            "a lambda_tv of your choice",
-            stacklevel=4,
-        )
+    if not ahead:
+        return None
+    return (
+        f"with hidden pixels of the maps this fusion correlates by {agreement:.2f}, "
+        f"{', '.join(ahead.values())}: the default weights do not suit these maps. Use "
+        "fuse_counts if they are counts; else what is ahead here, or calibrate_weights and "
+        "a lambda_tv of your choice"
+    )
 
 
 def _short(per_element: np.ndarray) -> float | list[float]:

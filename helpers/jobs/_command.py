@@ -8,6 +8,7 @@ import json
 import shutil
 import sys
 import textwrap
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -56,7 +57,8 @@ def find(name: str) -> Job:
     if name not in JOBS:
         raise WrongCall(f"there is no job {name!r}: use {', '.join(JOBS)}")
     module = import_module(f"{__package__}.{JOBS[name]}")
-    return Job(getattr(module, name.replace("-", "_")))
+    name = name.replace("-", "_")
+    return Job(getattr(module, name), getattr(module, f"judge_{name}", None))
 
 
 def summary(name: str) -> str:
@@ -77,8 +79,8 @@ def listing() -> str:
     """Lines about the jobs for the help of the command."""
     lines = ["jobs (cmx JOB --help says more):"]
     told = {name: summary(name) for name in JOBS}
-    told["init JOB"] = "print a TOML file with all settings of a job"
-    told["run FILE"] = "do the job of a TOML file"
+    told["init JOB"] = "Print a TOML file with all settings of a job."
+    told["run FILE"] = "Do the job of a TOML file."
     width = max(map(len, told))
     for name, text in told.items():
         lines += textwrap.wrap(
@@ -147,7 +149,14 @@ def run(job: Job, settings: dict[str, Any], *, as_json: bool = False, quiet: boo
 
     bar = not (as_json or quiet) and sys.stderr.isatty()
     report = _report_json if as_json else _report
-    return int(work(job, settings, progress=bar, report=report) > 0)
+    with warnings.catch_warnings():
+        warnings.showwarning = _say
+        return int(work(job, settings, progress=bar, report=report) > 0)
+
+
+def _say(message: Warning | str, *_: Any, **__: Any) -> None:
+    """A warning as one line, without the place in the code."""
+    print(f"note: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _report(result: dict[str, Any]) -> None:

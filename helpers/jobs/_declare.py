@@ -172,10 +172,17 @@ class Job:
         ``function(task, *, **settings)``: all annotated, with a numpydoc section Parameters, in
         which `task` tells of the file. It gives an `Outcome`. A function that also takes `client`
         spreads the chunks of its file itself; of the others, files are done side by side.
+    judge : callable, optional
+        ``judge(path, settings)`` gives what one input says of the settings: "field", its name, and
+        "found", a sentence or None. Or an empty dict, where there is nothing to be judged.
     """
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        judge: Callable[[Path, Mapping[str, Any]], dict[str, Any]] | None = None,
+    ) -> None:
+        self.function, self.judge = function, judge
         self.name = function.__name__.strip("_").replace("_", "-")
         doc = inspect.getdoc(function) or ""
         self.summary = doc.splitlines()[0]
@@ -309,7 +316,9 @@ class Job:
                 continue
             if setting.kind is bool:
                 options |= {"action": argparse.BooleanOptionalAction, "default": setting.default}
-                group.add_argument(flag, **options)
+                group.add_argument(
+                    flag, **options
+                ).help = f"{text} (default: {'yes' if setting.default else 'no'})"
                 continue
             if not setting.needed and setting.default not in (None, [], ()):
                 options["help"] += f" (default: {setting.default})"

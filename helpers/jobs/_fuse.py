@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -12,6 +12,7 @@ from ..fusion.counts import fuse_counts
 from ..fusion.model import atomic_number, normalize
 from ..fusion.scan import Counts, maps_from_spectra, read
 from ..fusion.solver import fuse as solve
+from ..fusion.solver import judge_defaults
 from ..io.files import load_h5, load_tif
 from ._declare import AtLeast, Count, NotNegative, Positive
 from ._run import Outcome, Task
@@ -80,7 +81,7 @@ def fuse(
     pixel_size : float, optional
         Edge of a pixel; left out, that of the TIFF files.
     unit : str
-        Of pixel_size.
+        Unit of pixel_size.
 
     Returns
     -------
@@ -117,12 +118,38 @@ def fuse(
         background=background,
         n_iter=n_iter,
         device=task.device,
+        judge=False,  # by the first field of the call, see below
         progress=task.progress,
     )
     result.save(task.folder, pixel_size=size, unit=length, raw=raw)
     files = [task.folder / f"{name}.tif" for name in [*maps, "haadf"]]
     told |= {"n_iter": int(result.n_iter), "cost": float(result.cost.total[-1])}
     return Outcome(task.folder, [task.folder / "fusion.h5", *files], told)
+
+
+def judge_fuse(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Judgement of the default weights by hidden pixels of one field; empty where others are given.
+
+    Parameters
+    ----------
+    path : Path
+    settings : mapping
+        Of the job.
+    """
+    named = settings["n_iter"] is not None or settings["lambda_tv"] is not None
+    if settings["counts"] or named:
+        return {}
+    options = ("haadf", "elements", "others")
+    haadf, elements, others = (settings[name] for name in options)
+    field = _read(path, haadf, elements, others or [])
+    image: Any = field.haadf
+    maps: Any = field.maps
+    if settings["scale"]:
+        image, maps = normalize(image, maps)
+    numbers = {name: name for name in maps}
+    weights = ("gamma", "lambda_haadf", "lambda_chem", "background")
+    better = judge_defaults(image, maps, numbers, **{name: settings[name] for name in weights})
+    return {"field": str(path), "found": better}
 
 
 class _Field(NamedTuple):

@@ -7,9 +7,11 @@ import json
 import platform
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -130,7 +132,11 @@ def run(
     with workers(settings["workers"], settings["scheduler"]) as client:
         pairs = list(zip(files, targets, strict=True))
         several = len(pairs) > 1 and not job.by_chunks
-        results = _results(job, settings, pairs, client, progress and not several)
+        judged = _judged(job, settings, pairs)
+        if found := judged.get("found"):
+            warnings.warn(f"{judged['field']}: {found}", stacklevel=2)
+        work = partial(one, job, settings, judged=judged)
+        results = _results(work, pairs, client, job.by_chunks, progress and not several)
         failed = 0
         for result in _with_bar(results, len(pairs), progress and several):
             failed += "error" in result
@@ -144,6 +150,7 @@ def one(
     path: Path,
     folder: Path,
     *,
+    judged: Mapping[str, Any] | None = None,
     client: Client | None = None,
     progress: bool = False,
 ) -> dict[str, Any]:
@@ -155,6 +162,8 @@ def one(
     settings : mapping
     path, folder : Path
         Input, and folder of the results.
+    judged : mapping, optional
+        What the first input of the call said of the settings, for the record.
     client : distributed.Client, optional
         For a job that spreads the chunks of a file.
     progress : bool
@@ -176,7 +185,7 @@ def one(
         resume, device = settings["resume"], settings["device"]
         task = Task(path, folder, record.key, resume, device, progress)
         outcome = job.function(task, **own)
-        record.write(outcome)
+        record.write(outcome, judged)
         for left in folder.glob("unfinished-*"):
             shutil.rmtree(left, ignore_errors=True)
         for left in folder.rglob(".*.part"):  # of a process that was killed while it wrote
@@ -186,23 +195,38 @@ def one(
     return given | {"output": str(outcome.output), "new": True, **outcome.told}
 
 
+def _judged(
+    job: Job, settings: Mapping[str, Any], pairs: list[tuple[Path, Path]]
+) -> dict[str, Any]:
+    """Judgement of the settings by the first input that can be read, now or in a call before."""
+    for path, folder in pairs if job.judge else ():
+        try:
+            if settings["resume"] and (folder / "job.json").exists():
+                note = Record(job, settings, path, folder).note()
+                if note is not None:
+                    return dict(note.get("judged", {}))
+            assert job.judge is not None
+            return job.judge(path, settings)
+        except FAILURES:
+            continue  # it is told in its turn
+    return {}
+
+
 def _results(
-    job: Job,
-    settings: Mapping[str, Any],
+    work: Callable[..., dict[str, Any]],
     pairs: list[tuple[Path, Path]],
     client: Client | None,
+    by_chunks: bool,
     progress: bool,
 ) -> Iterator[dict[str, Any]]:
     """Result of each file as soon as it is there."""
-    if client is None or job.by_chunks:
+    if client is None or by_chunks:
         for path, folder in pairs:
-            yield one(job, settings, path, folder, client=client, progress=progress)
+            yield work(path, folder, client=client, progress=progress)
         return
     from distributed import as_completed
 
-    futures = {
-        client.submit(one, job, settings, path, folder, pure=False): path for path, folder in pairs
-    }
+    futures = {client.submit(work, path, folder, pure=False): path for path, folder in pairs}
     try:
         for future in as_completed(futures):
             try:
@@ -317,22 +341,31 @@ class Record:
 
     def output(self) -> str | None:
         """The result if it is there, whole, and from the same input and settings."""
+        note = self.note()
+        return None if note is None else str(self.folder / note["output"])
+
+    def note(self) -> dict[str, Any] | None:
+        """Content of ``job.json`` if its result is whole, and from the same input and settings."""
         try:
-            note = json.loads((self.folder / "job.json").read_text(encoding="utf-8"))
+            note: dict[str, Any] = json.loads(
+                (self.folder / "job.json").read_text(encoding="utf-8")
+            )
             files = note["files"].items()
             whole = note["key"] == self.key and all(
                 (self.folder / name).stat().st_size == size for name, size in files
             )
-            return str(self.folder / note["output"]) if whole else None
+            return note if whole and "output" in note else None
         except (OSError, ValueError, KeyError):
             return None
 
-    def write(self, outcome: Outcome) -> None:
+    def write(self, outcome: Outcome, judged: Mapping[str, Any] | None = None) -> None:
         """Write ``job.toml`` and ``job.json`` beside the files of the result.
 
         Parameters
         ----------
         outcome : Outcome
+        judged : mapping, optional
+            What an input said of the settings.
         """
         files = {p.relative_to(self.folder).as_posix(): p.stat().st_size for p in outcome.files}
         note = {
@@ -344,6 +377,8 @@ class Record:
             "versions": {"helpers": __version__, "python": platform.python_version()}
             | {name: _version(name) for name in LIBRARIES},
         }
+        if judged:
+            note["judged"] = dict(judged)
         with atomic_path(self.folder / "job.toml") as temporary:
             temporary.write_text(self.job.toml(self.settings), encoding="utf-8")
         with atomic_path(self.folder / "job.json") as temporary:
@@ -354,6 +389,7 @@ def _contents(path: Path) -> list[Path]:
     return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
 
 
+@cache
 def _version(name: str) -> str | None:
     try:
         return version(name)

@@ -46,7 +46,7 @@ def main(arguments=None):
     parser.add_argument("--sizes", nargs="+", type=int, default=[256, 512, 1024, 2048])
     parser.add_argument("--repeats", type=int, help="turns; default: more for small sizes")
     parser.add_argument("--frames", type=int, default=100_000, help="of the movie of jobs")
-    parser.add_argument("--emitters", type=int, default=10, help="of a frame of jobs")
+    parser.add_argument("--emitters", type=int, default=3, help="of a frame of jobs")
     parser.add_argument("--fields", type=int, default=1000, help="of jobs")
     parser.add_argument("--guide", help="the guide's own fusion_utils.py, to be timed as well")
     parser.add_argument(

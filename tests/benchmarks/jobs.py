@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ import tifffile
 
 from helpers import fusion
 from helpers.io import load_table, save_h5
-from helpers.renderer.simulate import crowded_frames
+from helpers.renderer.simulate import crowded_frames, spots_image
 from helpers.scale import map_chunks
 
 from .harness import Table
@@ -35,7 +36,8 @@ def run(options):
     try:
         yield _overhead(folder)
         yield _localize(folder, options.frames, options.emitters)
-        yield _workers(folder, min(options.frames, 8 * CHUNK), min(options.fields, 100))
+        frames, fields = min(options.frames, 20 * CHUNK), min(options.fields, 400)
+        yield _workers(folder, frames, fields, options.emitters)
         yield _fields(folder, options.fields)
     finally:
         shutil.rmtree(folder)
@@ -65,13 +67,18 @@ def _overhead(folder, n=1000, repeats=3):
     return table
 
 
-def _movies(folder, n, emitters=10):
+def _movies(folder, n, emitters):
     """A movie of n frames in separate pages, and the same as OME-Zarr."""
     import zarr
 
-    options = {"emitters": emitters, "photons": (900, 1100), "sigma": 1.3, "background": (5, 5)}
-    frames, _ = crowded_frames(200, (128, 128), read_noise=0, present=1.0, seed=1, **options)
-    mean = np.maximum(frames, 0)
+    shape, sigma, background, period = (128, 128), 1.3, 5, 200
+    options = {"emitters": emitters, "photons": (900, 1100), "present": 1.0, "seed": 1}
+    _, truth = crowded_frames(
+        period, shape, sigma=sigma, background=(0, 0), read_noise=0, **options
+    )
+    there = [truth[truth.frame == k] for k in range(period)]
+    # without noise, which is drawn anew for every frame below
+    mean = np.stack([background + spots_image(t.x, t.y, t.photons, sigma, shape) for t in there])
     pages = folder / "pages.tif"
     store = zarr.open_group(folder / "movie.ome.zarr", mode="w")
     array = store.create_array(
@@ -84,7 +91,7 @@ def _movies(folder, n, emitters=10):
     store.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": [level]}]}
     rng = np.random.default_rng(2)
     with tifffile.TiffWriter(pages, bigtiff=True) as file:
-        for at in range(0, n, 200):
+        for at in range(0, n, period):
             block = rng.poisson(mean).astype("uint16")[: n - at]
             array[at : at + len(block)] = block
             for frame in block:
@@ -96,36 +103,56 @@ def _call(*words):
     return [sys.executable, "-m", "helpers", *map(str, words), "--device", "cpu", "--json"]
 
 
-def _timed(*words):
-    """Wall and CPU seconds, and the peak memory in GiB, of a call and its children."""
+def _timed(*words, until=None):
+    """Seconds, CPU seconds, peak GiB, results and exit of a call; killed (-9) after `until`."""
     begun = time.perf_counter()
     with tempfile.TemporaryFile("w+") as told:
         process = subprocess.Popen(_call(*words), stdout=told)
-        _, _, usage = os.wait4(process.pid, 0)  # of this call and its children, of no other
+        if until is not None:
+            until(process)
+            process.send_signal(signal.SIGKILL)
+        _, status, usage = os.wait4(process.pid, 0)  # of this call and its children, of no other
         wall = time.perf_counter() - begun
+        process.returncode = os.waitstatus_to_exitcode(status)
         told.seek(0)
         lines = [json.loads(line) for line in told]
-    return wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 2**20, lines
+    cpu = usage.ru_utime + usage.ru_stime
+    return wall, cpu, usage.ru_maxrss / 2**20, lines, process.returncode
 
 
 def _localize(folder, n, emitters):
-    """Memory, the table of the call in memory, and five kills."""
+    """Memory and table of a call that is killed five times, beside the call in memory."""
     title = f"cmx localize, {n} frames of 128 x 128 with {emitters} molecules, chunks of {CHUNK}"
-    columns = ("file", "s", "CPU s", "peak GiB", "molecules", "as in memory", "kills", "same bits")
-    table = Table(title, columns, notes=["wanted: peak < 2 GiB, equal, bit-equal after 5 kills"])
+    columns = ("file", "calls", "killed", "s", "CPU s", "peak GiB", "molecules", "as in memory")
+    notes = [
+        "a call that is killed (-9) at five moments, and the sixth that ends: together",
+        "wanted: 5 killed, peak < 2 GiB, and the table of one call in memory, bit for bit",
+    ]
+    table = Table(title, columns, notes=notes)
     pages, store = _movies(folder, n, emitters)
     expected = _in_memory(pages)
     for path in (pages, store):
-        words = ["localize", path, "--psf", 1.3, "--chunk", CHUNK]
-        wall, cpu, peak, (result,) = _timed(*words, "--out", folder / "whole")
-        found = load_table(result["output"])
+        out = folder / f"of {path.name}"
+        words = ["localize", path, "--psf", 1.3, "--chunk", CHUNK, "--out", out]
+        calls = [
+            _timed(*words, until=partial(_some, out, k * n // CHUNK // 6)) for k in range(1, 6)
+        ]
+        calls.append(_timed(*words))
+        walls, cpus, peaks, lines, codes = zip(*calls, strict=True)
+        found = load_table(lines[-1][0]["output"])
         equal = all(np.array_equal(found[k], expected[k]) for k in expected.dtype.names)
-        kills = _killed(words, folder / "killed", n // CHUNK)
-        _, _, _, (again,) = _timed(*words, "--out", folder / "killed")
-        same = np.array_equal(load_table(again["output"]), found)
-        row = (path.name, wall, cpu, peak, len(found), str(equal), kills, str(same))
-        table.rows.append(row)
+        killed = sum(code == -signal.SIGKILL for code in codes)
+        row = (path.name, len(calls), killed, sum(walls), sum(cpus), max(peaks), len(found))
+        table.rows.append((*row, str(equal)))
     return table
+
+
+def _some(out, wanted, process):
+    """Wait until so many chunks are there, or the call has ended."""
+    while len(list(out.glob("*/chunks/.parts/*/*.json"))) < wanted:
+        if os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            return
+        time.sleep(0.05)
 
 
 def _in_memory(path):
@@ -141,31 +168,17 @@ def _in_memory(path):
     return np.load(table)
 
 
-def _killed(words, out, n_chunks, times=5):
-    """Kill the call at five moments, as soon as some more chunks are there; how often it ran."""
-    kills = 0
-    for k in range(times):
-        process = subprocess.Popen(_call(*words, "--out", out), stdout=subprocess.DEVNULL)
-        wanted = (k + 1) * n_chunks // (times + 1)
-        while process.poll() is None and len(list(out.glob("*/chunks/.parts/*/*.json"))) < wanted:
-            time.sleep(0.02)
-        kills += process.poll() is None
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    return kills
-
-
-def _workers(folder, n_frames, n_fields):
+def _workers(folder, n_frames, n_fields, emitters):
     """Two workers against one; the time of starting them counts."""
     table = Table(
         f"two workers against one: {n_frames} frames, {n_fields} fields",
         ("job", "1: s", "CPU s", "2: s", "CPU s", "times", "wanted"),
         notes=[f"{os.cpu_count()} processors, load {os.getloadavg()[0]:.1f}"],
     )
-    _movies(folder, n_frames)
+    _movies(folder, n_frames, emitters)
     jobs = {
         "localize": ["localize", folder / "pages.tif", "--psf", 1.3, "--chunk", 500],
-        "fuse": ["fuse", *_make_fields(folder / "few", n_fields), "--n-iter", 300],
+        "fuse": ["fuse", *_make_fields(folder / "few", n_fields)],
     }
     for name, words in jobs.items():
         one, two = (
@@ -192,7 +205,7 @@ def _fields(folder, n):
     files = _make_fields(folder / "many", n)
     for path in files[:2]:
         path.write_bytes(path.read_bytes()[:1000])
-    wall, cpu, peak, lines = _timed("fuse", *files, "--out", folder / "fused", "--n-iter", 30)
+    wall, cpu, peak, lines, code = _timed("fuse", *files, "--out", folder / "fused")
     failed = sum("error" in line for line in lines)
-    row = (1 if failed else 0, wall, cpu, peak, len(lines) - failed, failed)
+    row = (code, wall, cpu, peak, len(lines) - failed, failed)
     return Table(title, columns, [row])

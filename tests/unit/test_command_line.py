@@ -7,6 +7,7 @@ import pytest
 
 from helpers import __version__, datasets
 from helpers.__main__ import main
+from helpers.jobs._command import names
 
 
 @pytest.fixture(autouse=True)
@@ -121,6 +122,26 @@ def test_unknown_commands_exit_2():
     with pytest.raises(SystemExit) as caught:
         main(["data", "burn"])
     assert caught.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"), [("fues", "did you mean fuse?"), ("xray-trian", "did you mean xray-train?"),
+                       ("exports-notebook", "export-notebooks?"), ("q", "see cmx --help")]
+)  # fmt: skip
+def test_a_misspelt_job_is_one_line_with_the_nearest_one(word, hint, capsys):
+    assert main([word, "a.h5"]) == 2
+    told = capsys.readouterr()
+    assert told.out == "" and told.err.count("\n") == 1 and hint in told.err
+
+
+def test_the_help_names_every_job_and_command_and_fits_80_columns(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    said = capsys.readouterr().out
+    assert not [line for line in said.splitlines() if line[80:]] and "`" not in said
+    for name in (*names(), "init JOB", "run FILE", "doctor", "data", "export-notebooks"):
+        assert re.search(rf"^ +{name}\b", said, re.M), name
 
 
 def test_the_notebooks_of_a_built_book_are_copied(tmp_path, capsys):

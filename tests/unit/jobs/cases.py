@@ -65,10 +65,15 @@ def _fields(folder):
 
 
 def _movie(folder):
-    options = {"emitters": 2, "photons": (900, 1100), "sigma": 1.3, "background": (5, 5)}
-    frames, _ = crowded_frames(12, (24, 26), read_noise=0, seed=3, **options)
-    counts = np.random.default_rng(0).poisson(np.maximum(frames, 0)).astype("uint16")
-    save_tif(folder / "movie.tif", 2 * counts + 100, pixel_size=0.13, unit="µm", axes="TYX")
+    options = {"emitters": 3, "photons": (900, 1100), "sigma": 1.3, "background": (5, 5)}
+    frames, _ = crowded_frames(12, (24, 26), read_noise=0, present=1.0, seed=3, **options)
+    save_tif(
+        folder / "movie.tif",
+        2 * frames.astype("uint16") + 100,
+        pixel_size=0.13,
+        unit="µm",
+        axes="TYX",
+    )
     options = ["--psf", "1.3", "--gain", "2", "--offset", "100", "--chunk", "3"]
     return Case("localize", [folder / "movie.tif"], options)
 

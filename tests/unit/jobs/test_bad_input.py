@@ -12,6 +12,7 @@ import pytest
 
 from helpers.__main__ import main
 from helpers.io import load_table, save_tif
+from helpers.jobs import find
 from helpers.jobs._command import names
 from tests.unit.jobs.cases import DEVICE, run
 
@@ -108,6 +109,17 @@ def test_a_wrong_toml_is_refused_before_any_work(tmp_path, capsys, text, words):
     assert [p.name for p in tmp_path.iterdir()] == ["a.toml"]
 
 
+@pytest.mark.parametrize("name", names())
+def test_a_misspelt_setting_of_any_job_names_the_nearest_one(name, tmp_path, capsys):
+    wrong = {s.name: f"{s.name}x" for s in find(name).settings[2:]}
+    for right, setting in wrong.items():
+        text = f'job = "{name}"\nfiles = ["a"]\nout = "b"\n{setting} = 1'
+        (tmp_path / "a.toml").write_text(text)
+        assert main(["run", str(tmp_path / "a.toml")]) == 2
+        assert f"{name} has no setting '{setting}': did you mean {right}?" in said(capsys)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.toml"]
+
+
 def test_wrong_calls_end_with_2(here, capsys):
     assert main(["fuse", "a.h5"]) == 2  # no --out
     assert main(["fuse", "a.h5", "--out", "out", "--lambda-tvv", "1"]) == 2
@@ -176,9 +188,11 @@ def test_a_device_that_is_full_leaves_no_half_file(name, case, tmp_path, capsys,
     assert left == [], "no part of a file is left"
 
 
-def test_a_folder_that_may_not_be_written(case, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("name", names())
+def test_a_folder_that_may_not_be_written(name, case, tmp_path, capsys, monkeypatch):
     import tempfile
 
+    call = case(name).call(tmp_path / "out")
     if os.name == "posix" and os.geteuid() != 0:
         (tmp_path / "out").mkdir(mode=0o500)
     else:  # root may write everywhere
@@ -187,7 +201,7 @@ def test_a_folder_that_may_not_be_written(case, tmp_path, capsys, monkeypatch):
             raise PermissionError(errno.EACCES, "Permission denied")
 
         monkeypatch.setattr(tempfile, "TemporaryFile", refused)
-    assert main([*case("localize").call(tmp_path / "out")]) == 1
+    assert main(call) == 1
     assert "no permission to write in" in said(capsys)
 
 

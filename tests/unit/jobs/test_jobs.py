@@ -15,7 +15,7 @@ from helpers.__main__ import main
 from helpers.fusion import Fusion
 from helpers.fusion.scan._twin import pd_tio2_edx
 from helpers.io import Stack, load_h5, load_table, load_tif, load_tilt_angles, save_h5, save_tif
-from helpers.jobs import find
+from helpers.jobs import _fuse, find
 from helpers.jobs._command import names
 from helpers.jobs._xray_infer import _late_ns
 from helpers.lucy import richardson_lucy
@@ -54,6 +54,38 @@ def test_fuse_equals_the_page(case, tmp_path, capsys):
     assert set(found.maps) == {"Sc", "Dy", "O"} and results[2]["n_iter"] == 5
     for name in maps:
         np.testing.assert_allclose(found.maps[name], expected.maps[name], atol=1e-5)
+
+
+def test_the_default_weights_are_judged_once_by_the_first_field_that_can_be_read(
+    tmp_path, capsys, monkeypatch
+):
+    """A broken field comes first; every record says what was found, and the note is said once."""
+    judged = []
+    real = _fuse.judge_defaults
+    monkeypatch.setattr(_fuse, "judge_defaults", lambda *a, **k: judged.append(a) or real(*a, **k))
+    (tmp_path / "a.h5").write_bytes(b"broken")
+    files = [tmp_path / "a.h5"]
+    for name in "bc":
+        data = fusion.simulate("dysco3", counts=2, seed=0, size=96)
+        files.append(tmp_path / f"{name}.h5")
+        save_h5(files[-1], {"maps": dict(data.maps), "haadf": data.haadf})
+    call = ["fuse", *map(str, files), "--out", str(tmp_path / "out"), *DEVICE]
+    tree, _ = load_h5(files[1])
+    haadf, maps = fusion.normalize(tree["haadf"], tree["maps"])
+    with pytest.warns(UserWarning, match="hidden pixels") as told:
+        expected = fusion.fuse(haadf, maps, {n: n for n in maps}, device="cpu")
+    for _ in range(2):  # the second call takes what the first one found
+        assert main(call) == 1
+        said = capsys.readouterr().err.splitlines()
+        assert said == [f"note: {files[1]}: {told[0].message}"]
+        assert len(judged) == 1
+    for name in "bc":
+        note = json.loads((tmp_path / "out" / name / "job.json").read_text())
+        assert note["judged"] == {"field": str(files[1]), "found": str(told[0].message)}
+        found = Fusion.load(tmp_path / "out" / name)
+        np.testing.assert_allclose(found.maps["Dy"], expected.maps["Dy"], atol=1e-5)
+    assert main([*call, "--n-iter", "5"]) == 1 and len(judged) == 1
+    assert capsys.readouterr().err == ""
 
 
 def test_fuse_of_counts_equals_the_page(tmp_path, capsys):
