@@ -127,6 +127,7 @@ def _localize(folder, n, emitters):
     columns = ("file", "calls", "killed", "s", "CPU s", "peak GiB", "molecules", "as in memory")
     notes = [
         "a call that is killed (-9) at five moments, and the sixth that ends: together",
+        "4000 different frames, which take turns; chance places and noise",
         "wanted: 5 killed, peak < 2 GiB, and the table of one call in memory, bit for bit",
     ]
     table = Table(title, columns, notes=notes)
