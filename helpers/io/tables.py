@@ -1,7 +1,8 @@
 """Tables of molecules in files: CSV and HDF5, and those of Picasso, ThunderSTORM and Parquet.
 
 Columns have the names of `helpers.renderer.detect.localize`: `x`, `y` in px from the centre of the
-frame, the middle of a single pixel or the corner of four. Other programs count from elsewhere:
+frame, the middle of a single pixel or the corner of four, and depths `z` in µm. Other programs have
+depths in nm, and count from elsewhere:
 
 - Picasso in px from the centre of the first pixel,
 - ThunderSTORM in nm from the outer corner of the first pixel, frames from 1.
@@ -35,6 +36,8 @@ PICASSO = {
     "background": "bg",
     "x_std": "lpx",
     "y_std": "lpy",
+    "z": "z",
+    "z_std": "lpz",
     "sigma_x": "sx",
     "sigma_y": "sy",
 }
@@ -44,7 +47,10 @@ THUNDERSTORM = {
     "sigma_y": "sigma2 [nm]",
     "photons": "intensity [photon]",
     "background": "offset [photon]",
+    "z": "z [nm]",
+    "z_std": "uncertainty_z [nm]",
 }
+DEPTHS = "z", "z_std"  # µm here, nm in other programs
 
 
 def save_table(
@@ -228,7 +234,8 @@ def _save_picasso(
         rest["sigma_x"] = rest["sigma_y"] = rest.pop("sigma")
     for ours, theirs in PICASSO.items():
         if ours in rest:
-            found[theirs] = rest.pop(ours).astype("f4")
+            scale = 1000 if ours in DEPTHS else 1
+            found[theirs] = (rest.pop(ours) * scale).astype("f4")
     found |= {name: column for name, column in rest.items() if column.dtype.kind in "iufb"}
     last = int(frame.max()) + 1 if len(frame) else 1
     info: dict[str, Any] = {"Width": int(shape[1]), "Height": int(shape[0])}
@@ -271,7 +278,8 @@ def _load_picasso(path: Path) -> Columns | None:
     for axis, m in zip("xy", middle, strict=True):
         columns[axis] = columns[axis].astype(float) - m
     ours = {theirs: name for name, theirs in PICASSO.items()}
-    return {ours.get(name, name): column for name, column in columns.items()}
+    found = {ours.get(name, name): column for name, column in columns.items()}
+    return found | {name: found[name] / 1000 for name in DEPTHS if name in found}
 
 
 def _to_thunderstorm(columns: Columns, pixel_size: Any, shape: Any) -> Columns:
@@ -281,11 +289,18 @@ def _to_thunderstorm(columns: Columns, pixel_size: Any, shape: Any) -> Columns:
         found[f"{axis} [nm]"] = (rest.pop(axis) + m + 0.5) * pixel_size
     for ours, theirs in THUNDERSTORM.items():
         if ours in rest:
-            found[theirs] = rest.pop(ours) * (pixel_size if theirs.endswith("[nm]") else 1)
+            found[theirs] = rest.pop(ours) * _scale(ours, theirs, pixel_size)
     if {"x_std", "y_std"} <= set(rest):
         squares = (rest.pop("x_std") ** 2 + rest.pop("y_std") ** 2) / 2
         found["uncertainty_xy [nm]"] = np.sqrt(squares) * pixel_size
     return found | {name: column for name, column in rest.items() if column.dtype.kind in "iufb"}
+
+
+def _scale(ours: str, theirs: str, pixel_size: float) -> float:
+    """A column of ThunderSTORM over ours: µm and px become nm."""
+    if ours in DEPTHS:
+        return 1000.0
+    return pixel_size if theirs.endswith("[nm]") else 1.0
 
 
 def _from_thunderstorm(columns: Columns, pixel_size: Any, shape: Any) -> Columns:
@@ -296,7 +311,7 @@ def _from_thunderstorm(columns: Columns, pixel_size: Any, shape: Any) -> Columns
         found[axis] = rest.pop(f"{axis} [nm]") / pixel_size - m - 0.5
     for ours, theirs in THUNDERSTORM.items():
         if theirs in rest:
-            found[ours] = rest.pop(theirs) / (pixel_size if theirs.endswith("[nm]") else 1)
+            found[ours] = rest.pop(theirs) / _scale(ours, theirs, pixel_size)
     for name in ("uncertainty_xy [nm]", "uncertainty [nm]"):
         if name in rest:
             found["x_std"] = found["y_std"] = rest.pop(name) / pixel_size

@@ -23,6 +23,8 @@ from ..renderer.deconvolve.tiles import plan, solve_tile
 from ..renderer.denoise import denoise as learn
 from ..renderer.detect import find_drift, link, select
 from ..renderer.detect import localize as find_molecules
+from ..renderer.pupil import Astigmatism
+from ..renderer.renderers import Gaussian3D
 from ..scale import map_chunks
 from ._declare import Count, File, NotNegative, Positive
 from ._run import Outcome, Task, assembled, uninterrupted
@@ -37,7 +39,8 @@ ENDS |= {"picasso": ".hdf5", "thunderstorm": ".csv"}
 def localize(
     task: Task,
     *,
-    psf: Positive,
+    psf: Positive | None = None,
+    calibration: File | None = None,
     gain: Positive = 1.0,
     offset: float = 0.0,
     read_noise: NotNegative = 0.0,
@@ -57,8 +60,11 @@ def localize(
     ----------
     task : Task
         A movie, in any format of helpers.io.Stack.
-    psf : float
-        Standard deviation of a spot in px.
+    psf : float, optional
+        Standard deviation of a spot in px. Either this or calibration must be given.
+    calibration : Path, optional
+        File .yaml of an astigmatic lens, by helpers.renderer.pupil.Astigmatism.save or by
+        Picasso: depths are found as well, in µm.
     gain : float
         ADU per photo-electron.
     offset : float
@@ -90,20 +96,23 @@ def localize(
     Outcome
         The table.
     """
-    work = partial(
-        _chunk,
-        psf=psf,
-        read_noise=read_noise,
-        false_alarms=false_alarms,
-        saturation=saturation,
-        device=task.device,
-    )
+    if (psf is None) == (calibration is None):
+        raise ValueError("give either psf, the width of a spot in px, or a calibration file")
+    lens = None if calibration is None else Astigmatism.load(calibration)
     target = task.folder / f"molecules{ENDS[table]}"
     with Stack(task.path, gain=gain, offset=offset) as stack:
         frames = stack.frames
         pixel = pixel_size or _nm(frames)
         if table == "thunderstorm" and pixel is None:
             raise ValueError("the file has no pixel size: thunderstorm needs --pixel-size in nm")
+        work = partial(
+            _chunk,
+            psf=psf if lens is None else _spots(lens, frames.shape[1:]),
+            read_noise=read_noise,
+            false_alarms=false_alarms,
+            saturation=saturation,
+            device=task.device,
+        )
         done = map_chunks(
             work,
             frames,
@@ -125,12 +134,16 @@ def localize(
         found = find_drift(found, windows=drift_windows).correct(found)
     if link_radius:
         found = link(found, link_radius)
+    shape: dict[str, Any] = {"psf_px": psf} if calibration is None else {"lens": calibration.name}
     if table in ("picasso", "thunderstorm"):
-        save_table(target, found, {"sigma": psf}, format=table, **more)
+        columns = {name: np.asarray(found[name]) for name in found.dtype.names}
+        if lens is not None:
+            columns |= dict(zip(("sigma_x", "sigma_y"), lens.widths(columns["z"]), strict=True))
+        save_table(target, columns, {} if psf is None else {"sigma": psf}, format=table, **more)
     elif table == "csv":
         save_table(target, found)
     else:
-        save_table(target, found, {"psf_px": psf}, **more)
+        save_table(target, found, shape, **more)
     files = [target] if table != "picasso" else [target, target.with_suffix(".yaml")]
     told |= {"molecules": len(found), "frames": more["frames"]}
     return Outcome(target, files, told | {"chunks_new": done.n_new, "chunks": done.n_chunks})
@@ -383,7 +396,7 @@ def _chunk(
     block: np.ndarray,
     start: int,
     *,
-    psf: float,
+    psf: float | Gaussian3D,
     read_noise: float,
     false_alarms: float,
     saturation: float | None,
@@ -397,6 +410,13 @@ def _chunk(
     found = find_molecules(block, psf, noise, device=device, **options)
     found.frame += start
     return found
+
+
+def _spots(lens: Astigmatism, shape: Sequence[int]) -> Gaussian3D:
+    """Regions that hold three widths of the widest spot, or the frame."""
+    widest = max(float(width.max()) for width in lens.widths(np.linspace(*lens.z_range, 101)))
+    side = 2 * math.ceil(3 * widest) + 1
+    return lens.renderer([min(side, n) for n in shape])
 
 
 def _nm(stack: Stack) -> float | None:

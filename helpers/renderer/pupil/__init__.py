@@ -2,14 +2,17 @@
 
 from ._retrieve import retrieve, retrieve_from_blinks
 from .ambiguities import Alignment, align, twin
+from .astigmatism import Astigmatism, calibrate_astigmatism
 from .beads import BeadPSF, psf_from_beads
 from .result import PupilFit
 
 __all__ = [
     "Alignment",
+    "Astigmatism",
     "BeadPSF",
     "PupilFit",
     "align",
+    "calibrate_astigmatism",
     "psf_from_beads",
     "retrieve",
     "retrieve_from_blinks",

@@ -121,9 +121,11 @@ def psf_from_beads(
     """
     stack = np.asarray(to_numpy(movie_or_stack), float)
     stack = stack[None] if stack.ndim == 2 else stack
-    _check(stack, pixel_size, z_step, size)
-    rows, columns, alone = _found(stack, size)
-    cuts = _cut(stack, rows[alone], columns[alone], size)
+    if not 0.005 <= pixel_size <= 2:
+        raise ValueError(f"pixel_size is {pixel_size}: it is counted in µm; divide nm by 1000")
+    check_stack(stack, z_step, size)
+    rows, columns, alone = find_beads(stack, size)
+    cuts = cut_beads(stack, rows[alone], columns[alone], size)
     average, places, light, used = _averaged(cuts)
     average = _finished(average, cuts[used], places[used], light[used])
     left = _left(average, cuts[used], places[used], light[used])
@@ -145,7 +147,8 @@ def psf_from_beads(
     return BeadPSF(average, spline, fitted, beads, left, float(pixel_size), float(z_step))
 
 
-def _check(stack: np.ndarray, pixel_size: float, z_step: float, size: int) -> None:
+def check_stack(stack: np.ndarray, z_step: float, size: int) -> None:
+    """Refuse a stack, a step or a size that cannot be right."""
     if stack.ndim != 3 or min(stack.shape[1:]) < size + 2:
         raise ValueError(
             f"the stack is {stack.shape}: give (Z, Y, X), or (Y, X), larger than {size + 2} px"
@@ -154,8 +157,6 @@ def _check(stack: np.ndarray, pixel_size: float, z_step: float, size: int) -> No
         raise ValueError(f"size is {size}: give an odd number of pixels from 7 on")
     if not np.isfinite(stack).all():
         raise ValueError("the stack holds NaN or infinity: put the background there")
-    if not 0.005 <= pixel_size <= 2:
-        raise ValueError(f"pixel_size is {pixel_size}: it is counted in µm; divide nm by 1000")
     reach = len(stack) * z_step
     if not z_step > 0 or (len(stack) > 1 and not 0.05 <= reach <= 40):
         raise ValueError(
@@ -164,7 +165,7 @@ def _check(stack: np.ndarray, pixel_size: float, z_step: float, size: int) -> No
         )
 
 
-def _found(stack: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def find_beads(stack: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows and columns of beads, brightest first, and which of them stand alone."""
     flat = gaussian_filter(stack.max(0) if len(stack) > 1 else stack[0], 1.0)
     flat = flat - np.median(flat)
@@ -193,7 +194,8 @@ def _found(stack: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.nda
     return rows, columns, alone
 
 
-def _cut(stack: np.ndarray, rows: np.ndarray, columns: np.ndarray, size: int) -> np.ndarray:
+def cut_beads(stack: np.ndarray, rows: np.ndarray, columns: np.ndarray, size: int) -> np.ndarray:
+    """The surroundings of some pixels in each plane, (B, Z, size, size)."""
     half = size // 2
     return np.stack(
         [

@@ -210,11 +210,11 @@ class Gaussian3D(_Gaussians):
         self,
         image_shape: Sequence[int],
         *,
-        sigma: float = 1.3,
+        sigma: float | tuple[float, float] = 1.3,
         focus: tuple[float, float] = (0.25, -0.25),
-        depth: float = 0.4,
-        cubic: float = 0.0,
-        quartic: float = 0.0,
+        depth: float | tuple[float, float] = 0.4,
+        cubic: float | tuple[float, float] = 0.0,
+        quartic: float | tuple[float, float] = 0.0,
         z_range: tuple[float, float] = (-0.6, 0.6),
     ) -> None:
         z = Param("z", "µm", Bounded(*z_range), start=sum(z_range) / 2)

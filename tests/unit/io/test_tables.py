@@ -152,6 +152,27 @@ def test_a_table_of_thunderstorm(tmp_path):
         load_table(path, shape=SHAPE)
 
 
+@pytest.mark.parametrize(("kind", "name"), [("picasso", "a.hdf5"), ("thunderstorm", "a.csv")])
+def test_depths_are_nm_in_other_programs(tmp_path, kind, name):
+    before = molecules()
+    columns = {column: before[column] for column in before.dtype.names}
+    columns |= {"z": np.linspace(-0.5, 0.5, 30), "z_std": np.linspace(0.01, 0.03, 30)}
+    options = {"pixel_size": PIXEL, "shape": SHAPE}
+    save_table(tmp_path / name, columns, format=kind, **options)
+    if kind == "picasso":
+        with h5py.File(tmp_path / name) as file:
+            z, std = file["locs"]["z"], file["locs"]["lpz"]
+    else:
+        theirs = np.genfromtxt(tmp_path / name, delimiter=",", skip_header=1)
+        head = (tmp_path / name).read_text().splitlines()[0].replace('"', "").split(",")
+        z, std = (theirs[:, head.index(n)] for n in ("z [nm]", "uncertainty_z [nm]"))
+    np.testing.assert_allclose(z, 1000 * columns["z"], rtol=1e-6, atol=1e-4)
+    np.testing.assert_allclose(std, 1000 * columns["z_std"], rtol=1e-6)
+    after = load_table(tmp_path / name, **options)
+    for column in ("z", "z_std"):
+        np.testing.assert_allclose(after[column], columns[column], rtol=1e-6, atol=1e-7)
+
+
 def test_a_parquet_table_has_both_units_and_says_its_origins(tmp_path):
     before, path = molecules(), tmp_path / "a.parquet"
     save_table(path, before, {"sample": "worm"}, pixel_size=PIXEL, shape=SHAPE)

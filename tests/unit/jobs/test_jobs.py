@@ -19,7 +19,7 @@ from helpers.jobs import _fuse, find
 from helpers.jobs._command import names
 from helpers.jobs._xray_infer import _late_ns
 from helpers.lucy import richardson_lucy
-from helpers.renderer import deconvolve
+from helpers.renderer import deconvolve, pupil
 from helpers.renderer.denoise import denoise
 from helpers.renderer.detect import localize
 from tests.unit.jobs.cases import DEVICE, equal, kernel, run, same
@@ -362,6 +362,42 @@ def test_localize_writes_for_picasso_without_doing_the_work_again(case, tmp_path
     np.testing.assert_allclose(theirs.x, own.x, atol=3e-6)
     assert "Pixelsize: 130.0" in (tmp_path / "movie" / "molecules.yaml").read_text()
     assert run(case("localize"), tmp_path, capsys, "--no-resume")[0]["chunks_new"] == 4
+
+
+def test_localize_finds_depths_by_a_calibration(tmp_path, capsys):
+    """The command, the TOML and the call of a page give the same table."""
+    constants = np.array([[1.2, 1.3], [0.25, -0.25], [0.4, 0.4], [0, 0], [0, 0]])
+    lens = pupil.Astigmatism(constants, 0 * constants, (-0.5, 0.5), 0.0, np.zeros(0))
+    lens.save(tmp_path / "lens.yaml")
+    spots = lens.renderer((24, 26))
+    x, z = np.linspace(-6, 6, 8), np.linspace(-0.4, 0.4, 8)
+    mean = spots.render({"x": x, "y": -x / 2, "z": z, "photons": 3000.0, "background": 5.0})
+    counts = np.random.default_rng(0).poisson(mean).astype("uint16")
+    save_tif(tmp_path / "movie.tif", 2 * counts + 100, pixel_size=0.13, unit="µm", axes="TYX")
+    call = ["localize", str(tmp_path / "movie.tif"), "--gain", "2", "--offset", "100", *DEVICE]
+    lens_is = ["--calibration", str(tmp_path / "lens.yaml")]
+    assert main([*call, *lens_is, "--out", str(tmp_path / "out")]) == 0
+    result = json.loads(capsys.readouterr().out)
+    table = load_table(result["output"])
+    expected = localize(counts, lens.renderer((19, 19)), device="cpu")
+    assert table.dtype.names == expected.dtype.names and {"z", "z_std"} <= set(table.dtype.names)
+    for name in expected.dtype.names:
+        np.testing.assert_array_equal(table[name], expected[name])
+    assert len(table) == 8 and np.abs((table.z - z) / table.z_std).max() < 5
+    settings = {"job": "localize", "files": ["movie.tif"], "out": "twice", "gain": 2.0}
+    settings |= {"offset": 100.0, "calibration": "lens.yaml", "device": "cpu"}
+    lines = [f"{name} = {json.dumps(value)}" for name, value in settings.items()]
+    (tmp_path / "job.toml").write_text("\n".join(lines), "utf-8")
+    assert main(["run", str(tmp_path / "job.toml"), "--json"]) == 0
+    again = load_table(json.loads(capsys.readouterr().out)["output"])
+    for name in expected.dtype.names:
+        np.testing.assert_array_equal(again[name], table[name])
+    assert main([*call, *lens_is, "--table", "picasso", "--out", str(tmp_path / "out")]) == 0
+    theirs = load_table(json.loads(capsys.readouterr().out)["output"])
+    np.testing.assert_allclose(theirs.z, table.z, atol=1e-6)
+    np.testing.assert_allclose(theirs.sigma_x, lens.widths(table.z)[0], rtol=1e-5)
+    assert main([*call, "--out", str(tmp_path / "none")]) == 1
+    assert "either psf" in capsys.readouterr().out
 
 
 def test_fuse_takes_folders_of_tiff_with_their_pixel_size(tmp_path, capsys):
