@@ -105,9 +105,10 @@ def localize(
         pixel = pixel_size or _nm(frames)
         if table == "thunderstorm" and pixel is None:
             raise ValueError("the file has no pixel size: thunderstorm needs --pixel-size in nm")
+        spots: Any = psf if lens is None else _spots(lens, frames.shape[1:])
         work = partial(
             _chunk,
-            psf=psf if lens is None else _spots(lens, frames.shape[1:]),
+            psf=spots,
             read_noise=read_noise,
             false_alarms=false_alarms,
             saturation=saturation,

@@ -49,7 +49,8 @@ def localize(
         The standard deviation in px of a Gaussian spot, or a renderer with the parameters `x`,
         `y`, `photons` and `background`. Its image shape is then the size of the regions that are
         fitted: several widths of a spot, or that of the frames. Other parameters are fitted for
-        each molecule, from their `start`, unless `fixed`.
+        each molecule, from their `start`, unless `fixed`; a depth `z` from that of five planes
+        whose spots fit best.
     noise : object, optional
         A model of `helpers.noise`; default ``Poisson()``.
     false_alarms : float

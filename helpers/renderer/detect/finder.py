@@ -19,6 +19,7 @@ from scipy.spatial import cKDTree
 from ..._arrays import to_numpy, to_tensor
 from ...noise._checks import NoiseModel
 from ..mle.estimate import fit
+from ..mle.initial import planes
 from ..mle.levenberg import noise_of
 from ..renderers.base import Renderer
 from . import _search_cpu
@@ -103,13 +104,19 @@ class Finder:
         main = ["x", "y", "photons"]
         own = [name for name, param in renderer.params.items() if param.per_emitter]
         self.names = main + [n for n in own if n not in main and n not in fixed]
-        self.filter = MatchedFilter(renderer, fixed, device)
+        # an unknown depth has other spots in every plane, and each plane its filter
+        unknown = "z" in self.names and math.isfinite(renderer.params["z"].transform.high)
+        self.planes = planes(renderer.params["z"]) if unknown else []
+        settings = [{**fixed, "z": plane} for plane in self.planes] or [fixed]
+        self.filters = [MatchedFilter(renderer, setting, device) for setting in settings]
+        self.filter = self.filters[len(self.filters) // 2]
         if (side := 2 * self.filter.reach + 1) > min(renderer.image_shape):
             raise ValueError(
                 f"the point spread fills {side} px but there are {renderer.image_shape}: "
                 "take larger frames or regions, or a narrower point spread"
             )
-        self.threshold = threshold(self.filter.roughness * math.prod(shape), false_alarms)
+        roughness = sum(each.roughness for each in self.filters)
+        self.threshold = threshold(roughness * math.prod(shape), false_alarms)
         params = [renderer.params[name] for name in self.names]
         # well inside the limits, so that a start is never on one
         self.low = torch.tensor([p.transform.low for p in params], device=device) + 1e-2
@@ -145,7 +152,7 @@ class Finder:
 
     def _cut(self, counts, use):
         """Regions about the peaks of each frame, with the peaks that they hold as starts."""
-        frame, row, column, light = self._search(counts, use)
+        frame, row, column, light, plane = self._search(counts, use)
         height, width = self.renderer.image_shape
         first_row = (row - height // 2).clamp(0, self.shape[0] - height)
         first_column = (column - width // 2).clamp(0, self.shape[1] - width)
@@ -170,22 +177,24 @@ class Finder:
         )
         start = self.usual.to(counts).repeat(len(peak), 1)
         start[:, :2], start[:, 2] = offset.to(counts), light[peak]
+        self._set_depth(start, plane[peak])
         regions.emitters[region, rank] = self._inside(start)
         regions.count += torch.bincount(region, minlength=len(regions.images))
         return regions, peaks
 
     def _search(self, counts, use):
-        """Frame, row, column and light of the peaks, a few frames at a time: they stay in cache."""
+        """Frame, row, column, light and plane of the peaks, a few frames at a time."""
         reach, level = math.ceil(self.filter.width), PROPOSE * self.threshold
         step = len(counts)
-        if counts.device.type == "cpu":
+        if counts.device.type == "cpu":  # so that they stay in cache
             step = max(1, PIECE // counts[0].numel())
         found = []
         for first in range(0, len(counts), step):
             part = slice(first, first + step)
-            significance, photons = self._look(counts[part], use[part])
+            significance, photons, plane = self._look(counts[part], use[part])
             frame, row, column = _peaks(significance, reach, level)
-            found.append((frame + first, row, column, photons[frame, row, column]))
+            more = photons[frame, row, column], plane[frame, row, column]
+            found.append((frame + first, row, column, *more))
         return (torch.cat(columns) for columns in zip(*found, strict=True))
 
     def _look(self, counts, use):
@@ -193,7 +202,23 @@ class Finder:
         background = _smooth_background(counts, use, min(self.renderer.image_shape))
         weight = self.noise.information(background.clamp(min=1e-3)) * use
         residual = counts - background
-        return self.filter(residual, weight)
+        return self._filtered(residual, weight)
+
+    def _filtered(self, residual, weight):
+        """Significance and light of the plane that fits best, and that plane."""
+        significance, photons = self.filters[0](residual, weight)
+        best = torch.zeros_like(significance, dtype=torch.long)
+        for k, each in enumerate(self.filters[1:], 1):
+            other, light = each(residual, weight)
+            better = other > significance
+            significance = torch.where(better, other, significance)
+            photons, best = torch.where(better, light, photons), best.masked_fill(better, k)
+        return significance, photons, best
+
+    def _set_depth(self, start, plane):
+        """Depths of the planes that fit best, among the starts of molecules."""
+        if self.planes:
+            start[:, self.names.index("z")] = torch.as_tensor(self.planes).to(start)[plane]
 
     # the search
 
@@ -204,16 +229,17 @@ class Finder:
             residual = regions.images[active] - rate
             noise = noise_of(regions.noise, active)
             weight = noise.information(rate) * regions.use[active]
-            significance, photons = (a.flatten(1) for a in self.filter(residual, weight))
+            significance, photons, plane = (a.flatten(1) for a in self._filtered(residual, weight))
             best, at = significance.max(1)
             tried = (best > PROPOSE * self.threshold) & (regions.count[active] < MOST)
-            light = photons.gather(1, at[:, None])[tried, 0]
+            light, plane = (a.gather(1, at[:, None])[tried, 0] for a in (photons, plane))
             active, at = active[tried], at[tried]
             width = regions.images.shape[2]
             new = self.usual.to(light).repeat(len(active), 1)
             new[:, 0] = at % width - (width - 1) / 2
             new[:, 1] = at // width - (regions.images.shape[1] - 1) / 2
             new[:, 2] = light
+            self._set_depth(new, plane)
             new = self._inside(new)
             accepted = [active[:0]]
             for index, n in self._by_count(regions, active):

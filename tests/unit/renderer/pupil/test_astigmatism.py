@@ -68,7 +68,7 @@ def test_the_constants_are_those_of_the_beads_within_their_errors(made):
     # beads of one column come in either order
     expected = depths + BESIDE - CROSSING
     np.testing.assert_allclose(np.sort(found.beads.z), np.sort(expected), atol=0.005)
-    assert found.z_range[0] < -0.4 and found.z_range[1] > 0.4
+    assert found.z_range[0] < -0.3 and found.z_range[1] > 0.3
 
 
 def test_depths_of_molecules_are_at_the_bound(made):
@@ -107,7 +107,7 @@ def test_a_point_spread_that_is_no_gaussian_gives_depths_without_bias():
         error = error - np.median(error)
         ratio[name] = float(np.sqrt(np.mean(error**2) / np.mean(bound**2)))
     print(ratio)
-    assert ratio["as a molecule"] < 1.6 < 2 < ratio["as a bead"]
+    assert ratio["as a molecule"] < 1.6 < 1.8 < ratio["as a bead"]
 
 
 def test_a_file_gives_the_same_and_picasso_can_read_it(made, tmp_path):
