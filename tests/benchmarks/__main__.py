@@ -48,6 +48,7 @@ def main(arguments=None):
     parser.add_argument("--frames", type=int, default=100_000, help="of the movie of jobs")
     parser.add_argument("--emitters", type=int, default=3, help="of a frame of jobs")
     parser.add_argument("--fields", type=int, default=1000, help="of jobs")
+    parser.add_argument("--parts", nargs="+", help="of jobs: overhead localize workers; or all")
     parser.add_argument("--guide", help="the guide's own fusion_utils.py, to be timed as well")
     parser.add_argument(
         "--records", type=Path, help="the folder of the records; default: the book's"

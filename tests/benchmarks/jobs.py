@@ -28,16 +28,23 @@ from helpers.scale import map_chunks
 from .harness import Table
 
 CHUNK = 1000
+PARTS = ("overhead", "localize", "workers")
 
 
 def run(options):
-    """Give the tables one by one."""
+    """Give the tables one by one; a record of some parts says so by its command."""
+    parts = options.parts or PARTS
+    if unknown := set(parts) - set(PARTS):
+        raise SystemExit(f"jobs has no {', '.join(sorted(unknown))}: there are {', '.join(PARTS)}")
     folder = Path(tempfile.mkdtemp())
     try:
-        yield _overhead(folder)
-        yield _localize(folder, options.frames, options.emitters)
-        frames = min(options.frames, 60 * CHUNK)
-        yield from _workers(folder, frames, options.fields, options.emitters)
+        if "overhead" in parts:
+            yield _overhead(folder)
+        if "localize" in parts:
+            yield _localize(folder, options.frames, options.emitters)
+        if "workers" in parts:
+            frames = min(options.frames, 60 * CHUNK)
+            yield from _workers(folder, frames, options.fields, options.emitters)
     finally:
         shutil.rmtree(folder)
 
