@@ -44,7 +44,7 @@ class Text(MarkdownConverter):
         """Write equations, notes and listings; of other boxes what is in them."""
         kinds = el.get("class", ())
         if "math" in kinds:
-            return display(el)
+            return display(el, self.options["macros"])
         if "admonition" in kinds:
             return admonition(el, text)
         languages = [kind.removeprefix("highlight-") for kind in kinds if "highlight-" in kind]
@@ -60,7 +60,7 @@ class Text(MarkdownConverter):
         if "math" not in el.get("class", ()):
             return text
         tex = el.get_text().strip().removeprefix("\\(").removesuffix("\\)")
-        return f"${tex.strip()}$"
+        return f"${written_out(tex.strip(), self.options['macros'])}$"
 
     def convert_a(self, el, text, parent_tags):
         """Link to other sites and to the book's own; without its address the words are left."""
@@ -75,13 +75,14 @@ class Text(MarkdownConverter):
 LANGUAGES = {"ipython3": "python", "default": "", "none": "", "myst-ansi": ""}
 
 
-def display(el):
-    """Write a displayed equation, its number as a tag."""
+def display(el, known):
+    """Write a displayed equation, its number as a tag; starred, or JupyterLab counts again."""
     number = el.find(class_="eqno")
     tag = number.extract().get_text().strip("()#¶ \n") if number else ""
     tex = el.get_text().strip().removeprefix("\\[").removesuffix("\\]").strip()
+    tex = written_out(tex, known)
     tex += rf" \tag{{{tag}}}" if tag else ""
-    return f"\n\n$$\n{tex}\n$$\n\n"
+    return f"\n\n$$\n\\begin{{equation*}}\n{tex}\n\\end{{equation*}}\n$$\n\n"
 
 
 def admonition(el, text):
@@ -96,17 +97,16 @@ def admonition(el, text):
     return f"\n\n{quoted}\n\n"
 
 
-def markdown(parts):
-    """Write pieces of a page as one Markdown text."""
+def markdown(parts, known):
+    """Write pieces of a page as one Markdown text; `known` are the site's macros of TeX."""
     soup = BeautifulSoup("".join(str(part) for part in parts), "html.parser")
     for waste in soup.select(NO_TEXT):
         waste.decompose()
     for title in soup.select(".admonition-title"):
         title.name = "b"
         title.append("\n")
-    return re.sub(
-        r"\n{3,}", "\n\n", Text(heading_style="ATX", bullets="-").convert_soup(soup)
-    ).strip()
+    text = Text(heading_style="ATX", bullets="-", macros=known).convert_soup(soup)
+    return re.sub(r"\n{3,}", "\n\n", text).strip()
 
 
 def pieces(node):
@@ -124,14 +124,37 @@ def code(source, tags=()):
     return nbformat.v4.new_code_cell(source.replace(GLUE, ""), metadata=metadata)
 
 
-def macros(text, known):
-    """Define the macros of TeX that a text uses, as Jupyter knows none of the site's."""
-    lines = []
+def written_out(tex, known):
+    r"""Replace the site's macros of TeX by what they mean: JupyterLab and Colab know none of them.
+
+    Examples
+    --------
+    >>> written_out(r"\norm{x_{1}} \in \R", {"R": r"\mathbb{R}", "norm": [r"\| #1 \|", 1]})
+    '\\| x_{1} \\| \\in \\mathbb{R}'
+    """
     for name, meaning in known.items():
-        if re.search(rf"\\{name}(?![A-Za-z])", text):
-            body, count = (meaning, 0) if isinstance(meaning, str) else meaning
-            lines.append(f"\\newcommand{{\\{name}}}{f'[{count}]' * bool(count)}{{{body}}}")
-    return f"${' '.join(lines)}$\n\n" if lines else ""
+        body, count = (meaning, 0) if isinstance(meaning, str) else meaning
+        while found := re.search(rf"\\{name}(?![A-Za-z])", tex):
+            filled, end = body, found.end()
+            for k in range(count):
+                argument, end = group(tex, end)
+                filled = filled.replace(f"#{k + 1}", argument)
+            tex = tex[: found.start()] + filled + tex[end:]
+    return tex
+
+
+def group(tex, begin):
+    """Read what stands in the braces at `begin`, or the one sign there; gives the place behind."""
+    begin += len(tex[begin:]) - len(tex[begin:].lstrip())
+    if tex[begin] != "{":
+        sign = re.match(r"\\[A-Za-z]+|.", tex[begin:])[0]
+        return sign, begin + len(sign)
+    depth = 0
+    for end in range(begin, len(tex)):
+        depth += (tex[end] == "{") - (tex[end] == "}")
+        if depth == 0:
+            return tex[begin + 1 : end], end + 1
+    raise ValueError(f"braces are not closed in {tex!r}")
 
 
 def notebook(body, cells, known, package):
@@ -155,7 +178,7 @@ def notebook(body, cells, known, package):
     found, between, done = [], [], -1
 
     def close():
-        text = markdown(between)
+        text = markdown(between, known)
         between.clear()
         if text:
             found.append(nbformat.v4.new_markdown_cell(text))
@@ -177,8 +200,6 @@ def notebook(body, cells, known, package):
         between.extend(piece.select("figcaption"))
     close()
     hand_over(len(cells) - 1)
-    text = "".join(cell.source for cell in found if cell.cell_type == "markdown")
-    found[0].source = macros(text, known) + found[0].source
     uses_glue = any(GLUE in cell.source for cell in cells)
     found.insert(1, code(INSTALL.format(package=package) + PRINT * uses_glue))
     for k, cell in enumerate(found):

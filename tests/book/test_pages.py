@@ -9,6 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 import nbformat
 import pytest
+import yaml
 from bs4 import BeautifulSoup
 from used_in import origin, shortest, used
 
@@ -180,6 +181,13 @@ MYST = re.compile(
 )
 
 
+@cache
+def macros():
+    """The site's own macros of TeX, which no Jupyter knows."""
+    config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
+    return list(config["sphinx"]["config"]["mathjax3_config"]["tex"]["macros"])
+
+
 def linked(html, path):
     """The files that the page's download button leads to."""
     return [Path(path.parent, a["href"]).resolve() for a in html.select("a.dropdown-item[href]")]
@@ -207,6 +215,8 @@ def test_the_notebook_can_be_downloaded_and_holds_no_myst(page, site):
     text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     outside = re.sub(r"```.*?```|`[^`\n]*`", "`code`", text, flags=re.DOTALL)
     assert MYST.findall(outside) == [] and "glue:" not in text
+    assert [m for m in macros() if re.search(rf"\\{m}(?![A-Za-z])", outside)] == []
+    assert outside.count("$$") == 2 * outside.count(r"\begin{equation*}")
     prose = " ".join(text.split())
     for number in html.select("span.pasted-text"):
         assert number.get_text().strip().split()[0] in prose

@@ -59,6 +59,14 @@ def test_binder_installs_the_book_at_the_tested_versions(root, project):
     assert Requirement(f"python{project['requires-python']}").specifier.contains(version)
     post = (binder / "postBuild").read_text(encoding="utf-8")
     assert post.startswith("#!/bin/sh") and (binder / "postBuild").stat().st_mode & 0o111
+    # A job builds it: the same files, the same Python.
+    jobs = yaml.safe_load((root / ".github/workflows/test.yml").read_text("utf-8"))["jobs"]
+    setup, *commands = jobs["binder"]["steps"][1:]
+    assert setup["with"]["python-version"] == version
+    assert [c["run"].split()[-1] for c in commands][:2] == [
+        ".binder/requirements.txt",
+        "./.binder/postBuild",
+    ]
     # The Makefile and Binder open a page in the same way.
     viewer = "set-default-viewer markdown myst"
     assert viewer in post and viewer in (root / "Makefile").read_text(encoding="utf-8")

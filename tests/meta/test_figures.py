@@ -116,14 +116,18 @@ def test_an_exponent_above_the_line_is_found(house_style):
     assert min(sizes(next(log_axes())).values()) < smallest()
 
 
+SCRIPT = r"\$[^$\n]*[\^_][^$\n]*\$|[⁰⁴-⁹⁺⁻₀-₉]"  # squares and cubes of units can be read
+
+
 def scripts(code):
     """The texts in a piece of code whose mathematics has letters above or below the line."""
     tree = ast.parse(re.sub(r"^[%!].*$", "", code, flags=re.M))
     texts = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant)]
-    return [t for t in texts if isinstance(t, str) and re.search(r"\$[^$\n]*[\^_][^$\n]*\$", t)]
+    return [t for t in texts if isinstance(t, str) and re.search(SCRIPT, t)]
 
 
 def test_no_page_draws_letters_above_or_below_the_line():
     assert scripts('ax.set(xlabel="$q_x$", ylabel=r"$\\alpha$")') == ["$q_x$"]
+    assert scripts('ax.set(xlabel="counts (10⁶)", ylabel="area (µm²)")') == ["counts (10⁶)"]
     cells = [(page, cell.source) for page in toc_pages() for cell in code_cells(page)]
     assert [(page, scripts(code)) for page, code in cells if scripts(code)] == []

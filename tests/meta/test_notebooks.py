@@ -65,18 +65,26 @@ def test_the_first_cell_installs_what_is_missing_and_nothing_asks_for_myst(made)
 
 def test_numbers_links_citations_and_mathematics_are_text(made):
     first, caption, end = (cell.source for cell in made if cell.cell_type == "markdown")
-    assert first.startswith(
-        r"$\newcommand{\R}{\mathbb{R}} \newcommand{\norm}[1]{\lVert #1 \rVert}$"
-    )
-    assert "# A page\n" in first and "3.5 dB" in first and "Beck, 2009" in first
+    assert first.startswith("# A page\n") and "3.5 dB" in first and "Beck, 2009" in first
     assert "the next page" in first and ".html" not in first
-    assert r"$\lambda_1 \in \R_+$" in first
+    assert r"$\lambda_1 \in \mathbb{R}_+$" in first
     assert caption.startswith("**Fig. 1.** Before and\nafter.")
-    assert "$$\n\\norm{x} < a_1 \\tag{2}\n$$" in caption and caption.endswith("## More")
+    equation = "\\begin{equation*}\n\\lVert x \\rVert < a_1 \\tag{2}\n\\end{equation*}"
+    assert f"$$\n{equation}\n$$" in caption and caption.endswith("## More")
     assert "> **Note**\n>\n> Mind *this*." in end
     assert "<details>\n<summary>Solution</summary>\n\nTwo.\n\n</details>" in end
     assert "```python\nx = a_b * 2\n```" in end
     assert "| a | b |\n| --- | --- |\n| 1 | 2 |" in end
+
+
+def test_macros_are_written_out_with_their_arguments():
+    tex = r"\TV(x) + \norm{\norm{a_{i}} - \TV} \TVx \norm x \norm\alpha"
+    assert notebooks.written_out(tex, MACROS) == (
+        r"\operatorname{TV}(x) + \lVert \lVert a_{i} \rVert - \operatorname{TV} \rVert \TVx "
+        r"\lVert x \rVert \lVert \alpha \rVert"
+    )
+    with pytest.raises(ValueError, match="not closed"):
+        notebooks.written_out(r"\norm{x", MACROS)
 
 
 def test_links_and_pictures_lead_to_the_site_when_it_has_an_address(monkeypatch):
@@ -86,7 +94,7 @@ def test_links_and_pictures_lead_to_the_site_when_it_has_an_address(monkeypatch)
 
     monkeypatch.setattr(notebooks, "site", lambda: "https://book.example/")
     body = notebooks.linked('<a href="02.html#x">next</a><img src="../a.png">', "fusion/01", App)
-    text = notebooks.markdown([body])
+    text = notebooks.markdown([body], {})
     assert "[next](https://book.example/fusion/02.html#x)" in text
     assert "(https://book.example/a.png)" in text
     monkeypatch.setattr(notebooks, "site", lambda: "")
