@@ -1,4 +1,7 @@
-r"""Sources are plain text: a lost backslash turns ``\alpha`` into a bell and ``lpha``."""
+r"""Sources are plain text that other tools can read.
+
+A lost backslash turns ``\alpha`` into a bell and ``lpha``.
+"""
 
 import re
 
@@ -20,3 +23,29 @@ def test_no_source_has_control_characters(folder):
         if CONTROL.search(path.read_text(encoding="utf-8"))
     ]
     assert faulty == []
+
+
+MARKUP = re.compile(r"^(?:`{3,}|:{3,})\{([a-z:-]+)\}|\{([a-z:-]+)\}`", re.M)
+HTML = re.compile(r"^\s*</?[a-z]+[^>]*>", re.M)
+CELL = re.compile(r"^```\{code-cell\}.*?^```", re.M | re.S)
+
+
+def listed():
+    """The directives and roles that CONTRIBUTING.md allows pages to use."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    section = text.split("## Portable sources")[1].split("\n## ")[0]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    return {name for row in rows for name in re.findall(r"`([a-z:-]+)`", row)}
+
+
+def test_pages_use_what_a_move_to_another_engine_has_an_answer_for():
+    found = {}
+    for path in sorted((ROOT / "book").rglob("*.md")):
+        prose = CELL.sub("", path.read_text(encoding="utf-8"))
+        name = path.relative_to(ROOT).as_posix()
+        for each in MARKUP.findall(path.read_text(encoding="utf-8")):
+            word = re.sub("-(start|end)$", "", max(each))
+            found.setdefault(word, set()).add(name)
+        assert not HTML.search(prose), f"{name} has HTML of its own"
+    assert set(found) == listed()
+    assert {path.split("/")[1] for path in found["eval-rst"]} == {"api"}
