@@ -37,6 +37,15 @@ cal_train_poisson_b0_exponent cal_train_scaling_min cal_train_scaling_max cal_tr
 cal_train_rotation_max cal_train_translation_min cal_train_translation_max
 cal_train_mask_valid_for_fusion_ok
 """.split()
+LIGHT_FIELD = """
+flagfile action basedir expname datadir save_dir embeddertype multires multiresZ modeltype no_reload
+weights_path sigch compile netdepth netwidth skips postprocessortype datatype centercut
+local_normalization N_steps_pre DSfactor N_steps_fine ErMap_update boundary_range N_steps N_epochs
+N_steps_seq lrate lrate_decay block_size N_rand add_ssim_loss ssim_loss_weight L1_regu_weight
+TV_regu_weight skip chunk render_size render_t_range ROI_Box retain_gray Hdir N_steps_ft lrate_ft
+lrate_decay_ft lrate_decay_gamma i_weights i_print shot_when_print i_weights_trans
+TRAIN TRAIN-MS TRAIN-DP targets_path H_path H_cuts ssim
+""".split()
 VERBS = "init convert train train_calibration download calibrate inference".split()
 PAGES = [page for page in toc_pages() if "cmx " in source(page)]
 
@@ -82,6 +91,16 @@ def test_every_option_of_xfusion_has_a_row():
     left = {word for cell, _ in rows("book/xray/index") for word in re.findall(r"`([^`]+)`", cell)}
     assert not set(XFUSION) - left
     assert {f"xfusion {verb}" for verb in VERBS} <= left
+
+
+def test_every_option_of_the_light_field_program_has_a_row():
+    left = {
+        word.removeprefix("main.py --").split()[0]
+        for cell, _ in rows("book/inr/index")
+        for word in re.findall(r"`([^`]+)`", cell)
+    }
+    assert not set(LIGHT_FIELD) - left
+    assert "a_flag_that_is_not_there" not in left
 
 
 @pytest.mark.parametrize("page", ["book/xray/index", "book/inr/index"])

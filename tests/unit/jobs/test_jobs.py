@@ -15,7 +15,7 @@ from helpers.__main__ import main
 from helpers.fusion import Fusion
 from helpers.fusion.scan._twin import pd_tio2_edx
 from helpers.io import Stack, load_h5, load_table, load_tif, load_tilt_angles, save_h5, save_tif
-from helpers.jobs import _fuse, find
+from helpers.jobs import _fuse, _xray_train, find
 from helpers.jobs._command import names
 from helpers.jobs._xray_infer import _late_ns
 from helpers.lucy import richardson_lucy
@@ -285,6 +285,38 @@ def test_xray_train_calibrator_learns_and_starts_from_files(case, tmp_path, caps
     assert again["loss"] != result["loss"]
     (other,) = run(case("xray-train-calibrator"), tmp_path / "c", capsys, "--start", "edvr", ends=1)
     assert "edvr fuses frames" in other["error"]
+
+
+def test_xray_train_calibrator_equals_the_page(case, tmp_path, capsys):
+    """The page's call, with the misaligned clips that the job draws."""
+    (result,) = run(case("xray-train-calibrator"), tmp_path, capsys)
+    grey = case("xray-train-calibrator").files[0]
+    clips = xray.data.read_meta_info(grey / "train_meta_info.txt")[:-1]
+    import torch
+
+    ranges = {"turn": 0.05, "stretch": 0.02, "shift": 8.0}
+    folder, frames = grey / "train_sharp_mono_1ch", [(clip.name, clip.n_frames) for clip in clips]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = xray.flow.FlowNet.preset("small")
+    expected = xray.train.train_calibrator(
+        net,
+        None,
+        _xray_train._MisalignedClips(folder, frames, 32, (3000.0, 4000.0), 20, ranges),
+        schedule=xray.train.Schedule(4, learning_rate=5e-4, warmup=2, batch=1, clip=1.0),
+        generator=torch.Generator().manual_seed(0),
+        device="cpu",
+    )
+    assert result["loss"] == expected.history[-1, 0]
+    state, _ = checkpoints.load(result["output"])
+    equal(state["net"], {k: v.half() for k, v in expected.net.state_dict().items()})
+
+
+def test_the_page_of_every_job_is_compared():
+    """A new job needs its test beside these."""
+    for name in names():
+        wanted = f"test_{name.replace('-', '_')}_equals_the_page"
+        assert any(known.startswith(wanted) for known in globals()), wanted
 
 
 def test_xray_calibrate_equals_the_page_and_serves_xray_infer(case, tmp_path, capsys):
