@@ -27,8 +27,8 @@ class LedAlignment:
     Attributes
     ----------
     leds : (L, 2) array
-        Directions for `helpers.inr.diffraction.Ptychography`: those given, turned as `turn` says
-        and moved by `offset`.
+        Directions for `helpers.inr.diffraction.Ptychography`: those given, turned as `turn` says,
+        times `scale`, and moved by `offset`.
     offset, offset_error : (2,) array
         (y, x) of the array, as a direction, and its standard error.
     turn : str
@@ -38,6 +38,9 @@ class LedAlignment:
         a logarithm. The largest is `turn`.
     edge : float
         Width of the aperture's rim, as a share of na.
+    scale, scale_error : float
+        Of the directions, about the axis, and its standard error; 1 and 0 where it was not sought.
+        An array that is farther away than it was built has a scale below 1.
     """
 
     leds: np.ndarray
@@ -46,10 +49,18 @@ class LedAlignment:
     turn: str
     contrast: dict[str, float]
     edge: float
+    scale: float = 1.0
+    scale_error: float = 0.0
 
 
 def leds(
-    images: Array, directions: ArrayLike, *, wavelength: float, na: float, pixel_size: float
+    images: Array,
+    directions: ArrayLike,
+    *,
+    wavelength: float,
+    na: float,
+    pixel_size: float,
+    scale: bool = False,
 ) -> LedAlignment:
     r"""Find the place and the handedness of an LED array from its bright-field images.
 
@@ -65,6 +76,9 @@ def leds(
         Of the objective.
     pixel_size : float
         Of the camera, in um on the object.
+    scale : bool
+        Find the scale of the directions too, which tells the distance of the array: the disc of
+        brightness has the radius `na`. It needs many LEDs across the aperture, and a right `na`.
 
     Returns
     -------
@@ -116,42 +130,56 @@ def leds(
     spectra = _spectra(y[lit] / mean[lit, None, None])
     for name, turn in TURNS.items():
         turned = q @ np.array(turn, float).T
-        places[name] = _place(turned, brightness, na)
-        at = (turned + places[name][:2])[lit]
+        places[name] = _place(turned, brightness, na, scale)
+        at = (turned * places[name][4] + places[name][:2])[lit]
         contrast[name] = _contrast(spectra, at, wavelength / pixel_size, na)
     best = max(contrast, key=lambda name: contrast[name])
     turned, found = q @ np.array(TURNS[best], float).T, places[best]
-    rim = np.flatnonzero(np.abs(np.hypot(*(turned + found[:2]).T) / na - 1) < 0.5)
+    rim = np.flatnonzero(np.abs(np.hypot(*(turned * found[4] + found[:2]).T) / na - 1) < 0.5)
     left = np.array(
-        [_place(np.delete(turned, n, 0), np.delete(brightness, n), na, found)[:2] for n in rim]
+        [_place(np.delete(turned, n, 0), np.delete(brightness, n), na, scale, found) for n in rim]
     )
-    spread = (len(left) - 1) * left.var(0) if len(left) > 1 else np.full(2, np.inf)
+    spread = (len(left) - 1) * left.var(0) if len(left) > 1 else np.full(5, np.inf)
+    error = np.sqrt(spread)
     return LedAlignment(
-        leds=turned + found[:2],
+        leds=turned * found[4] + found[:2],
         offset=found[:2],
-        offset_error=np.sqrt(spread),
+        offset_error=error[:2],
         turn=best,
         contrast=contrast,
         edge=float(found[2]),
+        scale=float(found[4]),
+        scale_error=float(error[4]) if scale else 0.0,
     )
 
 
 def _place(
-    q: np.ndarray, brightness: np.ndarray, na: float, start: np.ndarray | None = None
+    q: np.ndarray,
+    brightness: np.ndarray,
+    na: float,
+    scale: bool,
+    start: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Offset (y, x), width of the rim and brightness inside, by least squares of a soft disc."""
+    """Offset (y, x), width of the rim, brightness inside and scale: a soft disc by least squares.
+
+    A scale that is not sought is one.
+    """
 
     def misfit(v: np.ndarray) -> np.ndarray:
-        radius = np.hypot(*(q + v[:2]).T) / na
+        radius = np.hypot(*(q * (v[4] if scale else 1) + v[:2]).T) / na
         # smooth, so that an LED far from the rim still pulls a little
         return v[3] / (1 + np.exp(np.clip((radius - 1) / (v[2] / 4), -50, 50))) - brightness
 
     if start is None:
         steps = np.linspace(-REACH, REACH, 13) * na
-        grid = [np.array([dy, dx, 0.3, 1.0]) for dy in steps for dx in steps]
+        grid = [np.array([dy, dx, 0.3, 1.0, 1.0]) for dy in steps for dx in steps]
         start = min(grid, key=lambda v: float((misfit(v) ** 2).sum()))
-    low, high = [-np.inf, -np.inf, 0.02, 0.2], [np.inf, np.inf, 0.8, 5]
-    return least_squares(misfit, start, bounds=(low, high), x_scale=[na, na, 1, 1]).x
+    n = 5 if scale else 4
+    low, high = [-np.inf, -np.inf, 0.02, 0.2, 0.5], [np.inf, np.inf, 0.8, 5, 2]
+    found = least_squares(
+        misfit, start[:n], bounds=(low[:n], high[:n]), x_scale=[na, na, 1, 1, 1][:n]
+    ).x
+    return found if scale else np.append(found, 1.0)
 
 
 def _spectra(images: np.ndarray) -> np.ndarray:

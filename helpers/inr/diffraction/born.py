@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,6 +16,8 @@ from .._checks import chosen
 from ..diffraction.led_array import Microscope
 from .led_array import Illumination
 
+MOST = 2**24  # complex numbers of the matrices that are solved at a time
+
 
 class Born:
     r"""First-order change of the intensities: what `MultiSlice` becomes for a faint object.
@@ -24,26 +27,42 @@ class Born:
     optics : Microscope
         Wavelength, aperture, medium and voxels.
     leds : (L, 2) array
-        (y, x) directions inside the objective's aperture, moved to the nearest frequencies of the
-        grid.
+        (y, x) directions inside the objective's aperture.
     shape : (int, int, int)
         Voxels (Z, Y, X).
+    absorption : bool
+        The contrast is complex, the index and its imaginary part: the first axis of an object is
+        then (2, ...), real part first.
+    middle : float
+        Depth of the middle of the volume from the focus in um, along the light.
+
+    on_grid : bool
+        Move the LEDs to the nearest frequencies of the grid, as `MultiSlice` does. The first order
+        has no need of it, and a measured array is nowhere on the grid.
 
     Attributes
     ----------
     leds : (L, 2) tensor
-        The directions after the move.
+        The directions, after the move.
     bright : (L,) bool tensor
         Always true; see `MultiSlice`.
-    transfer : (L, Z, Y, X // 2 + 1) complex tensor
-        Of each LED and slice, over the frequencies of a real FFT.
+    transfer : (L, Z or 2 Z, Y, X // 2 + 1) complex tensor
+        Of each LED and slice, over the frequencies of a real FFT; those of the absorption last.
+    depths : (Z,) tensor
+        Of the slices, in um from the focus.
     in_shape, out_shape : tuple of int
-        (Z, Y, X) and (L, Y, X).
+        (Z, Y, X) or (2, Z, Y, X), and (L, Y, X).
 
     Raises
     ------
     ValueError
         An LED in the dark field, and what `MultiSlice` refuses.
+
+    Warns
+    -----
+    UserWarning
+        Pixels too large for the finest detail of the images, which is that of the aperture seen
+        from the steepest LED.
 
     Notes
     -----
@@ -57,8 +76,14 @@ class Born:
 
     with the pupil :math:`P` and :math:`w(q) = \sqrt{n_0^2 - q^2}`. The two terms are the waves
     scattered by :math:`+q` and by :math:`-q`, each beating with the direct light. At
-    :math:`q = 0` they cancel: the mean of a slice is never seen. Derived in
-    :doc:`/book/inr/07_diffraction`; see :cite:t:`ling2018`.
+    :math:`q = 0` they cancel: the mean of a slice is never seen. With `absorption` the contrast is
+    :math:`\Delta n + i k`, and :math:`\hat k_j(q)` has the factor
+    :math:`-\tfrac{2\pi \Delta z}{\lambda \cos\theta_m}` and the sum of the two terms: a mean
+    absorption is seen, in all slices alike.
+
+    LEDs turned by 180 degrees, with the volume mirrored in depth and :math:`\Delta n` of the other
+    sign, give the same images. Derived in :doc:`/book/inr/07_diffraction`, for absorption in
+    :doc:`/book/inr/11_measured_tomography`; see :cite:t:`ling2018`.
 
     Examples
     --------
@@ -68,18 +93,37 @@ class Born:
     True
     """
 
-    def __init__(self, optics: Microscope, leds: ArrayLike, shape: Sequence[int]) -> None:
-        light = Illumination(optics, leds, shape)
+    def __init__(
+        self,
+        optics: Microscope,
+        leds: ArrayLike,
+        shape: Sequence[int],
+        *,
+        absorption: bool = False,
+        middle: float = 0.0,
+        on_grid: bool = True,
+    ) -> None:
+        light = Illumination(optics, leds, shape, middle, on_grid)
         if not bool(light.bright.all()):
             steepest = float(light.leds.norm(dim=1).max())
             raise ValueError(
                 f"an LED at {steepest:.3g} is outside the objective's aperture {optics.na}: a dark "
                 "field has no first order, use MultiSlice for it"
             )
+        finest = optics.na + float(light.leds.norm(dim=1).max())
+        if max(optics.voxel_size[1:]) > 1.001 * optics.wavelength / (2 * finest):
+            warnings.warn(
+                f"pixels are {max(optics.voxel_size[1:])} um: with these LEDs the images have "
+                f"details that need {optics.wavelength / (2 * finest):.3g} um. What is finer is "
+                "folded into the rest and not modelled",
+                stacklevel=2,
+            )
         self.optics, self.leds, self.bright = optics, light.leds, light.bright
-        self.in_shape, self.out_shape = light.shape, (len(light.leds), *light.shape[1:])
+        self.depths = light.depths
+        self.in_shape = (2, *light.shape) if absorption else light.shape
+        self.out_shape = (len(light.leds), *light.shape[1:])
         self.transfer = torch.stack(
-            [_transfer(light, number).to(torch.complex64) for number in range(len(light.leds))]
+            [_transfer(light, n, absorption).to(torch.complex64) for n in range(len(light.leds))]
         )
         self._on: dict = {}
 
@@ -94,20 +138,21 @@ class Born:
         part = copy.copy(self)
         part.leds, part.bright = self.leds[leds], self.bright[leds]
         part.transfer, part._on = self.transfer[leds], {}
-        part.out_shape = (len(part.leds), *self.in_shape[1:])
+        part.out_shape = (len(part.leds), *self.out_shape[1:])
         return part
 
     def __call__(self, contrast: ArrayT) -> ArrayT:
-        """Change of the intensities (L, Y, X) by the contrast (Z, Y, X)."""
+        """Change of the intensities (L, Y, X) by the contrast (Z, Y, X) or (2, Z, Y, X)."""
         t, transfer = self._prepared(contrast, self.in_shape, "contrast")
-        spectrum = (transfer * torch.fft.rfft2(t)).sum(1)
-        return like(torch.fft.irfft2(spectrum, s=self.in_shape[1:]), contrast)
+        spectrum = torch.einsum("lzyx,zyx->lyx", transfer, torch.fft.rfft2(t).flatten(0, -3))
+        return like(torch.fft.irfft2(spectrum, s=self.out_shape[1:]), contrast)
 
     def adjoint(self, change: ArrayT) -> ArrayT:
-        """Transposed operator, from (L, Y, X) to (Z, Y, X)."""
+        """Transposed operator, from (L, Y, X) to the shape of the contrast."""
         t, transfer = self._prepared(change, self.out_shape, "change")
-        spectrum = (transfer.conj() * torch.fft.rfft2(t)[:, None]).sum(0)
-        return like(torch.fft.irfft2(spectrum, s=self.in_shape[1:]), change)
+        spectrum = torch.einsum("lzyx,lyx->zyx", transfer.conj(), torch.fft.rfft2(t))
+        contrast = torch.fft.irfft2(spectrum, s=self.out_shape[1:])
+        return like(contrast.reshape(self.in_shape), change)
 
     def _prepared(
         self, x: Array, shape: tuple[int, ...], name: str
@@ -122,16 +167,16 @@ class Born:
         return t, self._on[key]
 
 
-def _transfer(light: Illumination, number: int) -> torch.Tensor:
-    """Transfer (Z, Y, X // 2 + 1) of one LED."""
-    row, column = (-light.bins[number]).tolist()
-    shifted = light.axial.roll((row, column), (0, 1))  # w(q_m + q)
-    pupil = light.pupil.roll((row, column), (0, 1))
+def _transfer(light: Illumination, number: int, absorption: bool) -> torch.Tensor:
+    """Transfer (Z, Y, X // 2 + 1) of one LED, or (2 Z, ...) with that of the absorption."""
+    shifted, pupil = light.seen_from(number)  # w(q_m + q), P(q_m + q)
     beat = 2 * math.pi / light.optics.wavelength * (light.led_axial[number] - shifted)
     scattered = torch.exp(1j * light.depths[:, None, None] * beat) * pupil
     # the frequency -q of an FFT: everything reversed, but zero stays first
     opposite = scattered.flip(1, 2).roll((1, 1), (1, 2)).conj()
     both = 1j * light.delay[number] * (scattered - opposite)
+    if absorption:
+        both = torch.cat([both, -light.delay[number] * (scattered + opposite)])
     return both[..., : light.shape[2] // 2 + 1]
 
 
@@ -155,8 +200,8 @@ def linear_inverse(
 
     Returns
     -------
-    (Z, Y, X) array or tensor
-        Contrast. The mean of each slice, which no image shows, is zero.
+    array or tensor of ``op.in_shape``
+        Contrast. The mean index of each slice, which no image shows, is zero.
 
     Raises
     ------
@@ -191,19 +236,32 @@ def linear_inverse(
         raise ValueError("intensity holds negative values, NaN or infinity: mask or clip them")
     # an empty pixel has no logarithm; no estimate needs less than a hundredth
     y = y.clamp(min=0.01).log() if logarithm else y - 1
-    h = transfer.permute(2, 3, 0, 1)  # (Y, X', L, Z)
-    data = torch.fft.rfft2(y).permute(1, 2, 0)[..., None]
+    data = torch.fft.rfft2(y)
+    # the trace of a Gram matrix is the sum of squares of the model at a frequency
+    weight = regularisation * max(
+        row.abs().square().sum((0, 1)).max() for row in transfer.unbind(2)
+    )
+    rows = max(1, MOST // (transfer.shape[3] * min(transfer.shape[:2]) ** 2))
+    parts = [
+        _solved(h, d, weight)
+        for h, d in zip(transfer.split(rows, 2), data.split(rows, 1), strict=True)
+    ]
+    contrast = torch.fft.irfft2(torch.cat(parts, 1), s=op.out_shape[1:])
+    return like(contrast.reshape(op.in_shape), intensity)
+
+
+def _solved(transfer: torch.Tensor, data: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Spectra (Z, Y, X') of the slices at some rows of frequencies, from those of the images."""
+    h, y = transfer.permute(2, 3, 0, 1), data.permute(1, 2, 0)[..., None]  # (Y, X', L, Z)
     fewer_leds = h.shape[2] <= h.shape[3]
     gram = h @ h.mH if fewer_leds else h.mH @ h
-    trace = torch.diagonal(gram, dim1=-2, dim2=-1).real.sum(-1).max()
-    eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    gram = gram + regularisation * trace * eye
-    if fewer_leds:
-        solved = h.mH @ torch.linalg.solve(gram, data)
-    else:
-        solved = torch.linalg.solve(gram, h.mH @ data)
-    spectrum = solved[..., 0].permute(2, 0, 1)
-    return like(torch.fft.irfft2(spectrum, s=op.in_shape[1:]), intensity)
+    gram = gram + weight * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    # Hermitian and positive, since the weight is
+    root = torch.linalg.cholesky(gram)
+    solved = (
+        h.mH @ torch.cholesky_solve(y, root) if fewer_leds else torch.cholesky_solve(h.mH @ y, root)
+    )
+    return solved[..., 0].permute(2, 0, 1)
 
 
 def grounded(contrast: Array, border: int = 3) -> Array:

@@ -28,8 +28,8 @@ class Microscope:
     index : float
         Refractive index of the medium around the object.
     voxel_size : (float, float, float)
-        (z, y, x) in um. Laterally at most ``wavelength / (4 na)``: an intensity has details twice
-        as fine as its field.
+        (z, y, x) in um. Laterally at most ``wavelength / (2 na)``, for the field; an intensity has
+        details twice as fine, see `Born`.
 
     Raises
     ------
@@ -60,11 +60,11 @@ class Microscope:
             raise ValueError(
                 f"na is {self.na} in a medium of index {self.index}: it must lie between 0 and that"
             )
-        largest = self.wavelength / (4 * self.na)
+        largest = self.wavelength / (2 * self.na)
         if max(self.voxel_size[1:]) > largest:
             raise ValueError(
-                f"pixels are {max(self.voxel_size[1:])} um: the intensity of an objective with na "
-                f"{self.na} needs {largest:.3g} um or less"
+                f"pixels are {max(self.voxel_size[1:])} um: the field of an objective with na "
+                f"{self.na} needs {largest:.3g} um or less, see Ptychography for a coarser camera"
             )
 
     @property
@@ -149,6 +149,10 @@ class Illumination:
         stay inside.
     shape : (int, int, int)
         Voxels (Z, Y, X).
+    middle : float
+        Depth of the middle of the volume from the focus, in um along the light.
+    on_grid : bool
+        False: leave the LEDs where they are. Their waves then do not repeat at the border.
 
     Attributes
     ----------
@@ -171,7 +175,14 @@ class Illumination:
         Directions that the medium or the grid does not carry, a shape that is not (Z, Y, X).
     """
 
-    def __init__(self, optics: Any, leds: ArrayLike, shape: Sequence[int]) -> None:
+    def __init__(
+        self,
+        optics: Any,
+        leds: ArrayLike,
+        shape: Sequence[int],
+        middle: float = 0.0,
+        on_grid: bool = True,
+    ) -> None:
         leds = to_tensor(leds, device="cpu", dtype=torch.float64)
         shape = tuple(int(n) for n in shape)
         if len(shape) != 3 or min(shape) < 1:
@@ -188,7 +199,7 @@ class Illumination:
         bins = torch.round(leds / steps)
         leaves = (leds.norm(dim=1) <= optics.na) & ((bins * steps).norm(dim=1) > optics.na)
         self.bins = torch.where(leaves[:, None], torch.trunc(leds / steps), bins).long()
-        self.leds = self.bins * steps
+        self.leds = self.bins * steps if on_grid else leds
         limit = wavelength / (2 * max(pixel))
         steepest = float(self.leds.norm(dim=1).max())
         if steepest >= optics.index or float(self.leds.abs().max()) >= limit:
@@ -197,11 +208,12 @@ class Illumination:
                 f"{optics.index}, the pixels below {limit:.3g} along an axis"
             )
         self.depths = (torch.arange(shape[0], dtype=torch.float64) - (shape[0] - 1) / 2) * dz
+        self.depths = self.depths + float(middle)
         qy, _ = directions(shape[1:], pixel[0], wavelength)
         _, qx = directions(shape[1:], pixel[1], wavelength)
-        self.q_squared = qy**2 + qx**2
+        self._q, self.q_squared = (qy, qx), qy**2 + qx**2
         self.axial = axial(self.q_squared, optics.index)
-        self.pupil = (self.q_squared <= optics.na**2 * (1 + 1e-9)).double()
+        self.pupil = self._inside(self.q_squared)
         self.delay = 2 * math.pi / wavelength * dz * optics.index / self.led_axial
 
     @property
@@ -212,7 +224,17 @@ class Illumination:
     @property
     def bright(self) -> torch.Tensor:
         """(L,) bool: whether the direct light of each LED enters the objective."""
-        return self.pupil[self.bins[:, 0], self.bins[:, 1]] > 0
+        return self._inside(self.leds.square().sum(1)) > 0
+
+    def seen_from(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """`axial` and `pupil` (Y, X) at the frequencies moved by the direction of an LED."""
+        (y, x), (qy, qx) = self.leds[number].tolist(), self._q
+        squared = (qy + y) ** 2 + (qx + x) ** 2
+        return axial(squared, self.optics.index), self._inside(squared)
+
+    def _inside(self, q_squared: torch.Tensor) -> torch.Tensor:
+        """One inside the objective's aperture."""
+        return (q_squared <= self.optics.na**2 * (1 + 1e-9)).double()
 
     def carry(self, distance: float) -> torch.Tensor:
         """Transfer function (Y, X) of free propagation over `distance` um."""

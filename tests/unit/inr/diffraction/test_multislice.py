@@ -235,7 +235,7 @@ SHAPE = (4, 8, 8)
     ("call", "message"),
     [
         (lambda: Microscope(na=1.4), r"na is 1.4 in a medium of index 1.33"),
-        (lambda: Microscope(voxel_size=(1, 0.3, 0.3)), "pixels are 0.3 um: .* 0.205 um or less"),
+        (lambda: Microscope(voxel_size=(1, 0.5, 0.5)), "pixels are 0.5 um: .* 0.409 um or less"),
         (lambda: Microscope(voxel_size=(0.5, 0.2)), r"give \(z, y, x\)"),
         (lambda: Microscope(wavelength=float("nan")), "positive lengths"),
         (lambda: spiral(0, 0.5), "n_leds is 0"),
