@@ -152,7 +152,7 @@ def algae(seed: int = 0) -> dict[str, np.ndarray]:
     -------
     dict
         "images", (89, 288, 288) uint16 counts; "led_index_yx", (89, 2) numbers of the LEDs, of
-        which the rows count against y; "crop_yx", the first pixel on a camera of 1024 x 1024.
+        which the rows count against y.
     """
     rng = np.random.default_rng([seed, 2])
     numbers = lit()
@@ -184,5 +184,4 @@ def algae(seed: int = 0) -> dict[str, np.ndarray]:
     return {
         "images": images,
         "led_index_yx": numbers,
-        "crop_yx": np.array([390, 300]),
     }
