@@ -10,10 +10,13 @@ them by hand. They are checked by shape, and opened without being loaded.
 
 from __future__ import annotations
 
+import hashlib
 import html
 import json
 import os
 import pkgutil
+import zipfile
+import zlib
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -294,12 +297,27 @@ def _download(card: Card) -> Path:
 
 def _verify(path: Path, card: Card) -> None:
     got = pooch.file_hash(str(path))
-    if got != card["sha256"]:
-        size = path.stat().st_size
-        raise ValueError(
-            f"{path} is not the published file: expected sha256 {card['sha256']} "
-            f"({card['bytes']} bytes), got {got} ({size} bytes): delete it and load again"
-        )
+    if got == card["sha256"] or _holds_what_is_published(path, card):
+        return
+    size = path.stat().st_size
+    raise ValueError(
+        f"{path} is not the published file: expected sha256 {card['sha256']} "
+        f"({card['bytes']} bytes), got {got} ({size} bytes): delete it and load again"
+    )
+
+
+def _holds_what_is_published(path: Path, card: Card) -> bool:
+    """Compare the arrays of a file that a reader makes: its bytes hang on the packer's version."""
+    if "sha256_arrays" not in card:
+        return False
+    digest = hashlib.sha256()
+    try:
+        arrays = _read(path)
+        for name in card["arrays"]:
+            digest.update(np.ascontiguousarray(arrays[name]).tobytes())
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        return False
+    return digest.hexdigest() == card["sha256_arrays"]
 
 
 def _stacks(folder: Path, card: Card) -> dict[str, Stack]:

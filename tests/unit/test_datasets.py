@@ -219,6 +219,21 @@ def test_a_part_of_a_stack_and_a_file_that_holds_only_the_part(crystal, monkeypa
     np.testing.assert_array_equal(datasets.load("crystal")["movie"], stack[3:7])
 
 
+def test_a_file_that_a_reader_makes_is_known_by_its_arrays(crystal, monkeypatch):
+    """Packers differ, and so do the bytes of two files with the same arrays."""
+    monkeypatch.setenv("HELPERS_DATA_DIR", str(crystal.folder))
+    np.savez(crystal.folder / "crystal.npz", first=3, movie=crystal.values)
+    whole = hashlib.sha256(crystal.values.tobytes()).hexdigest()
+    crystal.card |= {"arrays": {"movie": crystal.values.shape}, "sha256_arrays": whole}
+    np.testing.assert_array_equal(datasets.load("crystal")["movie"], crystal.values)
+    np.savez(crystal.folder / "crystal.npz", movie=crystal.values + 1)
+    with pytest.raises(ValueError, match="delete it and load again"):
+        datasets.load("crystal")
+    (crystal.folder / "crystal.npz").write_bytes(b"PK\x03\x04 torn")
+    with pytest.raises(ValueError, match="delete it and load again"):
+        datasets.load("crystal")
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_published_cards_are_complete(name):
     card = ORIGINAL[name]

@@ -35,7 +35,6 @@ class Born:
         then (2, ...), real part first.
     middle : float
         Depth of the middle of the volume from the focus in um, along the light.
-
     on_grid : bool
         Move the LEDs to the nearest frequencies of the grid, as `MultiSlice` does. The first order
         has no need of it, and a measured array is nowhere on the grid.
