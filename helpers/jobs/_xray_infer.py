@@ -172,8 +172,8 @@ def xray_infer(
     options |= {"out": frames, "device": task.device}
     n_new = 0
     if client is not None:
-        names = {"network": network, "mode": mode}
-        work = partial(_shared, opened=opened, key=task.key, **names, **options)
+        names: dict[str, Any] = {"network": network, "mode": mode, "key": task.key}
+        work = partial(_shared, opened=opened, **names, **options)
         n_new = _side_by_side(client, work, chunk)
     # what the workers have made is there; it is scored here
     found = reconstruct(net, movie, mode, progress=task.progress, **options)

@@ -107,7 +107,7 @@ class Finder:
         # an unknown depth has other spots in every plane, and each plane its filter
         unknown = "z" in self.names and math.isfinite(renderer.params["z"].transform.high)
         self.planes = planes(renderer.params["z"]) if unknown else []
-        settings = [{**fixed, "z": plane} for plane in self.planes] or [fixed]
+        settings = [{**fixed, "z": plane} for plane in self.planes] or [dict(fixed)]
         self.filters = [MatchedFilter(renderer, setting, device) for setting in settings]
         self.filter = self.filters[len(self.filters) // 2]
         if (side := 2 * self.filter.reach + 1) > min(renderer.image_shape):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from inspect import signature as inspect_signature
@@ -295,7 +295,7 @@ def made(
     ensemble_std: bool,
     tiles: Mapping[str, Any],
     device: torch.device,
-) -> Iterator[tuple[int, Any, Values, float | None]]:
+) -> Generator[tuple[int, Any, Values, float | None], None, None]:
     """Yield each frame as it is kept: its number, sample and values.
 
     Last come the seconds that it took, None where it was there already.
