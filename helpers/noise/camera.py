@@ -33,7 +33,8 @@ class CameraCheck:
     ----------
     gain, gain_std : float
         Slope of variance over mean, ADU per photo-electron, and its standard deviation: infinite
-        where the background is too even to tell. Electron multiplication doubles the slope.
+        where the background is too even, or moves too much, to tell. Electron multiplication
+        doubles the slope.
     offset, offset_std : float
         ADU without light. Without a variance of the read noise it is the mean at which the
         variance vanishes, below the offset by the read variance over the gain. For a map its
@@ -282,13 +283,14 @@ def _judged(
     typical = {name: float(np.median(value)) for name, value in given.items()}
     base = typical.get("offset", 0.0)
     gain, zero, zero_std = line.gain, line.zero, line.zero_std
-    known = not math.isinf(line.gain_std)
+    # what moves may make dark pixels the noisier ones: such a line says nothing
+    known = gain > 0 and not math.isinf(line.gain_std)
     believed = typical.get("gain")
     if known and believed and abs(gain / believed - 1) > GAIN_OFF:
         if abs(gain - believed) > SURE * line.gain_std:
             findings["gain"] = _about_gain(gain, line.gain_std, believed)
     read_noise = math.nan
-    if "variance" in typical:
+    if "variance" in typical and (believed or known):
         read_noise = math.sqrt(typical["variance"]) / (believed or gain)
     elif "offset" in typical and known:
         read_noise = math.sqrt(max(-zero, 0.0) / gain)
@@ -303,8 +305,8 @@ def _judged(
                 "which frames it was averaged from"
             )
     return CameraCheck(
-        float(gain), float(line.gain_std), float(base + zero), float(zero_std), float(read_noise),
-        orientation, findings,
+        float(gain), float(line.gain_std) if known else math.inf, float(base + zero),
+        float(zero_std), float(read_noise), orientation, findings,
     )  # fmt: skip
 
 
@@ -344,7 +346,8 @@ def warn_of_camera(
     believed: dict[str, Any] = {"gain": slope, "offset": 0.0, "variance": variance}
     check = _check(movie, believed, MOST_PIXELS // 4, mask, SIDE)
     told = [check.findings[k] for k in ("orientation", "gain", "offset") if k in check.findings]
-    if abs(math.log(check.gain / believed["gain"])) < FACTOR and len(told) < 2:
+    near = check.gain > 0 and abs(math.log(check.gain / believed["gain"])) < FACTOR
+    if near and len(told) < 2:
         told = [text for text in told if text != check.findings.get("gain")]
     if told:
         warnings.warn(
