@@ -49,3 +49,14 @@ def test_pages_use_what_a_move_to_another_engine_has_an_answer_for():
         assert not HTML.search(prose), f"{name} has HTML of its own"
     assert set(found) == listed()
     assert {path.split("/")[1] for path in found["eval-rst"]} == {"api"}
+
+
+def test_no_two_figures_equations_or_exercises_share_a_label():
+    label = re.compile(r"^\s*(?:name|:label): *(\S+)|^`{3}\{exercise\} *\n:label: (\S+)", re.M)
+    homes = {}
+    for path in sorted((ROOT / "book").rglob("*.md")):
+        for each in label.findall(path.read_text(encoding="utf-8")):
+            if max(each) != "python3":  # the kernel of every page
+                homes.setdefault(max(each), []).append(path.name)
+    assert len(homes) > 100
+    assert {name: pages for name, pages in homes.items() if len(pages) > 1} == {}
