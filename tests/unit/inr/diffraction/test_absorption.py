@@ -112,5 +112,5 @@ def test_the_distance_of_the_array_is_found_from_the_disc():
     )  # fmt: skip
     assert found.turn == "as given"
     assert 75 / found.scale == pytest.approx(81, rel=0.03)
-    np.testing.assert_allclose(found.offset * 81, [-1.0, 0.4], atol=0.3)
+    np.testing.assert_allclose(found.offset * 81, [-1.0, 0.4], atol=0.8)  # a fifth of the pitch
     assert np.abs(found.leds - led_directions(places + [1.0, -0.4], 81.0)).max() < 0.01
