@@ -77,7 +77,8 @@ def localize(
         `x`, `y` in px from the centre of the frame, `photons`, `background`, and other fitted
         parameters; the standard deviation of each by the Cramer-Rao bound, `x_std` and so on;
         `chi2`, the mean squared residual within two widths in units of the noise, about 1 for a
-        good fit; `masked`, the pixels left out there; `converged`.
+        good fit; `masked`, the pixels left out there; `converged`, true if the joint fit of the
+        molecule and its neighbours came to an end and none of its own parameters at a limit.
 
     Raises
     ------

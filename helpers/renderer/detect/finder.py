@@ -48,7 +48,7 @@ class _Regions:
     background: Any  # tensor (R,)
     background_std: Any
     deviance: Any
-    converged: Any
+    converged: Any  # bool tensor (R, MOST)
 
     @classmethod
     def start(cls, images, use, noise, frame, middle, n_names):
@@ -57,7 +57,7 @@ class _Regions:
         emitters = images.new_zeros((len(images), MOST, n_names))
         return cls(
             images, use, noise, frame, middle, zeros.long(), emitters, emitters.clone(),
-            zeros, zeros.clone(), zeros.clone(), zeros.bool(),
+            zeros, zeros.clone(), zeros.clone(), emitters[..., 0].bool(),
         )  # fmt: skip
 
     def update(self, index, new):
@@ -66,7 +66,7 @@ class _Regions:
         self.count[index] = n
         self.emitters[index, :n], self.std[index, :n] = new.emitters, new.std
         self.background[index], self.background_std[index] = new.background, new.background_std
-        self.deviance[index], self.converged[index] = new.deviance, new.converged
+        self.deviance[index], self.converged[index, :n] = new.deviance, new.converged
 
 
 @dataclass
@@ -301,7 +301,10 @@ class Finder:
             value.to(images)
             for value in (fits.params["background"], fits.crlb_std["background"], fits.deviance)
         )
-        return _Trial(self._inside(values), stds, level, level_std, deviance, fits.converged)
+        # a neighbour whose centre lies outside rests on the rim: no fault of the others
+        ended = fits.converged | (fits.n_iter < STEPS)
+        converged = ((values > self.low) & (values < self.high)).all(2) & ended[:, None]
+        return _Trial(self._inside(values), stds, level, level_std, deviance, converged)
 
     def _empty(self, images, use, noise, emitters):
         """The fit of a level background alone, by two steps of Fisher scoring."""
@@ -315,8 +318,8 @@ class Finder:
         wide = torch.float32 if images.device.type == "mps" else torch.float64
         each = noise.deviance(rate.to(wide), images.to(wide), reduction="none")
         deviance = (each * use).sum((1, 2)).to(images)
-        done = torch.ones_like(level, dtype=torch.bool)
-        return _Trial(emitters, emitters, level, information.rsqrt(), deviance, done)
+        none = emitters.new_zeros(emitters.shape[:2], dtype=torch.bool)
+        return _Trial(emitters, emitters, level, information.rsqrt(), deviance, none)
 
     def _rate(self, regions, index):
         """Expected images of some regions as they stand."""
@@ -352,7 +355,7 @@ class Finder:
         columns["background"] = to_numpy(regions.background[region]).astype(float)
         columns["background_std"] = to_numpy(regions.background_std[region]).astype(float)
         columns |= {"chi2": chi2, "masked": masked}
-        columns["converged"] = to_numpy(regions.converged[region])
+        columns["converged"] = to_numpy(regions.converged[held])
         kept = np.arange(len(owner))
         if peaks is not None:  # a molecule belongs to the region whose peak is nearest
             places = _in_all_frames(columns["frame"], np.stack([columns["x"], columns["y"]], 1))

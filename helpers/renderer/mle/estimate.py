@@ -43,9 +43,9 @@ class Fits:
     deviance : array (B,)
         Twice the log-likelihood lost against a model that explains every pixel.
     converged : array (B,) of bool
-        The last step was shorter than `tol`, and no parameter but the background ended at
-        a limit. False, too, where fewer pixels count than parameters are fitted, which come out
-        as NaN.
+        The last step was shorter than `tol`, and no parameter of any emitter ended at a limit;
+        the background may. False, too, where fewer pixels count than parameters are fitted, which
+        come out as NaN.
     n_iter : array (B,) of int
         Steps tried.
     goodness : array (B,)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.special import ndtr
 
 from helpers.noise import SCMOS, Poisson
 from helpers.renderer import mle
@@ -180,6 +181,22 @@ def test_other_renderers_bring_their_own_columns():
     assert np.sqrt(np.mean((found.z - z[pairs.truth]) ** 2)) < 1.5 * np.median(found.z_std)
     wide = localize(frames[14:16], Gaussian2D((17, 17)), device="cpu")
     assert (wide.sigma > 1.3).all() and (wide.sigma_std > 0).all()
+
+
+def test_a_neighbour_at_a_limit_leaves_the_others_converged():
+    """The first two are neighbours, each outside the region of the other; the third is too deep."""
+    x, y, z = np.array([[-16.0, -7.0, 16.2], [0.3, -0.2, 0.1], [0.1, -0.2, 0.75]])
+    widths = [1.3 * np.hypot(1, (z - focus) / 0.4) for focus in (0.25, -0.25)]
+    columns, rows = (
+        np.diff(ndtr((np.arange(n + 1) - n / 2 - at[:, None]) / width[:, None]))
+        for n, at, width in zip((60, 31), (x, y), widths, strict=True)
+    )
+    frame = 10 + 2000 * (rows.T @ columns)
+    found = localize(frame[None], Gaussian3D((17, 17)), device="cpu")
+    found = found[np.argsort(found.x)]
+    np.testing.assert_allclose(found.x, x, atol=0.02)
+    np.testing.assert_allclose(found.z[:2], z[:2], atol=0.02)
+    assert found.converged.tolist() == [True, True, False]
 
 
 def test_a_spline_through_the_spot_finds_what_the_gaussian_finds():
