@@ -163,7 +163,7 @@ def test_a_full_file_system_ends_the_work_and_keeps_what_is_done(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
-@pytest.mark.parametrize("name", ["fuse", "denoise", "tomogram"])
+@pytest.mark.parametrize("name", names())
 def test_a_device_that_is_full_leaves_no_half_file(name, case, tmp_path, capsys, monkeypatch):
     """A whole first result stays as it was."""
     results = run(case(name), tmp_path, capsys)
@@ -214,3 +214,13 @@ def test_a_scheduler_that_is_not_there(case, tmp_path):
     assert done.stderr.count("\n") == 1, done.stderr
     assert "no scheduler answers at tcp://127.0.0.1:9" in done.stderr
     assert not list(tmp_path.rglob("*.json"))
+
+
+@pytest.mark.parametrize("name", names())
+def test_no_job_begins_without_its_scheduler(name, case, tmp_path, capsys, monkeypatch):
+    distributed = pytest.importorskip("distributed")
+    client = distributed.Client
+    monkeypatch.setattr(distributed, "Client", lambda address, timeout: client(address, timeout=0.2))
+    assert main(case(name).call(tmp_path, "--scheduler", "tcp://127.0.0.1:9")) == 1
+    assert "no scheduler answers at tcp://127.0.0.1:9" in said(capsys)
+    assert not any(path.is_file() for path in tmp_path.rglob("*"))
