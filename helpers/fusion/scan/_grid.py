@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from scipy.linalg import cho_solve_banded, cholesky_banded
 from scipy.ndimage import gaussian_filter, map_coordinates
+from scipy.optimize import nnls
 
 from ..._arrays import Array, is_tensor, to_numpy
 
 BLURS = (3.0, 1.5, 0.75)  # px, from coarse to fine
 STEPS = 12  # Gauss-Newton steps at each of them
-# Spreads, in px, of the step from one row to the next, among which the rows choose.
+# Spreads, in px, of the step from one row to the next, among which the rows choose, and of the
+# jump that each row makes on its own, along y and along x.
 LOOSE = np.array([0.003, 0.01, 0.03, 0.1, 0.3, 1.0])
+JUMPS = np.array([0.0, 0.05, 0.1, 0.2, 0.4, 0.8])
 
 
 @dataclass(frozen=True)
@@ -133,12 +137,14 @@ def register(
     -----
     The highest peak of the cross-correlation, then Gauss-Newton on
 
-    .. math:: \sum_{yx} \bigl(I_{yx} - a\,R(y + u_y, x + v_y) - b\bigr)^2 / s^2
-              + \sum_y \lVert (u, v)_{y+1} - (u, v)_y \rVert^2 / \tau^2,
+    .. math:: \sum_{yx} \bigl(I_{yx} - a\,R(y + u_y, x + v_y) - b\bigr)^2 / s_{yx}^2
 
-    from coarse to fine. :math:`s` is what is left, and :math:`\tau` is chosen by the evidence of
-    the linearised problem, so the image says how loose its rows are. On a lattice a shift is
-    known up to a cell. Derived in :doc:`/book/fusion/08_your_file`.
+    from coarse to fine, with :math:`s_{yx}^2` a constant and a share of the intensity, both found
+    from what is left. Rows have two priors: a drift that walks from row to row in steps of
+    :math:`\tau`, and jumps of :math:`\sigma_u, \sigma_v` that each row makes on its own. The
+    three are chosen by the evidence of the linearised problem, so the image says how loose its
+    rows are. On a lattice a shift is known up to a cell. Derived in
+    :doc:`/book/fusion/08_your_file`.
 
     Examples
     --------
@@ -165,12 +171,12 @@ def register(
     before = _residual(moving, fixed, 0 * shifts)
     for blur in BLURS:
         a, b = gaussian_filter(moving, blur), gaussian_filter(fixed, blur)
-        shifts, error = _gauss_newton(a, b, shifts, None, (np.sqrt(4 * np.pi) * blur) ** 2)
+        shifts, error = _gauss_newton(a, b, shifts, False, (np.sqrt(4 * np.pi) * blur) ** 2)
     if rows:
         for blur in BLURS:
             # Neighbouring rows move on their own: blur along them only.
             a, b = (gaussian_filter(i, (0, blur)) for i in (moving, fixed))
-            shifts, error = _gauss_newton(a, b, shifts, LOOSE, np.sqrt(4 * np.pi) * blur)
+            shifts, error = _gauss_newton(a, b, shifts, True, np.sqrt(4 * np.pi) * blur)
     mean = shifts.mean(axis=0)
     if np.abs(mean).max() > limit + 1:
         raise ValueError(
@@ -299,18 +305,14 @@ def _places(shape: tuple[int, ...], shifts: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def _gauss_newton(
-    image: np.ndarray,
-    reference: np.ndarray,
-    shifts: np.ndarray,
-    loose: np.ndarray | None,
-    alike: float,
+    image: np.ndarray, reference: np.ndarray, shifts: np.ndarray, rows: bool, alike: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Shifts (H, 2) that fit the image best, and their errors; one for all where loose is None.
+    """Shifts (H, 2) that fit the image best, and their errors; one for all unless by rows.
 
     The blur made `alike` neighbouring pixels share their noise: there are so many fewer of them.
     """
     dy, dx = np.gradient(reference)
-    error, factor = np.zeros_like(shifts), None
+    found = None
     for _ in range(STEPS):
         y, x = _places(image.shape, shifts)
         inside = (y >= 0) & (y <= image.shape[0] - 1) & (x >= 0) & (x <= image.shape[1] - 1)
@@ -320,51 +322,104 @@ def _gauss_newton(
             map_coordinates(a, [y, x], order=3, mode="nearest") for a in (reference, dy, dx)
         )
         gain, rest = _contrast(image, warped, inside)
-        noise = alike * max(float(np.mean(rest[inside] ** 2)), 1e-12 * float(image.var()))
-        g = gain * np.stack([gy, gx], axis=-1) * inside[..., None]
-        hessian = np.einsum("yxi,yxj->yij", g, g) / noise
-        slope = np.einsum("yxi,yx->yi", g, rest * inside) / noise
-        if loose is None:
-            total = hessian.sum(axis=0) + 1e-9 * np.eye(2)
-            step = np.tile(np.linalg.solve(total, slope.sum(axis=0)), (len(shifts), 1))
-            error = np.tile(np.sqrt(np.diag(np.linalg.inv(total))), (len(shifts), 1))
+        weight = inside / (alike * _variance(image - rest, rest, inside))
+        g = gain * np.stack([gy, gx], axis=-1)
+        hessian = np.einsum("yxi,yxj,yx->yij", g, g, weight)
+        target = np.einsum("yxi,yx->yi", g, rest * weight)  # of the step; below of the shifts
+        if rows:
+            target += np.einsum("yij,yj->yi", hessian, shifts)
+            found = _likeliest(hessian, target, shifts.mean(axis=0))
+            step = found.mean - shifts
         else:
-            target = slope + np.einsum("yij,yj->yi", hessian, shifts)
-            options = [_random_walk(hessian, target, shifts.mean(axis=0), t) for t in loose]
-            _, new, factor = max(options, key=lambda o: o[0])
-            step = new - shifts
+            found = _Rows(hessian.sum(axis=0)[None], target.sum(axis=0)[None])
+            step = found.mean
         length = float(np.abs(step).max())
         shifts = shifts + step * min(1.0, 2.0 / max(length, 1e-12))
         if length < 1e-3:
             break
-    if loose is not None and factor is not None:
-        covariance = np.diag(cho_solve_banded((factor, False), np.eye(shifts.size)))
-        error = np.sqrt(covariance).reshape(shifts.shape)
-    return shifts, error
+    error = np.zeros(2) if found is None else found.error()
+    return shifts, np.broadcast_to(error, shifts.shape).copy()
 
 
-def _random_walk(
-    hessian: np.ndarray, target: np.ndarray, centre: np.ndarray, loose: float
-) -> tuple[float, np.ndarray, np.ndarray]:
-    """Log evidence, mean (H, 2) and Cholesky factor of shifts that walk from row to row.
+def _variance(model: np.ndarray, rest: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Variance of each pixel: a constant and a share of the intensity, as detectors have it."""
+    columns = np.stack([np.ones(inside.sum()), np.maximum(model[inside], 0)], axis=1)
+    (constant, share), _ = nnls(columns, rest[inside] ** 2)
+    found = constant + share * np.maximum(model, 0)
+    return np.maximum(found, 1e-3 * np.mean(rest[inside] ** 2) + 1e-12 * float(model.var()))
 
-    The precision matrix is block tridiagonal with blocks of two, so three diagonals hold it.
+
+def _likeliest(hessian: np.ndarray, target: np.ndarray, centre: np.ndarray) -> _Rows:
+    """Shifts under the steps and jumps that have the most evidence.
+
+    One of the three is changed for the better at a time, until none changes.
     """
-    n, tight = len(hessian), 1 / loose**2
-    band = np.zeros((3, 2 * n))  # the upper form of scipy: band[2] is the diagonal
-    weight = np.full(n, 2 * tight)
-    weight[[0, -1]] = tight
-    anchor = 1e-4  # holds what the image does not: a spread of 100 px
-    for i in range(2):
-        band[2, i::2] = hessian[:, i, i] + weight + anchor
-    band[1, 1::2] = hessian[:, 0, 1]
-    band[0, 2:] = -tight
-    rhs = (target + anchor * centre).ravel()
-    factor = cholesky_banded(band)
-    mean = cho_solve_banded((factor, False), rhs)
-    # A walk has n - 1 free steps in two directions.
-    evidence = 0.5 * rhs @ mean - np.log(factor[2]).sum() + (n - 1) * np.log(tight)
-    return float(evidence), mean.reshape(n, 2), factor
+    tried: dict[tuple[float, ...], _Rows] = {}
+
+    def rows(choice: tuple[float, ...]) -> _Rows:
+        if choice not in tried:
+            tried[choice] = _Rows(hessian, target, centre, choice[0], choice[1:])
+        return tried[choice]
+
+    choice: tuple[float, ...] = (float(LOOSE[0]), 0.0, 0.0)
+    last: tuple[float, ...] = ()
+    while choice != last:
+        last = choice
+        for k, values in enumerate((LOOSE, JUMPS, JUMPS)):
+            options = [(*choice[:k], float(value), *choice[k + 1 :]) for value in values]
+            choice = max(options, key=lambda option: rows(option).evidence)
+    return rows(choice)
+
+
+class _Rows:
+    """Shifts of rows that walk from one to the next and jump, each on its own.
+
+    A row that is moved by s has the log likelihood -s H s / 2 + t s. With jumps of the covariance
+    S it says of the walk (H^-1 + S)^-1 =: A H and A t, where A = (1 + H S)^-1. The precision of
+    the walk is block tridiagonal with blocks of two, so three diagonals hold it.
+    """
+
+    def __init__(
+        self,
+        hessian: np.ndarray,
+        target: np.ndarray,
+        centre: np.ndarray | float = 0.0,
+        step: float = 1.0,
+        jumps: Sequence[float] = (0.0, 0.0),
+    ) -> None:
+        n, tight, spread = len(hessian), 1 / step**2, np.diag(np.square(jumps))
+        freed = np.linalg.inv(np.eye(2) + hessian @ spread)
+        seen, heard = freed @ hessian, np.einsum("yij,yj->yi", freed, target)
+        band = np.zeros((3, 2 * n))  # the upper form of scipy: band[2] is the diagonal
+        weight = np.zeros(n)
+        weight[1:] += tight
+        weight[:-1] += tight
+        anchor = 1e-4  # holds what the image does not: a spread of 100 px
+        for i in range(2):
+            band[2, i::2] = seen[:, i, i] + weight + anchor
+        band[1, 1::2] = seen[:, 0, 1]
+        band[0, 2:] = -tight
+        rhs = (heard + anchor * centre).ravel()
+        self.factor = cholesky_banded(band)
+        walk = cho_solve_banded((self.factor, False), rhs)
+        # A walk has n - 1 free steps in two directions.
+        self.evidence = float(
+            0.5 * rhs @ walk - np.log(self.factor[2]).sum() + (n - 1) * np.log(tight)
+            + 0.5 * np.einsum("yi,ij,yj", target, spread, heard)
+            + 0.5 * np.log(np.linalg.det(freed)).sum()
+        )  # fmt: skip
+        self.jumps = spread @ freed  # covariance of a jump when the walk is known
+        self.kept = np.eye(2) - self.jumps @ hessian
+        self.mean = np.einsum("yij,yj->yi", self.kept, walk.reshape(n, 2))
+        self.mean += np.einsum("yij,yj->yi", self.jumps, target)
+
+    def error(self) -> np.ndarray:
+        """Standard errors (H, 2)."""
+        inverse = cho_solve_banded((self.factor, False), np.eye(self.factor.shape[1]))
+        blocks = inverse.reshape(len(self.mean), 2, len(self.mean), 2)
+        walk = blocks[np.arange(len(self.mean)), :, np.arange(len(self.mean))]
+        covariance = self.kept @ walk @ self.kept.transpose(0, 2, 1) + self.jumps
+        return np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
 
 
 def _contrast(

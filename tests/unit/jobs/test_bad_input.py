@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -219,8 +220,8 @@ def test_a_scheduler_that_is_not_there(case, tmp_path):
 @pytest.mark.parametrize("name", names())
 def test_no_job_begins_without_its_scheduler(name, case, tmp_path, capsys, monkeypatch):
     distributed = pytest.importorskip("distributed")
-    client = distributed.Client
-    monkeypatch.setattr(distributed, "Client", lambda address, timeout: client(address, timeout=0.2))
+    client = partial(distributed.Client, timeout=0.2)
+    monkeypatch.setattr(distributed, "Client", lambda address, **_: client(address))
     assert main(case(name).call(tmp_path, "--scheduler", "tcp://127.0.0.1:9")) == 1
     assert "no scheduler answers at tcp://127.0.0.1:9" in said(capsys)
     assert not any(path.is_file() for path in tmp_path.rglob("*"))
