@@ -22,6 +22,7 @@ BENCHMARKS = (
     "fusion_cuda",
     "fusion_thinning",
     "fusion_counts",
+    "fusion_register",
     "inr_forward",
     "inr_fields",
     "inr_quality",

@@ -1,6 +1,6 @@
 """Rows of a scan that drift and jump, on fields that are known at any place."""
 
-from tests.benchmarks.fusion_counts import drift
+from tests.benchmarks.fusion_register import drift
 
 
 def test_rows_are_found_to_what_their_counts_tell():
