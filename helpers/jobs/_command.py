@@ -18,6 +18,7 @@ from ._declare import Job, WrongCall, read_toml
 
 JOBS = {  # job: its file
     "fuse": "_fuse",
+    "beads": "_renderer",
     "localize": "_renderer",
     "denoise": "_renderer",
     "deconvolve": "_renderer",

@@ -1,4 +1,4 @@
-"""The jobs `localize`, `denoise` and `deconvolve`: movies, stacks and volumes in."""
+"""The jobs `beads`, `localize`, `denoise` and `deconvolve`: movies, stacks and volumes in."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 
@@ -23,10 +23,10 @@ from ..renderer.deconvolve.tiles import plan, solve_tile
 from ..renderer.denoise import denoise as learn
 from ..renderer.detect import find_drift, link, select
 from ..renderer.detect import localize as find_molecules
-from ..renderer.pupil import Astigmatism
-from ..renderer.renderers import Gaussian3D
+from ..renderer.pupil import Astigmatism, calibrate_astigmatism, psf_from_beads
+from ..renderer.renderers import Gaussian3D, Spline2D, Spline3D
 from ..scale import map_chunks
-from ._declare import Count, File, NotNegative, Positive
+from ._declare import AtLeast, Count, Exactly, File, NotNegative, Positive
 from ._run import Outcome, Task, assembled, uninterrupted
 
 if TYPE_CHECKING:
@@ -34,6 +34,85 @@ if TYPE_CHECKING:
 
 ENDS = {"own": ".h5", "csv": ".csv", "parquet": ".parquet"}
 ENDS |= {"picasso": ".hdf5", "thunderstorm": ".csv"}
+light = Exactly(2, "numbers: photons and background", AtLeast(0))
+depths = Exactly(2, "depths in µm: the least and the largest")
+
+
+def beads(
+    task: Task,
+    *,
+    method: Literal["astigmatism", "psf"] = "astigmatism",
+    z_step: Positive | None = None,
+    pixel_size: Positive | None = None,
+    gain: Positive = 1.0,
+    offset: float = 0.0,
+    size: Count | None = None,
+    molecule: Annotated[list[float], light] | None = None,
+    z_range: Annotated[list[float], depths] | None = None,
+) -> Outcome:
+    """Make the calibration that localize takes from a stack of beads.
+
+    Parameters
+    ----------
+    task : Task
+        A stack of a field of beads (Z, Y, X), or of psf an image (Y, X), in any format of
+        helpers.io.Stack.
+    method : str
+        The widths of the spots of an astigmatic lens at each depth, or the measured point
+        spread, which deconvolve takes as well.
+    z_step : float, optional
+        Distance of the planes in µm. Left out, that of the file.
+    pixel_size : float, optional
+        In the object, in µm; of psf only. Left out, that of the file.
+    gain : float
+        ADU per photo-electron.
+    offset : float
+        ADU without light.
+    size : int, optional
+        Side in px of what is cut about each bead, odd. Left out, 15 of astigmatism, 25 of psf.
+    molecule : list of float, optional
+        Photons of a usual molecule that will be fitted, and its background with the variance of
+        the read noise; of astigmatism only. Left out, 1000 and 10.
+    z_range : list of float, optional
+        Depths in µm that the curves serve; of astigmatism only. Left out, those in which neither
+        width is above three times its least.
+
+    Returns
+    -------
+    Outcome
+        ``lens.yaml``, which Picasso reads as well, or ``psf.tif``.
+    """
+    foreign: dict[str, Any] = {"molecule": molecule, "z_range": z_range}
+    foreign = {"pixel_size": pixel_size} if method == "astigmatism" else foreign
+    if given := [name for name, value in foreign.items() if value is not None]:
+        raise ValueError(f"{method} takes no {', '.join(given)}: leave it out")
+    with Stack(task.path, gain=gain, offset=offset) as stack:
+        z_step = z_step or _um(stack.z_step, stack.unit)
+        pixel_size = pixel_size or _um(stack.pixel_size, stack.unit)
+        if stack.ndim > 3:
+            raise ValueError(f"the stack is {stack.shape}, {stack.axes}: give one (Z, Y, X)")
+        single = method == "psf" and (stack.ndim == 2 or len(stack) == 1)
+        if z_step is None and not single:
+            raise ValueError("the file has no z step: give --z-step in µm")
+        if method == "psf" and pixel_size is None:
+            raise ValueError("the file has no pixel size: give --pixel-size in µm")
+        images = np.asarray(stack)
+    options: dict[str, Any] = {"z_step": z_step, "size": size, "molecule": molecule}
+    options |= {"z_range": z_range, "pixel_size": pixel_size if method == "psf" else None}
+    options = {name: value for name, value in options.items() if value is not None}
+    if method == "astigmatism":
+        lens = calibrate_astigmatism(images, **options)
+        target = task.folder / "lens.yaml"
+        lens.save(target)
+        told = {"beads": int(lens.beads["used"].sum()), "residual": round(lens.residual, 4)}
+        return Outcome(target, [target], told | {"z_range": list(lens.z_range)})
+    found = psf_from_beads(images, **options)
+    target = task.folder / "psf.tif"
+    psf = found.stack.astype(np.float32)
+    planes: dict[str, Any] = {"axes": "YX"} if single else {"axes": "ZYX", "z_step": z_step}
+    save_tif(target, psf[0] if single else psf, pixel_size=pixel_size, unit="µm", **planes)
+    told = {"beads": len(found.residuals), "residual": round(float(np.median(found.residuals)), 4)}
+    return Outcome(target, [target], told)
 
 
 def localize(
@@ -63,8 +142,8 @@ def localize(
     psf : float, optional
         Standard deviation of a spot in px. Either this or calibration must be given.
     calibration : Path, optional
-        File .yaml of an astigmatic lens, by helpers.renderer.pupil.Astigmatism.save or by
-        Picasso: depths are found as well, in µm.
+        File of beads: .yaml of an astigmatic lens, also of Picasso, or .tif of a measured point
+        spread. With planes, depths are found as well, in µm.
     gain : float
         ADU per photo-electron.
     offset : float
@@ -98,14 +177,16 @@ def localize(
     """
     if (psf is None) == (calibration is None):
         raise ValueError("give either psf, the width of a spot in px, or a calibration file")
-    lens = None if calibration is None else Astigmatism.load(calibration)
+    lens = None
     target = task.folder / f"molecules{ENDS[table]}"
     with Stack(task.path, gain=gain, offset=offset) as stack:
         frames = stack.frames
-        pixel = pixel_size or _nm(frames)
+        pixel = pixel_size or _nm(frames.pixel_size, frames.unit)
         if table == "thunderstorm" and pixel is None:
             raise ValueError("the file has no pixel size: thunderstorm needs --pixel-size in nm")
-        spots: Any = psf if lens is None else _spots(lens, frames.shape[1:])
+        spots: Any = psf
+        if calibration is not None:
+            lens, spots = _spots(calibration, frames.shape[1:])
         work = partial(
             _chunk,
             psf=spots,
@@ -397,7 +478,7 @@ def _chunk(
     block: np.ndarray,
     start: int,
     *,
-    psf: float | Gaussian3D,
+    psf: float | Gaussian3D | Spline2D | Spline3D,
     read_noise: float,
     false_alarms: float,
     saturation: float | None,
@@ -413,13 +494,30 @@ def _chunk(
     return found
 
 
-def _spots(lens: Astigmatism, shape: Sequence[int]) -> Gaussian3D:
-    """Regions that hold three widths of the widest spot, or the frame."""
-    widest = max(float(width.max()) for width in lens.widths(np.linspace(*lens.z_range, 101)))
-    side = 2 * math.ceil(3 * widest) + 1
-    return lens.renderer([min(side, n) for n in shape])
+def _spots(
+    path: Path, shape: Sequence[int]
+) -> tuple[Astigmatism | None, Gaussian3D | Spline2D | Spline3D]:
+    """The lens of a calibration, if it is one, and its spots on regions that hold them."""
+    if path.suffix.lower() not in (".tif", ".tiff"):
+        lens = Astigmatism.load(path)
+        widest = max(float(width.max()) for width in lens.widths(np.linspace(*lens.z_range, 101)))
+        side = 2 * math.ceil(3 * widest) + 1
+        return lens, lens.renderer([min(side, n) for n in shape])
+    with Stack(path) as stack:
+        psf, step = np.asarray(stack, np.float32), _um(stack.z_step, stack.unit)
+    sides = [min(pair) for pair in zip(psf.shape[-2:], shape, strict=True)]
+    if psf.ndim == 2 or len(psf) == 1:
+        return None, Spline2D(sides, psf.reshape(psf.shape[-2:]))
+    if step is None:
+        raise ValueError(f"{path} has no z step: make it by cmx beads --method psf")
+    return None, Spline3D(sides, psf, step)
 
 
-def _nm(stack: Stack) -> float | None:
-    scale = {"nm": 1.0, "µm": 1e3, "Å": 0.1, "pm": 1e-3, "mm": 1e6}.get(stack.unit)
-    return None if scale is None or stack.pixel_size is None else stack.pixel_size * scale
+def _nm(length: float | None, unit: str) -> float | None:
+    scale = {"nm": 1.0, "µm": 1e3, "Å": 0.1, "pm": 1e-3, "mm": 1e6}.get(unit)
+    return None if scale is None or length is None else length * scale
+
+
+def _um(length: float | None, unit: str) -> float | None:
+    nm = _nm(length, unit)
+    return None if nm is None else nm / 1e3

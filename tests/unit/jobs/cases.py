@@ -12,6 +12,7 @@ from PIL import Image
 from helpers import checkpoints, fusion, inr
 from helpers.__main__ import main
 from helpers.io import load_h5, load_table, load_tif, save_h5, save_tif
+from helpers.renderer import pupil
 from helpers.renderer.simulate import crowded_frames
 from helpers.xray.simulate import Experiment, grid_image, simulate
 
@@ -43,6 +44,7 @@ def make(name, folder):
     """The input of a job in a folder."""
     return {
         "fuse": _fields,
+        "beads": _beads,
         "localize": _movie,
         "denoise": _grainy,
         "deconvolve": _blurred,
@@ -62,6 +64,22 @@ def _fields(folder):
         data = fusion.simulate("dysco3", counts=2, seed=seed, size=24)
         save_h5(folder / f"f{seed}.h5", {"maps": dict(data.maps), "haadf": data.haadf})
     return Case("fuse", sorted(folder.glob("*.h5")), ["--n-iter", "5"])
+
+
+def lens():
+    """An astigmatic lens, as if it had been calibrated."""
+    constants = np.array([[1.2, 1.3], [0.25, -0.25], [0.4, 0.4], [0, 0], [0, 0]])
+    return pupil.Astigmatism(constants, 0 * constants, (-0.5, 0.5), 0.0, np.zeros(0))
+
+
+def _beads(folder):
+    z = 0.1 * np.arange(-6, 7)[:, None]
+    light = {"x": [[-10.3, 9.6]], "y": [[0.2, -0.4]], "photons": 2e4, "background": 30.0}
+    mean = lens().renderer((21, 42)).render({**light, "z": np.repeat(z, 2, 1)})
+    counts = np.random.default_rng(0).poisson(mean).astype("uint16")
+    sizes = {"pixel_size": 0.1, "unit": "µm", "z_step": 0.1}
+    save_tif(folder / "beads.tif", 2 * counts + 100, axes="ZYX", **sizes)
+    return Case("beads", [folder / "beads.tif"], ["--gain", "2", "--offset", "100"])
 
 
 def _movie(folder):

@@ -22,6 +22,8 @@ from helpers.lucy import richardson_lucy
 from helpers.renderer import deconvolve, pupil
 from helpers.renderer.denoise import denoise
 from helpers.renderer.detect import localize
+from helpers.renderer.renderers import Spline2D, Spline3D
+from tests.unit.jobs import cases
 from tests.unit.jobs.cases import DEVICE, equal, kernel, run, same
 from tests.unit.xray.files import write_ini
 
@@ -99,6 +101,95 @@ def test_fuse_of_counts_equals_the_page(tmp_path, capsys):
     for name, (net, _) in expected.totals.items():
         np.testing.assert_allclose(found.maps[name], expected.maps[name], rtol=0.01, atol=0.01)
         assert told["net_counts"][name] == round(net, 1)
+
+
+def test_beads_equals_the_page_for_an_astigmatic_lens(case, tmp_path, capsys):
+    (result,) = run(case("beads"), tmp_path, capsys)
+    with Stack(case("beads").files[0], gain=2, offset=100) as stack:
+        expected = pupil.calibrate_astigmatism(stack[...], z_step=0.1)
+    expected.save(tmp_path / "page.yaml")
+    assert (tmp_path / "beads" / "lens.yaml").read_bytes() == (tmp_path / "page.yaml").read_bytes()
+    assert result["output"] == str(tmp_path / "beads" / "lens.yaml") and result["beads"] == 2
+    assert result["z_range"] == list(expected.z_range) and 0 < result["residual"] < 0.02
+    more = ["--molecule", "3000", "5", "--z-range", "-0.4", "0.4", "--size", "17"]
+    (result,) = run(case("beads"), tmp_path, capsys, *more)
+    with Stack(case("beads").files[0], gain=2, offset=100) as stack:
+        options = {"size": 17, "molecule": (3000, 5), "z_range": (-0.4, 0.4)}
+        expected = pupil.calibrate_astigmatism(stack[...], z_step=0.1, **options)
+    found = pupil.Astigmatism.load(result["output"])
+    np.testing.assert_array_equal(found.constants, expected.constants)
+    assert found.z_range == (-0.4, 0.4)
+
+
+@pytest.mark.parametrize("planes", [13, 1])
+def test_beads_equals_the_page_for_a_point_spread(case, planes, tmp_path, capsys):
+    """And localize finds molecules by it, from command, TOML and Python alike."""
+    with Stack(case("beads").files[0], gain=2, offset=100) as stack:
+        counts = stack[...] if planes > 1 else stack[6]
+    axes = "ZYX" if planes > 1 else "YX"
+    sizes = {"pixel_size": 100, "unit": "nm", "z_step": 100 if planes > 1 else None}
+    save_tif(tmp_path / "beads.tif", counts.astype("float32"), axes=axes, **sizes)
+    call = ["beads", str(tmp_path / "beads.tif"), "--method", "psf", "--size", "15", *DEVICE]
+    assert main([*call, "--out", str(tmp_path)]) == 0
+    result = json.loads(capsys.readouterr().out)
+    expected = pupil.psf_from_beads(counts, pixel_size=0.1, z_step=0.1, size=15)
+    tif = load_tif(result["output"])
+    np.testing.assert_array_equal(tif.image, np.squeeze(expected.stack).astype("float32"))
+    assert (tif.pixel_size, tif.unit, tif.z_step) == (0.1, "µm", 0.1 if planes > 1 else None)
+    assert result["beads"] == 2 and 0 < result["residual"] < 0.1
+
+    call = ["localize", str(tmp_path / "beads.tif"), *DEVICE]  # the beads are its molecules
+    call += ["--calibration", str(tmp_path / "beads" / "psf.tif")]
+    assert main([*call, "--out", str(tmp_path / "out")]) == 0
+    table = load_table(json.loads(capsys.readouterr().out)["output"])
+    psf = tif.image
+    spots = Spline3D((15, 15), psf, 0.1) if planes > 1 else Spline2D((15, 15), psf)
+    counts = counts.astype("float32").reshape(-1, *counts.shape[-2:])
+    page = localize(counts, spots, device="cpu")
+    assert table.dtype.names == page.dtype.names and ("z" in table.dtype.names) == (planes > 1)
+    for name in page.dtype.names:
+        np.testing.assert_array_equal(table[name], page[name])
+    assert len(table) >= 2 * planes - 4
+    written = (tmp_path / "out" / "beads" / "job.toml").read_text()
+    (tmp_path / "again.toml").write_text(written.replace("out = ", 'out = "twice" # '))
+    assert main(["run", str(tmp_path / "again.toml"), "--json"]) == 0
+    capsys.readouterr()
+    same(tmp_path / "out", tmp_path / "twice")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--z-step", "100"], "divide nm by 1000"),
+        (["--size", "14"], "give an odd number of pixels"),
+        (["--pixel-size", "0.1"], "astigmatism takes no pixel_size"),
+        (["--method", "psf", "--molecule", "900", "5"], "psf takes no molecule"),
+        (["--method", "psf", "--pixel-size", "100"], "divide nm by 1000"),
+        (["--z-range", "0.2", "0.1"], "least and the largest depth"),
+    ],
+)
+def test_beads_says_in_one_line_what_it_cannot_use(case, options, words, tmp_path, capsys):
+    (result,) = run(case("beads"), tmp_path, capsys, *options, ends=1)
+    assert words in result["error"] and "\n" not in result["error"]
+    assert not list(tmp_path.rglob("lens.yaml")) and not list(tmp_path.rglob("psf.tif"))
+
+
+def test_beads_asks_for_the_sizes_that_a_file_lacks(tmp_path, capsys):
+    np.save(tmp_path / "beads.npy", np.ones((9, 30, 30)))
+    call = ["beads", str(tmp_path / "beads.npy"), "--out", str(tmp_path / "out"), *DEVICE]
+    for more, words in (
+        ([], "give --z-step in µm"),
+        (["--method", "psf", "--z-step", "0.1"], "give --pixel-size in µm"),
+        (["--z-step", "0.1"], "no bead stands out"),
+    ):
+        assert main([*call, *more]) == 1
+        assert words in json.loads(capsys.readouterr().out)["error"]
+    np.save(tmp_path / "beads.npy", np.ones((30, 30)))
+    assert main(call) == 1
+    assert "give --z-step in µm" in json.loads(capsys.readouterr().out)["error"]
+    np.save(tmp_path / "beads.npy", np.ones((2, 9, 30, 30)))
+    assert main(call) == 1
+    assert "give one (Z, Y, X)" in json.loads(capsys.readouterr().out)["error"]
 
 
 def test_localize_equals_the_page(case, tmp_path, capsys):
@@ -398,8 +489,7 @@ def test_localize_writes_for_picasso_without_doing_the_work_again(case, tmp_path
 
 def test_localize_finds_depths_by_a_calibration(tmp_path, capsys):
     """The command, the TOML and the call of a page give the same table."""
-    constants = np.array([[1.2, 1.3], [0.25, -0.25], [0.4, 0.4], [0, 0], [0, 0]])
-    lens = pupil.Astigmatism(constants, 0 * constants, (-0.5, 0.5), 0.0, np.zeros(0))
+    lens = cases.lens()
     lens.save(tmp_path / "lens.yaml")
     spots = lens.renderer((24, 26))
     x, z = np.linspace(-6, 6, 8), np.linspace(-0.4, 0.4, 8)

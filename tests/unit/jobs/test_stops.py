@@ -14,6 +14,7 @@ from tests.unit.jobs.cases import run, same
 
 KILLED_IN = {  # the function in whose n-th call the process ends
     "fuse": ("helpers.jobs._fuse.solve", 2),
+    "beads": ("helpers.jobs._renderer.calibrate_astigmatism", 1),
     "localize": ("helpers.jobs._renderer.find_molecules", 3),
     "denoise": ("helpers.jobs._renderer.save_tif", 1),
     "deconvolve": ("helpers.jobs._renderer.solve_tile", 3),
