@@ -1,4 +1,4 @@
-"""Formats beside TIFF: NPY, HDF5, MRC, raw movies of Picasso, Zarr, folders of slices, vendors'."""
+"""Formats beside TIFF: NumPy, MATLAB, HDF5, MRC, raw movies of Picasso, Zarr, slices, vendors'."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import io
 import re
 import warnings
 import zipfile
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.io import loadmat
 
 from ._calibration import AXES, Calibration, seconds
 from ._lazy import Lazy, Opened, Planes, Reordered, Source
@@ -79,8 +81,8 @@ def open_vendor(path: Path) -> Opened:
     if line := foreign(path):
         raise ValueError(line)
     raise ValueError(
-        f"{path} is of no known format: TIFF, {', '.join((*HDF5, *MRC))}, .npy, .zarr, and .raw "
-        "beside a .yaml are; bioio.BioImage and pims.open know more"
+        f"{path} is of no known format: TIFF, {', '.join((*HDF5, *MRC))}, .npy, .npz, .mat, "
+        ".zarr, and .raw beside a .yaml are; bioio.BioImage and pims.open know more"
     )
 
 
@@ -124,6 +126,48 @@ def open_npy(path: Path) -> Opened:
     return Lazy(mapped), AXES[-mapped.ndim :], Calibration(), _nothing
 
 
+def open_npz(path: Path, dataset: str | None = None) -> Opened:
+    """Load one array of an NPZ file, by name where it has several of images; see `Opened`."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            some = file.files if dataset is None or dataset not in file.files else [dataset]
+            arrays = {name: file[name] for name in some}
+    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, AttributeError) as error:
+        raise ValueError(f"{path} is not a whole NPZ file ({error}): save it again") from error
+    images = [n for n, a in arrays.items() if a.ndim >= 2 and a.dtype.kind in "iuf"]
+    array = arrays[_named(path, images, dataset)]
+    return Lazy(array), AXES[-array.ndim :], Calibration(), _nothing
+
+
+def open_mat(path: Path, dataset: str | None = None) -> Opened:
+    """Open one array (Y, X, ..., N) of a MATLAB file as (N, ..., Y, X); see `Opened`."""
+    with path.open("rb") as file:
+        hdf5 = file.read(19) == b"MATLAB 7.3 MAT-file"
+    if hdf5:  # whose axes are MATLAB's from the last to the first
+        source, axes, _, close = open_h5(path, dataset)
+        n = len(source.shape)
+        return Reordered(source, (*range(n - 2), n - 1, n - 2)), axes, Calibration(), close
+    try:
+        found = {n: v for n, v in loadmat(path).items() if n[0] != "_"}
+    except Exception as error:  # SciPy's reader has many kinds of error
+        raise ValueError(f"{path} is not a whole MATLAB file ({error}): save it again") from error
+    images = [n for n, v in found.items() if v.dtype.kind in "iuf" and min(v.shape[:2]) > 1]
+    array = found[_named(path, images, dataset)]
+    array = array.transpose(*reversed(range(2, array.ndim)), 0, 1)
+    return Lazy(array), AXES[-array.ndim :], Calibration(), _nothing
+
+
+def _named(path: Path, names: list[str], dataset: str | None) -> str:
+    """The name of the images that are asked for, or the only one."""
+    if dataset is None and len(names) == 1:
+        return names[0]
+    if dataset is None or dataset.strip("/") not in names:
+        told = "has no images" if not names else f"has {', '.join(names)}"
+        asked = "" if dataset is None else f"has no images {dataset!r}: it "
+        raise ValueError(f"{path} {asked}{told}: name one by dataset=")
+    return dataset.strip("/")
+
+
 def open_h5(path: Path, dataset: str | None = None) -> Opened:
     """Open one data set of an HDF5 file, by name where it has several of images; see `Opened`."""
     import h5py
@@ -142,13 +186,7 @@ def open_h5(path: Path, dataset: str | None = None) -> Opened:
                 names.append(name)
 
         file.visititems(note)
-        if dataset is None and len(names) == 1:
-            dataset = names[0]
-        if dataset is None or dataset.strip("/") not in names:
-            told = "has no images" if not names else f"has {', '.join(names)}"
-            asked = "" if dataset is None else f"no images {dataset!r}: it "
-            raise ValueError(f"{path} {asked}{told}: name one by dataset=")
-        item = file[dataset]
+        item = file[_named(path, names, dataset)]
         return Lazy(item), AXES[-item.ndim :], _of_element_size(item), file.close
     except BaseException:
         file.close()

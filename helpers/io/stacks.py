@@ -16,8 +16,10 @@ from ._formats import (
     TIFF_STARTS,
     in_order,
     open_h5,
+    open_mat,
     open_mrc,
     open_npy,
+    open_npz,
     open_raw,
     open_slices,
     open_vendor,
@@ -38,18 +40,19 @@ class Stack:
     Parameters
     ----------
     path : str or Path
-        TIFF, BigTIFF, ImageJ or OME-TIFF; Zarr or OME-Zarr; ``.npy``; ``.h5``; ``.mrc``, ``.st``,
-        ``.ali``, ``.rec``; a ``.raw`` movie of Picasso beside its ``.yaml``; a zip file or folder
-        with one TIFF or PNG a slice, in natural order, ``z2`` before ``z10``. Files of vendors
-        through bioio or pims, where they are installed. Data that are not compressed are
-        memory-mapped; of the others, what is asked for is read.
+        TIFF, BigTIFF, ImageJ or OME-TIFF; Zarr or OME-Zarr; ``.npy``, ``.npz``; ``.h5``;
+        ``.mat``, in which images lie along the last axis; ``.mrc``, ``.st``, ``.ali``, ``.rec``;
+        a ``.raw`` movie of Picasso beside its ``.yaml``; a zip file or folder with one TIFF or PNG
+        a slice, in natural order, ``z2`` before ``z10``. Files of vendors through bioio or pims,
+        where they are installed. Data that are not compressed are memory-mapped; of the others,
+        what is asked for is read; an array of ``.npz`` or ``.mat`` is loaded.
     gain : float or array (Y, X), optional
         ADU per photo-electron. With a gain or an offset the stack gives photo-electrons as
         float32, else what is in the file.
     offset : float or array (Y, X), optional
         ADU without light.
     dataset : str, optional
-        Name of the images in an HDF5 file that holds several.
+        Name of the images in an HDF5, NPZ or MATLAB file that holds several.
 
     Attributes
     ----------
@@ -281,6 +284,10 @@ def _open(path: Path, dataset: str | None) -> Opened:
         return open_h5(path, dataset)
     if end == ".npy":
         return open_npy(path)
+    if end == ".npz":
+        return open_npz(path, dataset)
+    if end == ".mat":
+        return open_mat(path, dataset)
     if end in MRC:
         return open_mrc(path)
     if end == ".raw" and path.with_suffix(".yaml").exists():

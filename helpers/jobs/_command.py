@@ -16,15 +16,16 @@ from typing import Any
 
 from ._declare import Job, WrongCall, read_toml
 
-JOBS = {  # job: its file
+JOBS = {  # job: its module
     "fuse": "_fuse",
     "beads": "_renderer",
     "localize": "_renderer",
     "denoise": "_renderer",
     "deconvolve": "_renderer",
-    "field": "_volumes",
-    "film": "_volumes",
-    "tomogram": "_volumes",
+    "field": "inr._volumes",
+    "film": "inr._volumes",
+    "tomogram": "inr._volumes",
+    "diffraction": "inr._diffraction",
     "xray-convert": "_xray_train",
     "xray-train": "_xray_train",
     "xray-train-calibrator": "_xray_train",
@@ -69,7 +70,7 @@ def summary(name: str) -> str:
     ----------
     name : str
     """
-    path = Path(__file__).with_name(f"{JOBS[name]}.py")
+    path = Path(__file__).parent.joinpath(*JOBS[name].split(".")).with_suffix(".py")
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.FunctionDef) and node.name == name.replace("-", "_"):
             return str(ast.get_docstring(node)).splitlines()[0]
@@ -183,9 +184,10 @@ def _parser(job: Job) -> argparse.ArgumentParser:
         for s in job.settings[1:]
         if s.needed
     ]
+    usage = f"cmx {job.name} FILE [FILE ...] {' '.join(needed)} [options]"
     parser = argparse.ArgumentParser(
         prog=f"cmx {job.name}",
-        usage=f"cmx {job.name} FILE [FILE ...] {' '.join(needed)} [options]",
+        usage=textwrap.fill(usage, width - 7, subsequent_indent=" " * 7),
         description=job.summary,
         formatter_class=lambda prog: argparse.HelpFormatter(prog, 2, 26, width),
     )

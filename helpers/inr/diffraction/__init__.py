@@ -2,7 +2,7 @@
 
 from .born import Born, grounded, linear_inverse
 from .contrast import contrast_field, fit_contrast
-from .led_array import Microscope, ring, rings, spiral
+from .led_array import Microscope, ring, rings, spiral, square_spiral
 from .multislice import MultiSlice
 from .ptychography import Ptychography, led_directions
 from .transmission import TransmissionFit, explained, fit_transmission
@@ -23,4 +23,5 @@ __all__ = [
     "ring",
     "rings",
     "spiral",
+    "square_spiral",
 ]

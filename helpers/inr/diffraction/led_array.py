@@ -136,6 +136,42 @@ def rings(n_leds: int, na: float, share: float = 0.7) -> np.ndarray:
     return np.concatenate([ring(outer, na), ring(n_leds - outer, 0.55 * na)])
 
 
+def square_spiral(n_leds: int) -> np.ndarray:
+    """Numbers of the LEDs of a square array that are lit one after the other from its middle.
+
+    Parameters
+    ----------
+    n_leds : int
+
+    Returns
+    -------
+    (n_leds, 2) array of int
+        (row, column) of each LED, counted from the first: one step along +x, one along +y, two
+        back, and so on. Times the pitch they are places for `led_directions`. Used in
+        :doc:`/book/inr/10_measured_leds`.
+
+    Raises
+    ------
+    ValueError
+        No LED.
+
+    Examples
+    --------
+    >>> square_spiral(5).tolist()
+    [[0, 0], [0, 1], [1, 1], [1, 0], [1, -1]]
+    """
+    if n_leds < 1:
+        raise ValueError(f"n_leds is {n_leds}: give one LED or more")
+    steps: list[tuple[int, int]] = [(0, 0)]
+    run, (row, column) = 1, (0, 1)
+    while len(steps) < n_leds:
+        for _ in range(2):
+            steps += run * [(row, column)]
+            row, column = column, -row
+        run += 1
+    return np.cumsum(steps[:n_leds], axis=0)
+
+
 class Illumination:
     """Plane waves of LEDs on the frequencies of a grid, with what the models need of that grid.
 

@@ -11,6 +11,7 @@ import pytest
 import tifffile
 import yaml
 import zarr
+from scipy.io import savemat
 
 from helpers.io import Stack, save_h5
 
@@ -38,6 +39,38 @@ def test_npy(tmp_path, dtype):
         (tmp_path / "cut.npy").write_bytes(data[:keep])
         with pytest.raises(ValueError, match="cut.npy is not a whole NPY file"):
             Stack(tmp_path / "cut.npy")
+
+
+def test_npz_and_matlab_by_the_name_of_the_array(tmp_path):
+    """MATLAB stacks images along the last axis; its newer format is HDF5 the other way round."""
+    expected = values("float32")
+    along = expected.transpose(1, 2, 0)  # (Y, X, N)
+    np.savez(tmp_path / "a.npz", images=expected, times=np.arange(3.0), name="x")
+    savemat(tmp_path / "a.mat", {"images": along, "pitch": 4.0, "pupil": np.ones((9, 9)) * 1j})
+    with h5py.File(tmp_path / "new.mat", "w", userblock_size=512) as file:
+        file["images"] = along.T
+        file["pitch"] = np.ones((1, 1))
+    with (tmp_path / "new.mat").open("rb+") as file:
+        file.write(b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(116))
+    for name in ("a.npz", "a.mat"):
+        holds(tmp_path / name, expected)
+    for name in ("a.npz", "a.mat", "new.mat"):
+        holds(tmp_path / name, expected, dataset="images")
+        with pytest.raises(ValueError, match=f"{name} has no images 'light': it has images"):
+            Stack(tmp_path / name, dataset="light")
+        data = (tmp_path / name).read_bytes()
+        (tmp_path / f"cut-{name}").write_bytes(data[: len(data) // 2])
+        with pytest.raises(ValueError, match="is not a whole"):
+            Stack(tmp_path / f"cut-{name}")
+    np.savez(tmp_path / "two.npz", first=expected, second=expected)
+    with pytest.raises(ValueError, match="two.npz has first, second: name one by dataset="):
+        Stack(tmp_path / "two.npz")
+    np.savez(tmp_path / "none.npz", note="x")
+    with pytest.raises(ValueError, match="none.npz has no images: name one"):
+        Stack(tmp_path / "none.npz")
+    np.savez(tmp_path / "objects.npz", images=np.array([{}], object))
+    with pytest.raises(ValueError, match="allow_pickle"):
+        Stack(tmp_path / "objects.npz")
 
 
 def test_hdf5_by_the_name_of_the_data_set(tmp_path):

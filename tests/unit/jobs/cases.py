@@ -51,6 +51,7 @@ def make(name, folder):
         "field": _views,
         "film": _film,
         "tomogram": _tilts,
+        "diffraction": _leds,
         "xray-convert": _reds,
         "xray-train": _clips,
         "xray-train-calibrator": _turned_clips,
@@ -145,6 +146,39 @@ def _tilts(folder):
     (folder / "series.tlt").write_text("\n".join(map(str, angles)))
     options = ["--method", "field", "--invert", "--thickness", "12", "--n-steps", "6"]
     return Case("tomogram", [folder / "series.tif"], options)
+
+
+LENS = {"wavelength": 0.6, "na": 0.12, "pixel_size": 1.5}
+GRID = np.indices((7, 7)).reshape(2, -1).T - 3
+
+
+def led_images(moved=(0.0, 0.0)):
+    """Discs under 49 LEDs, by the whole Fourier transform of a field wider than the camera."""
+    wide, n, camera = 32, 64, 24
+    y, x = np.mgrid[:n, :n] / n
+    thick = np.zeros((n, n))
+    for k in range(9):
+        row, column = (0.37 + 0.618 * k) % 1, (0.11 + 0.755 * k) % 1
+        away = np.hypot((y - row + 0.5) % 1 - 0.5, (x - column + 0.5) % 1 - 0.5)
+        thick += 0.6 / (1 + np.exp((away - 0.08 - 0.004 * k) * 90))
+    transmission = np.exp((1j - 0.1) * thick)
+    place, along = np.arange(n) * 0.75, np.fft.fftfreq(n, 0.75) * 0.6
+    pupil = 1 / (1 + np.exp((np.hypot(along[:, None], along) / 0.12 - 1) / 0.05))
+    step, images = 0.6 / (wide * 1.5), []
+    for q in np.rint((inr.diffraction.led_directions(4.0 * GRID, 90) + moved) / step) * step:
+        wave = np.exp(2j * np.pi * (q[0] * place[:, None] + q[1] * place) / 0.6)
+        field = np.fft.ifft2(np.fft.fft2(wave * transmission) * pupil)[::2, ::2]
+        images.append(np.abs(field[:camera, :camera]) ** 2)
+    return np.array(images)
+
+
+def _leds(folder):
+    counts = np.rint(9000 * led_images((0.0, 0.02)) + 100).astype("uint16")
+    save_tif(folder / "smear.tif", counts, pixel_size=1.5, unit="µm", axes="TYX")
+    np.savetxt(folder / "leds.csv", GRID[:, ::-1], "%d", ",", header="x (column),y", comments="")
+    options = "--wavelength 0.6 --na 0.12 --pitch 4 --distance 90 --align place --offset 100"
+    options = ["--leds", str(folder / "leds.csv"), *options.split(), "--finer", "2"]
+    return Case("diffraction", [folder / "smear.tif"], [*options, "--n-iter", "20"])
 
 
 def _reds(folder):

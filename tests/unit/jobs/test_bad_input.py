@@ -22,6 +22,7 @@ NEEDED = {
     "deconvolve": ["--kernel", "psf.npy"],
     "field": ["--psf", "psf.npy"],
     "film": ["--psf", "psf.npy"],
+    "diffraction": ["--wavelength", "0.5", "--na", "0.1"],
 }
 
 

@@ -24,7 +24,7 @@ from helpers.renderer.denoise import denoise
 from helpers.renderer.detect import localize
 from helpers.renderer.renderers import Spline2D, Spline3D
 from tests.unit.jobs import cases
-from tests.unit.jobs.cases import DEVICE, equal, kernel, run, same
+from tests.unit.jobs.cases import DEVICE, GRID, LENS, equal, kernel, run, same
 from tests.unit.xray.files import write_ini
 
 
@@ -325,8 +325,80 @@ def test_tomogram_finds_the_axis_and_the_drift(tmp_path, capsys):
     assert len(json.loads(capsys.readouterr().out)["drift_px"]) == len(angles)
 
 
+def test_diffraction_equals_the_page(case, tmp_path, capsys):
+    """The array is found off its place, and hidden LEDs judge the transmission."""
+    (result,) = run(case("diffraction"), tmp_path / "out", capsys)
+    images = np.maximum(load_tif(case("diffraction").files[0]).image.astype("float32") - 100, 0)
+    built = inr.diffraction.led_directions(4.0 * GRID, 90)
+    placed = inr.align.leds(images, built, **LENS)
+    assert result["moved_na"] == [round(float(v), 4) for v in placed.offset / LENS["na"]]
+    assert np.abs(placed.offset - [0, 0.02]).max() < 0.01 and result["turn"] == "as given"
+    shape = images.shape[1:]
+    model = inr.diffraction.Ptychography(placed.leds, shape, finer=2, edge=0.25, **LENS)
+    bright = model.bright.numpy()
+    images /= float(np.median(images[bright]))
+    hidden = np.zeros(49, bool)
+    others = np.delete(np.arange(49), np.hypot(*placed.leds.T).argmin())
+    hidden[np.random.default_rng(0).choice(others, 12, replace=False)] = True
+    expected = inr.diffraction.fit_transmission(
+        model.select(~hidden), images[~hidden], n_iter=20, device="cpu"
+    )
+    tif = load_tif(result["output"])
+    assert (tif.axes, tif.pixel_size, tif.unit) == ("CYX", 0.75, "µm")
+    assert tif.channel_names == ("amplitude", "phase")
+    np.testing.assert_array_equal(tif.image[0], np.abs(expected.transmission).astype("float32"))
+    rest, _ = load_h5(tmp_path / "out" / "smear" / "instrument.h5")
+    np.testing.assert_array_equal(rest["transmission"], expected.transmission)
+    np.testing.assert_array_equal(rest["pupil"]["phase"], expected.model.phase)
+    np.testing.assert_array_equal(rest["hidden"], hidden)
+    lens = {k: expected.model.parameters()[k] for k in ("aberration", "pupil", "absorption")}
+    predicted = model.at(lens)(expected.volume)
+    for field, judged in (("bright", hidden & bright), ("dark", hidden & ~bright)):
+        share = inr.diffraction.explained(predicted, images)[judged]
+        weight = np.sqrt(images[judged]).var((1, 2))
+        np.testing.assert_allclose(
+            result[f"explained_{field}"], np.average(share, weights=weight), atol=1e-3
+        )
+        assert result[f"explained_{field}"] > result[f"by_neighbour_{field}"] + 0.1
+
+
+def test_diffraction_of_a_thick_object_equals_the_page(tmp_path, capsys):
+    """Directions in a table, images in an NPZ file, a weight chosen by LEDs that are not fitted."""
+    leds = inr.diffraction.spiral(16, 0.5)
+    scan = inr.phantoms.simulate_diffraction(leds, shape=(6, 24, 24), photons=1e5)
+    np.savez(tmp_path / "worm.npz", images=scan.intensity, leds=leds)
+    np.savetxt(tmp_path / "leds.txt", leds)
+    call = ["diffraction", str(tmp_path / "worm.npz"), "--leds", str(tmp_path / "leds.txt")]
+    call += "--dataset images --method tomography --wavelength 0.532 --na 0.65".split()
+    call += ["--pixel-size", "2", "--magnification", "10", "--z-step", "0.5", *DEVICE]
+    call += ["--depths", "-1.5", "1.5", "--out", str(tmp_path / "out")]
+    assert main(call) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["leds"], result["hidden"]) == (16, 4)
+    tif = load_tif(result["output"])
+    assert (tif.axes, tif.z_step, tif.pixel_size, tif.unit) == ("CZYX", 0.5, 0.2, "µm")
+    hidden = np.zeros(16, bool)
+    others = np.delete(np.arange(16), np.hypot(*leds.T).argmin())
+    hidden[np.random.default_rng(0).choice(others, 4, replace=False)] = True
+    images = scan.intensity / np.median(scan.intensity, (1, 2), keepdims=True)
+    optics = inr.diffraction.Microscope(0.532, 0.65, 1.33, (0.5, 0.2, 0.2))
+    op = inr.diffraction.Born(optics, leds, (6, 24, 24), absorption=True, on_grid=False)
+    expected = inr.diffraction.linear_inverse(op.select(~hidden), images[~hidden], result["weight"])
+    np.testing.assert_allclose(tif.image, expected, atol=1e-6 * np.abs(expected).max())
+    y, x = images[hidden], op.select(hidden)(expected)
+    y, x = (v - v.mean((1, 2), keepdims=True) for v in (y, x))
+    np.testing.assert_allclose(
+        result["explained"], 1 - ((x - y) ** 2).sum() / (y**2).sum(), atol=1e-3
+    )
+    assert result["explained"] > result["by_neighbour"]
+    assert main([*call, "--no-absorption", "--weight", "0.01", "--hidden", "0"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert "explained" not in result and result["weight"] == 0.01
+    assert load_tif(result["output"]).axes == "ZYX"
+
+
 def test_the_noise_of_a_tilt_series_is_found_beside_edges():
-    from helpers.jobs._volumes import _noise
+    from helpers.jobs.inr._volumes import _noise
 
     found = []
     for seed in range(5):

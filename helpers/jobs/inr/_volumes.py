@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 import torch
 
-from ..inr.align.tilts import tilts as align_tilts
-from ..inr.fit import losses
-from ..inr.fit._reconstruct import reconstruct
-from ..inr.fit.sampling import Stage
-from ..inr.fit.sequences import fit_sequence
-from ..inr.lightfield.operator import LightField
-from ..inr.tomography import ParallelBeam, sirt
-from ..io._calibration import METRES
-from ..io.files import atomic_path, save_tif
-from ..io.stacks import Stack
-from ..io.tilts import TILTS, load_tilt_angles
-from ..lucy import richardson_lucy
-from ..scale import map_chunks
-from ._declare import Count, Exactly, File, NotNegative, Positive, positive
-from ._run import Outcome, Task, assembled, uninterrupted
+from ...inr.align.tilts import tilts as align_tilts
+from ...inr.fit import losses
+from ...inr.fit._reconstruct import reconstruct
+from ...inr.fit.sampling import Stage
+from ...inr.fit.sequences import fit_sequence
+from ...inr.lightfield.operator import LightField
+from ...inr.tomography import ParallelBeam, sirt
+from ...io._calibration import METRES
+from ...io.files import atomic_path, save_tif
+from ...io.stacks import Stack
+from ...io.tilts import TILTS, load_tilt_angles
+from ...lucy import richardson_lucy
+from ...scale import map_chunks
+from .._declare import Count, Exactly, File, NotNegative, Positive, positive
+from .._run import Outcome, Task, assembled, uninterrupted
 
 if TYPE_CHECKING:
     from distributed import Client
