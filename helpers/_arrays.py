@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
 
 import numpy as np
@@ -19,6 +20,8 @@ ArrayT = TypeVar("ArrayT", np.ndarray, torch.Tensor)
 """The same kind out as in."""
 
 Number = TypeVar("Number", float, np.ndarray, torch.Tensor)
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 Device: TypeAlias = str | torch.device | None
 
@@ -58,6 +61,35 @@ def _lacks_float64(device: Device) -> bool:
 def wide(t: torch.Tensor) -> torch.Tensor:
     """Give a tensor in double precision, on the host if its device has none, as Apple's."""
     return (t.cpu() if _lacks_float64(t.device) else t).double()
+
+
+def in_float32(function: Function) -> Function:
+    """Make a function of tensors work in float32 where torch's autocast asks for fewer bits.
+
+    For places and cameras: bfloat16 has 8 bits, so that above 256 pixels it knows even ones only.
+
+    Examples
+    --------
+    >>> x = torch.ones(2, 2)
+    >>> with torch.autocast("cpu", torch.bfloat16):
+    ...     (x @ x).dtype, in_float32(torch.matmul)(x, x).dtype
+    (torch.bfloat16, torch.float32)
+    """
+
+    @functools.wraps(function)
+    def exact(*args: Any, **options: Any) -> Any:
+        device = next((each.device.type for each in args if is_tensor(each)), "")
+        if device not in ("cpu", "cuda"):  # autocast knows no others in every version of torch
+            return function(*args, **options)
+        with torch.autocast(device, enabled=False):
+            return function(*map(_float32, args), **{k: _float32(v) for k, v in options.items()})
+
+    result: Any = exact
+    return result
+
+
+def _float32(x: Any) -> Any:
+    return x.float() if is_tensor(x) and x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 def to_numpy(x: ArrayLike | torch.Tensor) -> np.ndarray:

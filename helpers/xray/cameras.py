@@ -18,7 +18,7 @@ import torch
 from scipy.ndimage import map_coordinates
 from torch.nn import functional
 
-from .._arrays import is_tensor, like, to_numpy, to_tensor
+from .._arrays import in_float32, is_tensor, like, to_numpy, to_tensor
 
 __all__ = ["Transform", "coarsen"]
 
@@ -216,6 +216,7 @@ class CoarseCamera:
         seen = _image(y)
         return like((seen - _for_each(self.offset, seen)) / _for_each(self.gain, seen), y)
 
+    @in_float32
     def to_grid(self, y: Image) -> tuple[Image, CoarseCamera]:
         r"""Resample readings to coarse pixels of 4 sharp ones, the grid of the networks.
 
@@ -248,6 +249,7 @@ class CoarseCamera:
         )
         return like(ways[0] @ image @ ways[1].mT, y), equal
 
+    @in_float32
     def soften(self, y: Image, sigma: float) -> tuple[Image, CoarseCamera]:
         """Blur readings, where the camera is sharper, to those of a camera with blur `sigma`.
 
@@ -270,6 +272,7 @@ class CoarseCamera:
             raise ValueError(f"a side has {n} pixels: pad the sides to multiples of {self.scale:g}")
         return int(n / self.scale + 1e-9)
 
+    @in_float32
     def _between(self, image: Any, way: Callable[..., torch.Tensor], sides: Any = None) -> Any:
         """Both axes one after the other, images of a batch with the blur of their own."""
         sides = sides or tuple(image.shape[-2:])

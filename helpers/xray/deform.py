@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .._arrays import in_float32
+
 __all__ = ["DeformableConv", "deform_conv2d"]
 
 
@@ -66,8 +68,17 @@ def deform_conv2d(
     True
     """
     _check(x, weight, offset, mask, bias, groups)
+    sampled = _sampled(x, offset, mask, weight.shape[-1], groups)
+    y = (weight.flatten(1) @ sampled).unflatten(2, x.shape[2:])
+    return y if bias is None else y + bias[:, None, None]
+
+
+@in_float32
+def _sampled(
+    x: torch.Tensor, offset: torch.Tensor, mask: torch.Tensor | None, side: int, groups: int
+) -> torch.Tensor:
+    """Samples (B, C K, H W) at the places of all taps, times their masks."""
     batch, channels, height, width = x.shape
-    side = weight.shape[-1]
     taps = side * side
     dy, dx = offset.reshape(batch * groups, taps, 2, height, width).unbind(2)
     reach = torch.arange(side, dtype=x.dtype, device=x.device) - side // 2
@@ -86,9 +97,7 @@ def deform_conv2d(
     ).reshape(batch, groups, channels // groups, taps, height, width)
     if mask is not None:
         sampled = sampled * mask.reshape(batch, groups, 1, taps, height, width)
-    y = weight.flatten(1) @ sampled.reshape(batch, channels * taps, height * width)
-    y = y.reshape(batch, -1, height, width)
-    return y if bias is None else y + bias[:, None, None]
+    return sampled.reshape(batch, channels * taps, height * width)
 
 
 def _check(
@@ -160,6 +169,7 @@ class DeformableConv(nn.Module):
         for parameter in self.guide.parameters():
             nn.init.zeros_(parameter)
 
+    @in_float32
     def displacements(self, guide: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Offsets (B, 18 G, H, W) in pixels and masks (B, 9 G, H, W) that the guide asks for."""
         offset, logit = self.guide(guide).split([18 * self.groups, 9 * self.groups], dim=1)

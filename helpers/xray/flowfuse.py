@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .._arrays import in_float32
 from ..training.seeds import seed_of, seeded
 from .cameras import BOOK_CAMERA, SCALE, SIGMA, CoarseCamera, bicubic
-from .stems import CENTRE, GREY, FusionNetwork, Residual
+from .stems import CENTRE, GREY, FusionNetwork, Residual, exactly
 
 __all__ = ["FlowFuse", "FlowFuseConfig", "warp"]
 
@@ -167,7 +168,7 @@ class FlowFuse(FusionNetwork):
         seen = torch.cat([base - GREY, warped - base, enlarged - base], dim=1)
         guide = F.pixel_shuffle(self.guide(features), 2)
         x = F.relu(self.gather(torch.cat([F.pixel_unshuffle(seen, 2), guide], dim=1)))
-        return base + F.pixel_shuffle(self.correct(self.detail(x)), 2)
+        return base + F.pixel_shuffle(exactly(self.correct, self.detail(x)), 2)
 
     def look(
         self,
@@ -192,10 +193,11 @@ class FlowFuse(FusionNetwork):
             known = [(sigma - SIGMA) / 2, (usual / photons).log10()]
             parts += [number.expand_as(when) for number in known]
             parts.append(torch.tanh(outdated / (4 * noise)))
-        x = F.relu(self.stem(torch.cat(parts, dim=1)))
+        x = F.relu(exactly(self.stem, torch.cat(parts, dim=1)))
         far = self.far(F.relu(self.down(x)))
         return F.relu(self.near(x + F.pixel_shuffle(self.up(far), 2)))
 
+    @in_float32
     def fuse(
         self,
         features: torch.Tensor,
@@ -220,6 +222,7 @@ class FlowFuse(FusionNetwork):
         return blend + gate.sigmoid() * bicubic(coarse - camera(blend)), warped
 
 
+@in_float32
 def warp(image: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:
     r"""Look an image up where a flow points: :math:`h(\mathbf r + v(\mathbf r))`.
 

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .._arrays import in_float32
+from ..training.schedule import Schedule
 from .baselines import check_inputs, detail_injection
 from .cameras import BOOK_CAMERA, SCALE, CoarseCamera, pad_to, pad_up
 
@@ -29,11 +31,13 @@ class FusionNetwork(nn.Module):
 
     A subclass has an ``estimate(lr, hr, tau, camera)`` for frames whose coarse sides are multiples
     of `multiple`, the configurations `presets`, and a constructor ``(config, *, generator=None)``.
+    `recipes` are schedules of their published trainings, as far as there is one.
     It works on coarse pixels of 4 x 4 sharp ones, on transmission; frames of another camera are
     brought there when the network is told which it is.
     """
 
     presets: ClassVar[dict[str, Any]] = {}
+    recipes: ClassVar[dict[str, Schedule]] = {}
     multiple = 1
 
     @classmethod
@@ -107,6 +111,13 @@ class FusionNetwork(nn.Module):
         raise NotImplementedError
 
 
+@in_float32
+def exactly(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Apply the layer that makes the image: 8 bits of one would be seen in it."""
+    out: torch.Tensor = layer(x)
+    return out
+
+
 def each_frame(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """Apply a layer for images (N, C, h, w) to every frame of (B, T, C, h, w)."""
     return layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
@@ -144,6 +155,7 @@ class PooledStem(nn.Module):
             nn.Conv2d(inputs, width, 3, padding=1) for inputs in (1, width, width)
         )
 
+    @in_float32
     def forward(
         self,
         lr: torch.Tensor,
@@ -171,6 +183,7 @@ class SharpStem(nn.Module):
         self.lr = nn.Conv2d(1, width, 3, padding=1)
         self.hr = nn.Conv2d(SCALE**2 + 2, width, 3, padding=1)
 
+    @in_float32
     def forward(
         self,
         lr: torch.Tensor,
@@ -216,5 +229,5 @@ class SharpHead(nn.Module):
         frames = torch.cat([base - GREY, hr[:, :, 0] - base], dim=1)
         features = F.pixel_shuffle(self.up(features), 2)
         seen = torch.cat([features, F.pixel_unshuffle(frames, 2)], dim=1)
-        correction = self.last(self.settle(F.leaky_relu(self.mix(seen), 0.1)))
+        correction = exactly(self.last, self.settle(F.leaky_relu(self.mix(seen), 0.1)))
         return base + F.pixel_shuffle(correction, 2)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ...training.schedule import Schedule
 from ...training.seeds import seed_of, seeded
 from ..cameras import BOOK_CAMERA, CoarseCamera
 from ..stems import (
@@ -19,6 +20,7 @@ from ..stems import (
     Residual,
     SharpHead,
     SharpStem,
+    exactly,
 )
 from .alignment import Pyramid, PyramidAlignment, conv
 from .attention import AttentionFusion
@@ -110,6 +112,11 @@ class EDVR(FusionNetwork):
         "full": EDVRConfig(),
         "small": EDVRConfig(16, 4, 2, 5, 16, offset_gain=0.1, sharp=True),
     }
+    recipes: ClassVar = {
+        "full": Schedule(
+            600_000, learning_rate=1e-4, batch=8, patch=256, betas=(0.9, 0.99), save_every=1000
+        )
+    }
     multiple = 4  # two levels of the pyramid, each of half the size
 
     def __init__(self, config: EDVRConfig, *, generator: torch.Generator | None = None) -> None:
@@ -145,7 +152,9 @@ class EDVR(FusionNetwork):
         fused = self.fuse(self.aligned(features))
         if self.around is not None:
             fused = fused + self.around(features.flatten(1, 2))
-        return self.head(self.reconstruct(fused), lr, hr, tau, camera)
+        # the sums of forty blocks are kept in the digits of the stem
+        fused = self.reconstruct(fused.to(features.dtype))
+        return self.head(fused, lr, hr, tau, camera)
 
 
 class PlainHead(nn.Module):
@@ -169,6 +178,6 @@ class PlainHead(nn.Module):
         """Image (B, 1, 4h, 4w) from features (B, C, h, w); only `lr` is used beside them."""
         for up in (self.up1, self.up2):
             features = F.leaky_relu(F.pixel_shuffle(up(features), 2), 0.1)
-        detail = self.last(F.leaky_relu(self.mix(features), 0.1))
+        detail = exactly(self.last, F.leaky_relu(self.mix(features), 0.1))
         centre = lr[:, CENTRE]
         return detail + F.interpolate(centre, scale_factor=4, mode="bilinear", align_corners=False)

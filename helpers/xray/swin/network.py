@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ...training.schedule import Schedule
 from ...training.seeds import seed_of, seeded
 from ..cameras import BOOK_CAMERA, CoarseCamera
 from ..stems import (
@@ -21,6 +22,7 @@ from ..stems import (
     SharpHead,
     SharpStem,
     each_frame,
+    exactly,
 )
 from .windows import WindowAttention, window_shift
 
@@ -119,6 +121,18 @@ class SwinXVR(FusionNetwork):
         "actual": SwinConfig(width=384, heads=6, window=(5, 4, 4)),
         "small": SwinConfig(32, (2, 2), 2, (5, 4, 4), 16, drop_path=0.0, sharp=True),
     }
+    recipes: ClassVar = dict.fromkeys(
+        ("full", "actual"),
+        Schedule(
+            30_000,
+            learning_rate=2e-4,
+            batch=4,
+            patch=96,
+            ema=0.999,
+            betas=(0.9, 0.99),
+            save_every=500,
+        ),
+    )
 
     def __init__(self, config: SwinConfig, *, generator: torch.Generator | None = None) -> None:
         super().__init__()
@@ -247,4 +261,4 @@ class BareHead(nn.Module):
         features = F.leaky_relu(self.first(features), 0.01)
         for conv in self.up:
             features = F.pixel_shuffle(conv(features), 2)
-        return self.last(features)
+        return exactly(self.last, features)

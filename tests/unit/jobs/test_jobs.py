@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -436,6 +437,29 @@ def test_xray_train_equals_the_page(case, tmp_path, capsys):
     half = {k: v.half() for k, v in expected.net.state_dict().items()}
     equal(state["net"], half)
     assert card["metric"]["psnr"] == result["psnr"] and card["steps"] == 4
+
+
+def test_xray_train_takes_the_published_schedule_where_nothing_is_said(
+    case, tmp_path, capsys, monkeypatch
+):
+    asked = {}
+
+    def train(net, data, **options):
+        asked.update(options, width=net.config.width)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_xray_train, "train", train)
+    call = ["xray-train", str(case("xray-train").files[0]), "--out", str(tmp_path), *DEVICE]
+    published = xray.swin.SwinXVR.recipes["actual"]
+    for more, schedule in (
+        ([], xray.train.Schedule()),
+        (["--network", "swin", "--size", "actual"], published),
+        (["--network", "swin", "--size", "actual", "--batch", "2"], replace(published, batch=2)),
+    ):
+        assert main([*call, *more, "--precision", "bfloat16"]) == 1
+        assert asked["schedule"] == schedule and asked["precision"] == "bfloat16"
+    assert asked["width"] == 384
+    capsys.readouterr()
 
 
 def test_xray_train_calibrator_learns_and_starts_from_files(case, tmp_path, capsys):

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from helpers.xray.baselines import detail_injection
 from helpers.xray.swin import (
@@ -306,3 +307,20 @@ def test_windows_and_heads_that_cannot_work_are_refused_when_built(window):
         SwinConfig(window=window)
     with pytest.raises(ValueError, match="3 heads do not divide a width of 32"):
         SwinConfig(width=32)
+
+
+def test_the_published_training_takes_3e16_operations():
+    """By hand: 24 blocks and 4 convolutions on 5 frames of 24 x 24, forwards and twice back."""
+    schedule, config = SwinXVR.recipes["full"], SwinConfig()
+    side, width, blocks = schedule.patch // 4, config.width, sum(config.depths)
+    partners = 5 * config.window[1] * config.window[2]
+    dense = 2 * 8 * width**2 + 4 * width * partners  # qkv, out and the two layers; scores and sums
+    tokens = 5 * side**2
+    body = tokens * (blocks * dense + len(config.depths) * 2 * 9 * width**2)
+    expected = 3 * body * schedule.batch * schedule.n_steps
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        frames = torch.empty(1, 3, 1, side, side), torch.empty(1, 2, 1, 4 * side, 4 * side)
+        SwinXVR.preset("full")(*frames, torch.empty(1)).mean().backward()
+    counted = counter.get_total_flops() * schedule.batch * schedule.n_steps
+    assert expected < counted < 1.3 * expected  # the ways in and out come on top
+    assert 2.5e16 < counted < 3.5e16
