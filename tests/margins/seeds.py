@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import torch
 
 STEP = 1_000_003  # between two runs: no source has seeds that far apart
+RUN = "MARGINS_RUN"
 
 
 def shift(run, asked=lambda: None):
@@ -13,6 +16,7 @@ def shift(run, asked=lambda: None):
 
     `asked` is called whenever a seed is given.
     """
+    os.environ[RUN] = str(run)
     if not run:
         return
     offset = run * STEP
@@ -35,6 +39,11 @@ def shift(run, asked=lambda: None):
     np.random.default_rng, np.random.seed = other(default_rng), other(numpy_seed)
     torch.manual_seed = other(torch_seed)
     torch.Generator = Generator
+
+
+def follow():
+    """Shift the seeds as the process that started this one did: for tests that compare the two."""
+    shift(int(os.environ.get(RUN, 0)))
 
 
 def shifted(seed, offset):

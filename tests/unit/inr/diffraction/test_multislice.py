@@ -51,7 +51,7 @@ def test_propagation_keeps_the_energy():
     contrast = gaussian_filter(bumps, (0, 5, 5), mode="wrap")
     contrast *= 0.1 / abs(contrast).max()
     images = MultiSlice(wide, spiral(4, 0.4), contrast.shape)(contrast)
-    assert images.std() > 0.1, "the object must do something"
+    assert images.std() > 0.05, "the object must do something"
     np.testing.assert_allclose(images.mean(axis=(1, 2)), 1, atol=1e-6)
 
 

@@ -60,7 +60,7 @@ def test_eight_times_the_chosen_strength_or_an_eighth_is_worse(scene, result):
             device="cpu",
         )
         quality.append(psnr(free.volume, scene.truth, scaled=True))
-    assert quality[1] > quality[0] + 0.3 and quality[1] > quality[2] + 0.3
+    assert min(quality[1] - quality[0], quality[1] - quality[2]) > 0.3
 
 
 def test_the_same_seed_gives_the_same_volume_and_another_seed_another(scene, result):
