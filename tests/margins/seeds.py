@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 
 STEP = 1_000_003  # between two runs: no source has seeds that far apart
 RUN = "MARGINS_RUN"
+OFFSET = 0  # of all seeds in this process
 
 
 def shift(run, asked=lambda: None):
@@ -19,7 +21,8 @@ def shift(run, asked=lambda: None):
     os.environ[RUN] = str(run)
     if not run:
         return
-    offset = run * STEP
+    global OFFSET
+    OFFSET = run * STEP
     default_rng, numpy_seed, torch_seed = np.random.default_rng, np.random.seed, torch.manual_seed
 
     class Generator(torch.Generator):
@@ -27,18 +30,29 @@ def shift(run, asked=lambda: None):
 
         def manual_seed(self, seed):
             asked()
-            return super().manual_seed(int(seed) + offset)
+            return super().manual_seed(int(seed) + OFFSET)
 
     def other(make):
         def made(seed=None):
             asked()
-            return make(shifted(seed, offset))
+            return make(shifted(seed, OFFSET))
 
         return made
 
     np.random.default_rng, np.random.seed = other(default_rng), other(numpy_seed)
     torch.manual_seed = other(torch_seed)
     torch.Generator = Generator
+
+
+@contextmanager
+def published():
+    """Within it seeds are the published ones: for the data of which a card states a number."""
+    global OFFSET
+    kept, OFFSET = OFFSET, 0
+    try:
+        yield
+    finally:
+        OFFSET = kept
 
 
 def follow():
@@ -48,6 +62,8 @@ def follow():
 
 def shifted(seed, offset):
     """Another seed of the same kind; generators and `None` are given back as they are."""
+    if not offset:
+        return seed
     if isinstance(seed, int | np.integer):
         return int(seed) + offset
     if isinstance(seed, list | tuple | np.ndarray):

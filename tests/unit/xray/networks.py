@@ -21,3 +21,8 @@ def disturb(net, seed=1):
         for p in net.parameters():
             p.add_(0.05 * torch.randn(p.shape, generator=draw))
     return net
+
+
+def apart(a, b):
+    """Largest difference, as a power of ten: its size varies, not whether there is one."""
+    return float(torch.log10((a - b).abs().max().clamp(min=1e-30)))

@@ -11,7 +11,7 @@ from helpers.xray.edvr import EDVR, EDVRConfig
 from helpers.xray.edvr.alignment import Pyramid, PyramidAlignment
 from helpers.xray.edvr.attention import AttentionFusion
 from helpers.xray.stems import CENTRE, PooledStem, SharpStem
-from tests.unit.xray.networks import count, disturb, frames
+from tests.unit.xray.networks import apart, count, disturb, frames
 
 TINY = EDVRConfig(8, 2, 1, 1, 8)
 TINY_SHARP = EDVRConfig(8, 2, 1, 1, 8, offset_gain=0.1, sharp=True)
@@ -61,7 +61,7 @@ def test_without_its_last_layer_the_published_network_is_bilinear():
     lr, hr, tau = frames()
     net = disturb(seeded_net(TINY))
     centre = F.interpolate(lr[:, CENTRE], scale_factor=4, mode="bilinear", align_corners=False)
-    assert not torch.allclose(net(lr, hr, tau), centre, atol=1e-2)
+    assert apart(net(lr, hr, tau), centre) > -2
     with torch.no_grad():
         net.head.last.weight.zero_()
         net.head.last.bias.zero_()
@@ -72,7 +72,7 @@ def test_the_small_network_starts_at_the_classical_estimate():
     lr, hr, tau = frames()
     net = seeded_net(EDVR.presets["small"])
     assert torch.equal(net(lr, hr, tau), detail_injection(lr, hr, tau))
-    assert not torch.allclose(disturb(net)(lr, hr, tau), detail_injection(lr, hr, tau))
+    assert apart(disturb(net)(lr, hr, tau), detail_injection(lr, hr, tau)) > -4
 
 
 def test_tau_is_heard_by_the_small_network_alone():
@@ -183,7 +183,7 @@ def test_the_pooled_stem_forgets_where_a_maximum_was():
     one, other = torch.zeros(2, 1, 2, 1, 24, 24)
     one[..., 11, 11], other[..., 11, 10] = 1.0, 1.0
     assert torch.equal(pooled(lr, one, tau)[:, 3:], pooled(lr, other, tau)[:, 3:])
-    assert not torch.allclose(sharp(lr, one, tau)[:, 3:], sharp(lr, other, tau)[:, 3:])
+    assert apart(sharp(lr, one, tau)[:, 3:], sharp(lr, other, tau)[:, 3:]) > -4
 
 
 def test_the_sharp_stem_is_told_what_is_new():

@@ -8,13 +8,15 @@ from helpers.xray import baselines
 from helpers.xray.data import MoviePairs
 from helpers.xray.score import evaluate
 from helpers.xray.simulate import Experiment, simulate
+from tests.margins.seeds import published
 
 SEEDS = range(2000, 2012)
 
 
 @pytest.fixture(scope="module")
 def unseen():
-    return MoviePairs([simulate(Experiment(), seed) for seed in SEEDS], every=3)
+    with published():  # the movies of the card
+        return MoviePairs([simulate(Experiment(), seed) for seed in SEEDS], every=3)
 
 
 @pytest.fixture(scope="module")
