@@ -76,7 +76,7 @@ def test_richardson_lucy_keeps_the_counts_and_stays_positive():
     fit = richardson_lucy(op, counts, 60, device="cpu", snapshots=(1, 10, 60))
     for volume in fit.snapshots.values():
         np.testing.assert_allclose(volume.sum(), counts.sum(), rtol=1e-10)
-        assert not (volume < 0).any()
+        assert not np.signbit(volume).any()
     assert (np.diff(fit.history) <= 1e-12).all()
 
 
@@ -135,7 +135,7 @@ def test_the_bound_holds_before_the_end(scene, map_fit):
     """However early one stops, the best volume of a long run is not below the bound."""
     stack, op = scene
     choice, fit = map_fit
-    for n_iter in (5, 10, 20):
+    for n_iter in (3, 6, 12):
         short = map_tv(
             op, stack.counts, choice.weight, stack.background, n_iter=n_iter, tol=0, device="cpu"
         )
@@ -145,10 +145,10 @@ def test_the_bound_holds_before_the_end(scene, map_fit):
 def test_a_strong_and_a_weak_weight_lose(scene, map_fit):
     stack, op = scene
     best = psnr(map_fit[1].volume, stack.truth)
-    for factor in (1 / 30, 30):
+    for factor, n_iter in ((1 / 1000, 300), (30, 100)):
         weight = factor * map_fit[0].weight
-        fit = map_tv(op, stack.counts, weight, stack.background, n_iter=100, device="cpu")
-        assert psnr(fit.volume, stack.truth) < best
+        fit = map_tv(op, stack.counts, weight, stack.background, n_iter=n_iter, device="cpu")
+        assert best - psnr(fit.volume, stack.truth) > 0.5
 
 
 def test_the_unit_of_light_does_not_matter():
@@ -182,7 +182,7 @@ def test_a_margin_takes_up_the_light_from_outside():
 
 def test_saturated_pixels_are_masked_and_reported(scene):
     stack, op = scene
-    full = float(np.quantile(stack.counts, 0.9))
+    full = float(np.quantile(stack.counts, 0.8))
     bright = stack.truth > 0.5 * stack.truth.max()
     clipped = np.minimum(stack.counts, full)
     for solve in (
@@ -196,7 +196,7 @@ def test_saturated_pixels_are_masked_and_reported(scene):
         same = solve(broken, mask=np.isfinite(broken))
         np.testing.assert_allclose(same.volume, aware.volume, rtol=1e-4, atol=1e-2)
         hurt, well = (fit.volume[bright].mean() for fit in (unaware, aware))
-        assert well > 1.1 * hurt
+        assert well / hurt > 1.1
 
 
 def test_torch_in_torch_out_and_a_start_goes_on(scene):
@@ -207,7 +207,7 @@ def test_torch_in_torch_out_and_a_start_goes_on(scene):
     more = map_tv(op, counts, 3e-4, 5.0, n_iter=3, start=fit.with_margin, device="cpu")
     fresh = map_tv(op, counts, 3e-4, 5.0, n_iter=3, device="cpu")
     assert more.history[-1] <= fit.history[-1]
-    assert more.history[-1] < 0.99 * fresh.history[-1]
+    assert more.history[-1] / fresh.history[-1] < 0.9
 
 
 BAD = [

@@ -20,7 +20,7 @@ from helpers.xray.swin import (
     wrapped_regions,
 )
 from helpers.xray.swin.windows import window_shift
-from tests.unit.xray.networks import count, disturb, frames
+from tests.unit.xray.networks import apart, count, disturb, frames
 
 TINY = SwinConfig(12, (2, 1), 2, (5, 4, 4), 8, drop_path=0.0)
 TINY_SHARP = SwinConfig(12, (2,), 2, (5, 4, 4), 8, drop_path=0.0, sharp=True)
@@ -68,7 +68,7 @@ def test_the_small_network_starts_at_the_classical_estimate():
     lr, hr, tau = frames()
     net = seeded_net(SwinXVR.presets["small"])
     assert torch.equal(net(lr, hr, tau), detail_injection(lr, hr, tau))
-    assert not torch.allclose(disturb(net)(lr, hr, tau), detail_injection(lr, hr, tau))
+    assert apart(disturb(net)(lr, hr, tau), detail_injection(lr, hr, tau)) > -4
 
 
 def test_tau_is_heard_by_the_small_network_alone():
@@ -87,7 +87,7 @@ def test_time_reversed_before_training_nothing_changes():
 def test_the_published_way_out_has_no_image_underneath():
     lr, hr, tau = frames()
     net = disturb(seeded_net(TINY))
-    assert float(net(lr, hr, tau).detach().std()) > 0
+    assert math.log10(net(lr, hr, tau).detach().std()) > -3
     with torch.no_grad():
         net.head.last.weight.zero_()
         net.head.last.bias.fill_(0.25)
@@ -136,7 +136,7 @@ def test_a_left_out_block_passes_its_input_on_and_the_mean_is_kept():
     branch = block.attention(block.norm1(x))
     first_alone = (many - (x + 2 * branch)).flatten(1).abs().amax(1) < 1e-5
     assert abs(float(first_alone.float().mean()) - 0.25) < 0.08
-    assert not torch.allclose(full, x)
+    assert apart(full, x) > -4
 
 
 # Windows
