@@ -38,6 +38,7 @@ def awake(config=TINY, seed=0):
 @pytest.mark.parametrize("name", FlowFuse.presets)
 def test_before_training_it_is_half_of_detail_injection(name):
     lr, hr, tau = inputs()
+    tau = 0.1 + 0.8 * tau  # the weight of a key frame has a least value
     net = FlowFuse.preset(name, generator=seeded())
     w = torch.stack([1 - tau, tau, torch.full_like(tau, np.exp(-DOUBT))], 1)
     w = (w / w.sum(1, keepdim=True))[..., None, None]
@@ -73,7 +74,7 @@ def test_every_input_and_every_weight_matters():
         assert (part.grad.flatten(1) if part.ndim > 1 else part.grad).abs().max() > 0
     for frame in range(3):
         assert lr.grad[:, frame].abs().max() > 0
-    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in net.parameters())
+    assert all(p.grad is not None and p.grad.any() for p in net.parameters())
 
 
 def test_without_alignment_nothing_is_moved():
