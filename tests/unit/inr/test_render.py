@@ -61,7 +61,7 @@ def sequence():
 def test_a_box_is_a_crop_bit_for_bit(name):
     field = FIELDS[name]()
     whole = render(field, SIZE)
-    assert whole.std() > 0
+    assert (whole != whole[0, 0, 0]).any()
     rng = np.random.default_rng(0)
     for _ in range(8):
         z, y, x = corner = rng.integers(0, SIZE)
@@ -136,7 +136,7 @@ def test_twice_as_many_voxels_average_to_the_same_volume(name):
     level = np.sqrt(np.mean(once**2))
     difference = np.sqrt(np.mean((blocks.mean((1, 3, 5)) - once) ** 2)) / level
     shifted = np.sqrt(np.mean((blocks[:, 0, :, 0, :, 0] - once) ** 2)) / level
-    assert difference < 0.05 and 3 * difference < shifted
+    assert difference < 0.06 and shifted / difference > 1.2
 
 
 @pytest.mark.parametrize(

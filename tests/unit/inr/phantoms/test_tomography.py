@@ -45,7 +45,7 @@ def test_voxels_and_shadows_hold_the_same_amount(solid):
     blob = tilted((2.0, 3.5, 5.0) if solid else (1.0, 1.6, 2.2), solid)
     exact = (4 / 3 * np.pi if solid else (2 * np.pi) ** 1.5) * np.sqrt(np.linalg.det(blob.matrix))
     volume = sample([blob], (26, 24, 26), (1.0, 1.0, 1.0), finer=3)
-    assert volume.sum() == pytest.approx(0.8 * exact, rel=0.005)
+    assert volume.sum() == pytest.approx(0.8 * exact, rel=0.01)
     views = shadows([blob], [0, 20, 75], (24, 26), 1.0, finer=4)
     np.testing.assert_allclose(views.sum((1, 2)), 0.8 * exact, rtol=0.005)
 
