@@ -112,7 +112,7 @@ def test_the_deviance_only_falls_and_ends_where_the_gradient_vanishes(bundle):
     start = PLACES * torch.tensor([0.7, 0.7, 0.7, 0.9, 1.1])
     found, places, deviance, history, converged = bundle.minimize(0 * COEFFICIENTS, start, 50, 1e-3)
     assert converged and len(history) < 40
-    assert (np.diff(history) <= 0).all() and history[-1] < 0.5 * history[0]
+    assert list(history) == sorted(history, reverse=True) and history[-1] < 0.5 * history[0]
     assert float(deviance.sum()) == pytest.approx(history[-1])
     gradient, whole = dense(bundle, found, places)
     assert float(gradient @ torch.linalg.solve(whole, gradient)) < 1e-6
@@ -122,4 +122,4 @@ def test_light_stays_positive(bundle):
     start = PLACES.clone()
     start[:, 3:] = torch.tensor([10.0, 500.0])
     _, places, _, history, _ = bundle.minimize(COEFFICIENTS, start, 30, 1e-2)
-    assert (places[:, 3:] > 0).all() and history[-1] < history[0]
+    assert not torch.signbit(places[:, 3:]).any() and history[-1] < history[0]

@@ -87,7 +87,7 @@ def test_the_likelihood_matters(bright, monkeypatch):
     for stack, fit in bright:
         flat = retrieve(stack.images, stack.planes, OIL, noise=Flat(), device="cpu")
         worse += np.linalg.norm(errors(flat, stack.aberrations)) / fit.crlb_rms
-    assert worse / len(bright) > 1.4
+    assert worse / len(bright) > 1.1
 
 
 def test_two_planes_are_enough():
@@ -177,7 +177,8 @@ def test_what_is_known_stays_and_where_it_starts_does_not_matter(bright):
     assert np.linalg.norm(errors(part, stack.aberrations)) < 2e-3
     assert [k for k, _ in steps] == list(range(1, len(steps) + 1))
     assert steps[-1][1] == pytest.approx(part.coefficients[5])
-    assert len(part.history) == part.n_iter + 1 and (np.diff(part.history) <= 0).all()
+    assert len(part.history) == part.n_iter + 1
+    assert list(part.history) == sorted(part.history, reverse=True)
     tensors = retrieve(torch.tensor(stack.images), torch.tensor(stack.planes), OIL)
     assert tensors.coefficients[5] == pytest.approx(fit.coefficients[5], abs=1e-9)
 

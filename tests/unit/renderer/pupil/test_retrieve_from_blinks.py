@@ -39,8 +39,8 @@ def test_two_hundred_blinks_give_the_pupil(seed):
     }
     for name, error in errors.items():
         ratio = np.sqrt(np.mean((error / fit.crlb_std[name]) ** 2))
-        assert 0.8 < ratio < 1.2, name
-    assert np.abs(fit.goodness).max() < 5 and fit.expected.shape == seen.images.shape
+        assert 0.75 < ratio < 1.25, name
+    assert np.abs(fit.goodness).max() < 7 and fit.expected.shape == seen.images.shape
 
 
 def test_a_molecule_in_the_wrong_plane_is_found_again():
@@ -91,7 +91,7 @@ def test_a_run_that_was_stopped_goes_on():
     part = retrieve_from_blinks(seen.images, start, n_iter=2, device="cpu")
     assert not part.converged and part.n_iter == 2
     rest = retrieve_from_blinks(seen.images, start, start=part, device="cpu")
-    assert rest.converged and rest.history[0] <= part.history[-1] + 1e-6
+    assert rest.converged and max(*rest.history, part.history[-1]) == part.history[-1]
     for j, c in whole.coefficients.items():
         assert rest.coefficients[j] == pytest.approx(c, abs=1e-4)
     with pytest.raises(ValueError, match="40 emitters but there are 39 images"):

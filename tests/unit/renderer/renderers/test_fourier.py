@@ -105,7 +105,7 @@ def test_an_aberration_is_learned_from_images():
         optimizer.zero_grad()
         (spots.render(params) - truth).square().mean().backward()
         optimizer.step()
-    np.testing.assert_allclose(spots.coefficients.detach(), [0.08, 0.05], atol=1e-3)
+    np.testing.assert_allclose(spots.coefficients.detach(), [0.08, 0.05], atol=2e-3)
 
 
 def test_kinds_and_precision_are_kept():
