@@ -69,3 +69,8 @@ def shifted(seed, offset):
     if isinstance(seed, list | tuple | np.ndarray):
         return [*map(int, np.ravel(seed)), offset]
     return seed
+
+
+def within(values, low, high):
+    """Whether drawn values keep the limits they are drawn in, which some of them may touch."""
+    return bool(np.all((np.asarray(values) >= low) & (np.asarray(values) <= high)))

@@ -16,6 +16,7 @@ from helpers.inr.phantoms import (
 )
 from helpers.inr.phantoms.light_field import bead_pairs
 from helpers.inr.phantoms.tubes import Tube, draw, moving_tubes
+from tests.margins.seeds import within
 
 SHAPE, VOXEL = (16, 56, 56), (0.34, 0.2171, 0.2171)
 SMALL = {"shape": (8, 32, 32), "n_tubes": 4}
@@ -23,10 +24,6 @@ SMALL = {"shape": (8, 32, 32), "n_tubes": 4}
 
 def summed(volume, factors):
     return np.prod(factors) * voxel_grid.binned(volume, factors)
-
-
-def within(values, low, high):
-    return bool(np.all((np.array(values) >= low) & (np.array(values) <= high)))
 
 
 def psnr(a, b):

@@ -14,7 +14,7 @@ def test_bars_are_there_in_both_directions_and_the_margin_is_empty():
     edge[2:-2, 4:-4, 4:-4] = 0
     assert edge.max() == 0
     across = [np.abs(np.diff(volume, axis=axis)).sum() for axis in (1, 2)]
-    assert 0.4 < across[0] / across[1] < 2.5
+    assert abs(np.log(across[0] / across[1])) < 2
     np.testing.assert_array_equal(volume, bars((24, 64, 64), seed=2001))
     assert (volume != bars((24, 64, 64), seed=2002)).any()
     assert bars((24, 64, 64), seed=2001, level=5.0).max() == 5
@@ -27,7 +27,7 @@ def test_tubes_are_hollow_and_leave_the_field():
     # a cut across the tube: two walls with little between them
     cut = volume.max(0)
     cut = cut[32] if (cut[32] > 0).sum() < (cut[:, 32] > 0).sum() else cut[:, 32]
-    assert (np.diff((cut > 300).astype(int)) == 1).sum() >= 1
+    assert (np.diff((cut > 300).astype(int)) == 1).any()
     assert (volume > 300).mean() < 0.1
 
 

@@ -10,6 +10,7 @@ from helpers.xray.flowfuse import FlowFuse, FlowFuseConfig
 from helpers.xray.simulate import Experiment, simulate
 from helpers.xray.train import RandomCamera, Schedule, train
 from helpers.xray.train.loop import draw
+from tests.margins.seeds import within
 
 TINY = FlowFuseConfig(width=8, deep=8, blocks=1, detail=4, detail_blocks=1, told=True)
 EXACT = {"flicker": 0.0, "pattern": 0.0, "hot": 0.0, "as_recorded": 0.0, "saturated": (99, 99.1)}
@@ -28,7 +29,8 @@ def test_the_frames_are_those_of_the_camera_that_is_told(pairs):
         sigma, gain, offset, photons = map(float, sample.camera)
         expected = CoarseCamera(sigma, gain=gain, offset=offset)(pairs[4].seen)
         np.testing.assert_allclose(sample.lr, expected, atol=2e-3)
-        assert 0 <= sigma <= 3.5 and 0.9 <= gain <= 1.1 and abs(photons / 1e8 - 1) < 1e-5
+        assert within(sigma, 0, 3.5) and within(gain, 0.9, 1.1)
+        assert photons == pytest.approx(1e8, rel=1e-5)
         assert sample.seen is None and sample.target is not None
         np.testing.assert_array_equal(sample.hr, pairs[4].hr)
 
