@@ -71,9 +71,9 @@ def fit_contrast(
     Raises
     ------
     ValueError
-        A shape that does not fit, NaN or negative intensities, photons not above zero, no LED in
-        the bright field, a bright field that is not near 1, a field of the index in place of the
-        contrast.
+        A model that absorbs, a shape that does not fit, NaN or negative intensities, photons not
+        above zero, no LED in the bright field, a bright field that is not near 1, a field of the
+        index in place of the contrast.
 
     Notes
     -----
@@ -97,6 +97,11 @@ def fit_contrast(
     """
     if not photons > 0:
         raise ValueError(f"photons is {photons}: give the counts of the bright field, above zero")
+    if len(model.in_shape) != 3:
+        raise ValueError(
+            "the model absorbs, and this fit finds a contrast that only delays light: make the "
+            "model without absorption, or use linear_inverse"
+        )
     start = linear_start(model, intensity)
     _check_units(model, intensity)
     if schedule is SCHEDULE:
@@ -151,7 +156,8 @@ def linear_start(model: MultiSlice | Born, intensity: Array, regularisation: flo
     bright = model.bright.nonzero()[:, 0].tolist()
     if not bright:
         raise ValueError("no LED is in the bright field: without one there is nothing to begin at")
-    op = Born(model.optics, model.leds[bright], model.in_shape)
+    middle = float(model.depths.mean())
+    op = Born(model.optics, model.leds[bright], model.in_shape, middle=middle)
     return grounded(linear_inverse(op, intensity[bright], regularisation, logarithm=True))
 
 

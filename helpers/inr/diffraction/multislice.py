@@ -1,8 +1,8 @@
 r"""Diffraction tomography: what a camera records behind an index contrast under tilted light.
 
-A transparent object does not absorb, it delays. Each LED of an array sends one plane wave through
-it, and a camera records how much light arrives, not its phase. `MultiSlice` computes the
-intensities of any object in transmission; `Born` is its linear part, for faint ones.
+A transparent object delays light, a coloured one absorbs it too. Each LED of an array sends one
+plane wave through it, and a camera records how much light arrives, not its phase. `MultiSlice`
+computes the intensities of any object in transmission; `Born` is its linear part, for faint ones.
 """
 
 from __future__ import annotations
@@ -34,7 +34,12 @@ class MultiSlice:
         (y, x) directions ``n sin(theta)``, moved to the nearest frequencies of the grid so that
         the waves are periodic. Beyond the objective's aperture they make dark-field images.
     shape : (int, int, int)
-        Voxels (Z, Y, X); the focus is in the middle of Z.
+        Voxels (Z, Y, X).
+    absorption : bool
+        The contrast is complex, the index and its imaginary part: the first axis of an object is
+        then (2, ...), real part first, as for `Born`.
+    middle : float
+        Depth of the middle of the volume from the focus in um, along the light.
     chunk : int, optional
         LEDs computed at a time. Their fields inside the object are then not kept for the gradient
         but computed again: less memory, half as much time again.
@@ -45,8 +50,10 @@ class MultiSlice:
         The directions after the move.
     bright : (L,) bool tensor
         Whether the direct light of each LED enters the objective.
+    depths : (Z,) tensor
+        Of the slices, in um from the focus.
     in_shape, out_shape : tuple of int
-        (Z, Y, X) and (L, Y, X).
+        (Z, Y, X) or (2, Z, Y, X), and (L, Y, X).
 
     Raises
     ------
@@ -62,11 +69,12 @@ class MultiSlice:
         \; \mathcal F \left\{ u \, e^{2 \pi i \Delta n \Delta z / (\lambda \cos\theta)} \right\}
         \right\},
 
-    then the field goes back to the middle of the object, through the pupil, and the camera takes
-    its square. The tilted path :math:`\Delta z / \cos\theta` makes the phase behind a wide slab
-    right to first order. Waves that run backwards are left out. Unit intensity is the bright
-    field without an object. It works in the precision and on the device of what it is called
-    with. Derived in :doc:`/book/inr/07_diffraction`; as a model for tomography it is due to
+    then the field goes back to the focus, through the pupil, and the camera takes its square.
+    With `absorption` the contrast is :math:`\Delta n + i k`. The tilted path
+    :math:`\Delta z / \cos\theta` makes the phase behind a wide slab right to first order, and the
+    absorption that of Beer and Lambert. Waves that run backwards are left out. Unit intensity is
+    the bright field without an object. It works in the precision and on the device of what it is
+    called with. Derived in :doc:`/book/inr/07_diffraction`; as a model for tomography it is due to
     :cite:t:`tian2015` and :cite:t:`kamilov2015`.
 
     Examples
@@ -79,15 +87,22 @@ class MultiSlice:
     """
 
     def __init__(
-        self, optics: Microscope, leds: ArrayLike, shape: Sequence[int], *, chunk: int | None = None
+        self,
+        optics: Microscope,
+        leds: ArrayLike,
+        shape: Sequence[int],
+        *,
+        absorption: bool = False,
+        middle: float = 0.0,
+        chunk: int | None = None,
     ) -> None:
         if chunk is not None and chunk < 1:
             raise ValueError(f"chunk is {chunk}: give the number of LEDs at a time, or None")
-        self._light = Illumination(optics, leds, shape)
+        self._light = Illumination(optics, leds, shape, middle)
         self.optics, self.chunk, self.leds = optics, chunk, self._light.leds
-        self.in_shape = self._light.shape
-        self.out_shape = (len(self.leds), *self.in_shape[1:])
-        self.bright = self._light.bright
+        self.in_shape = (2, *self._light.shape) if absorption else self._light.shape
+        self.out_shape = (len(self.leds), *self.in_shape[-2:])
+        self.bright, self.depths = self._light.bright, self._light.depths
         self._bins, self._delay = self._light.bins, self._light.delay
         self._transfers: dict = {}
 
@@ -102,11 +117,11 @@ class MultiSlice:
         part = copy.copy(self)
         part.leds, part.bright = self.leds[leds], self.bright[leds]
         part._bins, part._delay = self._bins[leds], self._delay[leds]
-        part.out_shape = (len(part.leds), *self.in_shape[1:])
+        part.out_shape = (len(part.leds), *self.in_shape[-2:])
         return part
 
     def __call__(self, contrast: ArrayT) -> ArrayT:
-        """Intensities (L, Y, X) of the contrast (Z, Y, X); differentiable."""
+        """Intensities (L, Y, X) of the contrast (Z, Y, X) or (2, Z, Y, X); differentiable."""
         t = to_tensor(contrast)
         self._check(t)
         step, imaging = self._propagators(t)
@@ -145,7 +160,7 @@ class MultiSlice:
     def _waves(self, t: torch.Tensor) -> torch.Tensor:
         """The plane waves (L, Y, X) as they would be at the first slice without its phase."""
         waves = torch.ones((), dtype=torch.complex128)
-        for axis, n in enumerate(self.in_shape[1:]):
+        for axis, n in enumerate(self.in_shape[-2:]):
             turns = self._bins[:, axis, None] * torch.arange(n, dtype=torch.float64) / n
             along = torch.polar(torch.ones_like(turns), 2 * torch.pi * turns)
             waves = waves * along.unsqueeze(2 - axis)
@@ -160,10 +175,14 @@ def _through(
     imaging: torch.Tensor,
 ) -> torch.Tensor:
     """Carry waves (L, Y, X) through all slices to the camera."""
-    for number, layer in enumerate(contrast, 1):
+    index, *absorption = contrast if contrast.ndim == 4 else contrast[None]
+    for number, layer in enumerate(index):
         phase = layer * delay
-        wave = torch.fft.fft2(wave * torch.complex(phase.cos(), phase.sin()))
-        wave = torch.fft.ifft2(wave * (imaging if number == len(contrast) else step))
+        screen = torch.complex(phase.cos(), phase.sin())
+        if absorption:
+            screen = screen * torch.exp(-absorption[0][number] * delay)
+        wave = torch.fft.fft2(wave * screen)
+        wave = torch.fft.ifft2(wave * (imaging if number == len(index) - 1 else step))
     return wave.real.square() + wave.imag.square()
 
 

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from helpers.inr.align import leds as align_leds
-from helpers.inr.diffraction import Born, Microscope, led_directions, linear_inverse, ring, rings
+from helpers.inr.diffraction import (
+    Born,
+    Microscope,
+    MultiSlice,
+    fit_contrast,
+    led_directions,
+    linear_inverse,
+    ring,
+    rings,
+)
 from helpers.inr.phantoms._led_arrays import algae
 from helpers.operators import check_adjoint
 
@@ -68,6 +78,49 @@ def test_index_and_absorption_are_told_apart_at_their_depths(on_grid):
     assert abs(index[:, 32, 30]).max() < 0.4 * index.max()
     assert abs(absorption[:, 16, 16]).max() < 0.4 * absorption.max()
     assert [float(d) for d in op.depths[[1, 4]]] == [8.0, 32.0]
+
+
+@pytest.mark.parametrize("chunk", [None, 7])
+def test_many_screens_that_absorb(on_grid, chunk):
+    """Light that is halved, dark fields, and a volume beside the focus."""
+    contrast = 0.02 * blobs()
+    leds = np.concatenate([on_grid, np.asarray(MultiSlice(OPTICS, ring(3, 0.4), SHAPE).leds)])
+    model = MultiSlice(OPTICS, leds, SHAPE, absorption=True, middle=MIDDLE, chunk=chunk)
+    assert model.in_shape == (2, *SHAPE) and model.bright.tolist() == 20 * [True] + 3 * [False]
+    expected = multislice(contrast, leds, MIDDLE)
+    assert expected[:20].min() < 0.5
+    found = model(np.stack([contrast.real, contrast.imag]))
+    np.testing.assert_allclose(found, expected, atol=1e-9)
+    some = model.select([21, 4])
+    np.testing.assert_allclose(some(np.stack([contrast.real, contrast.imag])), expected[[21, 4]])
+    plain = MultiSlice(OPTICS, leds, SHAPE, middle=MIDDLE)
+    np.testing.assert_allclose(plain(contrast.real), multislice(contrast.real, leds, MIDDLE))
+
+
+def test_a_slab_absorbs_as_beer_and_lambert_say(on_grid):
+    """Half the wave is lost in so many micrometres of a tilted path."""
+    model = MultiSlice(OPTICS, on_grid, SHAPE, absorption=True)
+    k, thickness = 1e-3, SHAPE[0] * 8.0
+    cosine = np.sqrt(1 - (on_grid**2).sum(1) / 1.33**2)
+    expected = np.exp(-4 * np.pi / 0.6 * k * thickness / cosine)
+    x = np.stack([np.full(SHAPE, 0.01), np.full(SHAPE, k)])
+    np.testing.assert_allclose(model(x), expected[:, None, None] * np.ones(SHAPE[1:]), rtol=1e-9)
+
+
+def test_the_gradient_of_screens_that_absorb():
+    model = MultiSlice(OPTICS, ring(2, 0.1), (2, 8, 8), absorption=True, middle=9.0)
+    x = 0.01 * torch.rand(
+        (2, 2, 8, 8), dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
+    assert torch.autograd.gradcheck(model, x.requires_grad_(), atol=1e-6)
+
+
+def test_a_fit_of_phase_alone_refuses_a_model_that_absorbs():
+    model = MultiSlice(OPTICS, ring(4, 0.1), (2, 8, 8), absorption=True)
+    with pytest.raises(ValueError, match="the model absorbs.*or use linear_inverse"):
+        fit_contrast(model, np.ones((4, 8, 8)), photons=100)
+    with pytest.raises(ValueError, match=r"contrast is \(2, 8, 8\), the model has voxels \(2, 2"):
+        model(np.zeros((2, 8, 8)))
 
 
 def test_an_array_turned_by_half_a_turn_is_a_mirror_in_depth(on_grid):
