@@ -30,6 +30,7 @@ from ._calibration import (
     with_given,
 )
 from ._formats import TIFF, foreign
+from .stacks import Stack
 
 if TYPE_CHECKING:
     import dask.array
@@ -371,13 +372,15 @@ def save_h5(
                 file[name] = value
 
 
-def load_h5(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def load_h5(path: str | Path, *, lazy: bool = False) -> tuple[dict[str, Any], dict[str, Any]]:
     """Load an HDF5 file as a nested dict.
 
     Parameters
     ----------
     path : str or Path
         File to read.
+    lazy : bool
+        Leave stacks of images in the file: each is a `Stack`, which reads what is asked for.
 
     Returns
     -------
@@ -396,7 +399,8 @@ def load_h5(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     path = _existing_file(path)
     try:
         with h5py.File(path, "r") as file:
-            return _read_group(file), {n: _plain(v) for n, v in file.attrs.items()}
+            tree = _read_group(file, path if lazy else None)
+            return tree, {n: _plain(v) for n, v in file.attrs.items()}
     except (OSError, RuntimeError, KeyError) as error:
         raise ValueError(
             f"{path} is not a whole HDF5 file ({error}): it may be truncated, save it again"
@@ -498,13 +502,18 @@ def _leaf(value: Any, name: str) -> Any:
     return array
 
 
-def _read_group(group: Any) -> dict[str, Any]:
+def _read_group(group: Any, stays_in: Path | None = None) -> dict[str, Any]:
     import h5py
 
-    return {
-        name: _read_group(item) if isinstance(item, h5py.Group) else _plain(item[()])
-        for name, item in group.items()
-    }
+    tree: dict[str, Any] = {}
+    for name, item in group.items():
+        if isinstance(item, h5py.Group):
+            tree[name] = _read_group(item, stays_in)
+        elif stays_in is not None and item.ndim > 2 and item.dtype.kind in "iuf":
+            tree[name] = Stack(stays_in, dataset=item.name)
+        else:
+            tree[name] = _plain(item[()])
+    return tree
 
 
 def _plain(value: Any) -> Any:

@@ -254,20 +254,23 @@ def _opened(
         recording = read_recording(path, mirrored=mirrored, offset_ns=late)
         found = SpatialCalibration.load(calibration)
         return ActualPairs(recording, found, mode=mode, white=white, dark=dark)
-    lr, hr, key_times = _both(path, mirrored)
+    lr, hr, key_times = _both(path, mirrored, lazy=True)
     key_times = key_times if known is None else known.times(key_times)
     return SimpleNamespace(truth=None, lr=lr, hr=hr, key_times=key_times)
 
 
-def _both(path: Path, mirrored: bool, still: bool = False) -> Any:
-    """Frames of the fast and of the slow camera, and when the slow ones were taken."""
+def _both(path: Path, mirrored: bool, still: bool = False, lazy: bool = False) -> Any:
+    """Frames of the fast and of the slow camera, and when the slow ones were taken.
+
+    Those of a file may be left there, to be read when they are needed.
+    """
     if path.is_dir():
         recording = read_recording(path, mirrored=mirrored, still=still)
         timing = recording.timing
         return recording.lr, recording.hr, None if timing is None else timing.key_times
     if path.suffix.lower() not in (".h5", ".hdf5"):
         raise ValueError(f"{path} is no recording: give its folder, or an .h5 file with lr and hr")
-    tree, _ = load_h5(path)
+    tree, _ = load_h5(path, lazy=lazy)
     wanted = ("lr", "hr") if still else ("lr", "hr", "key_times")
     if lacks := [name for name in wanted if name not in tree]:
         raise ValueError(f"{path} has no {', '.join(lacks)}: it has {', '.join(tree) or 'none'}")

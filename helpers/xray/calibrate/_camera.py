@@ -10,6 +10,7 @@ import numpy as np
 from scipy.ndimage import generic_filter
 from scipy.optimize import minimize_scalar
 
+from ...io.files import is_lazy
 from ..cameras import CoarseCamera
 
 WIDEST = 6.0  # sharp pixels of blur that are looked for
@@ -76,8 +77,9 @@ def camera(
     >>> abs(found.sigma - 1.5) < 0.1, abs(found.gain - 1.05) < 0.005
     (True, True)
     """
+    lr = _indexed(lr)
     y, h = co_exposed(lr, hr, key_times, scale)
-    return measure(y, h, scale=scale, offset=offset, photons=photons_of(np.asarray(lr)))
+    return measure(y, h, scale=scale, offset=offset, photons=photons_of(lr))
 
 
 def measure(
@@ -177,7 +179,7 @@ def co_exposed(
     lr: np.ndarray, hr: np.ndarray, key_times: Any, scale: float = 4
 ) -> tuple[np.ndarray, np.ndarray]:
     """Coarse frames (K, y, x) and key frames (K, Y, X) of the same moments, at most 12 of them."""
-    lr, hr, times = np.asarray(lr), np.asarray(hr), np.asarray(key_times, float)
+    lr, hr, times = _indexed(lr), _indexed(hr), np.asarray(key_times, float)
     if lr.ndim != 3 or hr.ndim != 3 or len(times) != len(hr):
         raise ValueError(
             f"lr is {lr.shape}, hr {hr.shape} and key_times {times.shape}: give (T, y, x), "
@@ -201,6 +203,11 @@ def co_exposed(
     return y, hr[some].astype(float)
 
 
+def _indexed(frames: Any) -> Any:
+    """Frames as an array, or as they are where they are read when they are indexed."""
+    return frames if is_lazy(frames) else np.asarray(frames)
+
+
 def photons_of(lr: np.ndarray) -> tuple[float, float] | None:
     """Photons of the open beam in a coarse pixel, and their error; None for under three frames."""
     if len(lr) < 3:
@@ -220,20 +227,17 @@ class Inspection:
     Attributes
     ----------
     camera : CoarseCamera
-    lr : (T, y, x) array
+    lr : Mended
         The coarse frames, mended.
     hot : (y, x) bool array
         Pixels that were mended in all frames.
-    n_hits : int
-        Readings that were mended in one frame only.
     gain : float
         Reading of the open beam that was expected.
     """
 
     camera: CoarseCamera
-    lr: np.ndarray
+    lr: Mended
     hot: np.ndarray
-    n_hits: int
     gain: float
 
     def warnings_for(
@@ -305,14 +309,49 @@ def inspect(
         Pixels that count.
     """
     scale = 4 if told is None else told.scale
-    lr = np.asarray(lr)
+    lr = _indexed(lr)
     y, h = co_exposed(lr, hr, key_times, scale)
     found = measure(y, h, scale=scale, photons=photons_of(lr), where=where)
     hot = hot_pixels(y, h, found)
     hot = hot if where is None else hot & where
-    hits = single_hits(lr, found) & ~hot
-    mended = mend(lr, hits | hot) if hot.any() or hits.any() else lr
-    return Inspection(found, mended, hot, int(hits.sum()), gain)
+    return Inspection(found, Mended(lr, found, hot), hot, gain)
+
+
+class Mended:
+    """Coarse frames whose hot pixels and single hits are filled when they are read.
+
+    Parameters
+    ----------
+    lr : (T, y, x) array, or Stack
+    camera : CoarseCamera
+        As it was measured.
+    hot : (y, x) bool array
+        Pixels to be filled in all frames.
+
+    Examples
+    --------
+    >>> frames = np.ones((5, 8, 8))
+    >>> frames[2, 3, 3] = 9
+    >>> mended = Mended(frames, CoarseCamera(1, photons=1000), np.zeros((8, 8), bool))
+    >>> float(mended[2:4].max()), len(mended)
+    (1.0, 5)
+    """
+
+    def __init__(self, lr: Any, camera: CoarseCamera, hot: np.ndarray) -> None:
+        self.lr, self.camera, self.hot = lr, camera, hot
+        self.shape, self.dtype = lr.shape, lr.dtype
+
+    def __len__(self) -> int:
+        return len(self.lr)
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        """Frames that follow each other; two more on each side are read, to judge them by."""
+        start, stop, _ = part.indices(len(self.lr))
+        first = max(0, start - 2)
+        near = np.asarray(self.lr[first : stop + 2])
+        mask = (single_hits(near, self.camera) & ~self.hot) | self.hot
+        whole = mend(near, mask) if mask.any() else near
+        return whole[start - first : stop - first]
 
 
 def hot_pixels(y: np.ndarray, h: np.ndarray, found: CoarseCamera) -> np.ndarray:

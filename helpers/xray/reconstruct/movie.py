@@ -31,6 +31,7 @@ from ._writer import H5, TIF, InMemory, Values, store
 from .tiles import by_tiles, check_tiles
 
 MODES = ("continuous", "double")
+BLOCK = 16  # coarse frames that are read at a time
 
 
 @dataclass(frozen=True)
@@ -173,8 +174,9 @@ def reconstruct(
         ``net(lr, hr, tau, camera)``, a network or one of :mod:`helpers.xray.baselines`, or a
         callable without the last argument.
     movie : TwoCameraMovie, or ActualPairs
-        The cameras on one grid and one clock. `truth` may be None. ``ActualPairs`` brings its own
-        mode, which must be the same.
+        The cameras on one grid and one clock. `truth` may be None. Its frames may be a
+        `helpers.io.Stack`, which reads those of a moment when they are needed. ``ActualPairs``
+        brings its own mode, which must be the same.
     mode : "continuous" or "double"
         Continuous: a frame for each moment of the fast camera that lies between two key frames.
         Double: each key frame with a neighbour on both sides is held out and predicted from them.
@@ -198,7 +200,8 @@ def reconstruct(
         Show a bar.
     out : str or Path, optional
         File to write frame by frame: ``.zarr``, ``.h5``, or ``.tif`` for the frames alone. Then
-        the memory does not depend on the number of frames. Needs zarr.
+        the memory does not depend on the number of frames that are made, nor, if those of the
+        movie are a `Stack`, on how many were recorded. Needs zarr.
     resume : bool
         Take the frames that an earlier call with the same inputs, network and settings has left
         in `out`. A process that is killed loses the frame that it works on.
@@ -414,18 +417,16 @@ class MovieSamples:
     def _from_movie(self, movie: Any, mode: str) -> None:
         scale = _check_movie(movie, self.given)
         # in the double mode, only key frames that are never held out may be looked at
-        some = np.s_[:] if mode == "continuous" else [0, -1]
-        times = np.asarray(movie.key_times, float)[some]
-        found = self._inspected(movie.lr, movie.hr[some], times, scale)
-        lr = movie.lr if found is None else found.lr
-        frames, self.on_grid = self.camera.to_grid(self.camera.transmission(lr))
-        self.on_grid = replace(self.on_grid, gain=1.0, offset=0.0)
+        keys = np.asarray(movie.key_times, float)
+        if mode == "continuous":
+            found = self._inspected(movie.lr, movie.hr, keys, scale)
+        else:
+            found = self._inspected(movie.lr, movie.hr[[0, -1]], keys[[0, -1]], scale)
         height, width = movie.hr.shape[1:]
         self.shape = (height, width) if height % SCALE or width % SCALE else None
-        self.sharp = pad_to(movie.hr, SCALE)
-        want = (self.sharp.shape[1] // SCALE, self.sharp.shape[2] // SCALE)
-        self.coarse = np.asarray(pad_up(frames, want), np.float32)
-        keys = np.asarray(movie.key_times, float)
+        want = (-(-height // SCALE), -(-width // SCALE))
+        self.coarse = _Coarse(movie.lr if found is None else found.lr, self.camera, want)
+        self.on_grid = self.coarse.camera
         candidates = range(len(movie.lr)) if mode == "continuous" else range(1, len(keys) - 1)
         inside = keys[np.isfinite(keys)]
         self.selections, moments = [], []
@@ -478,8 +479,8 @@ class MovieSamples:
             target = movie.hr[chosen.target][None]
         elif movie.truth is not None:
             target = movie.truth[chosen.lr[1]][None]
-        lr, hr = self.coarse[list(chosen.lr)][:, None], self.sharp[list(chosen.hr)][:, None]
-        return Sample(lr, hr, np.float32(chosen.tau), target)
+        hr = pad_to(np.asarray(movie.hr[list(chosen.hr)]), SCALE)
+        return Sample(self.coarse[chosen.lr][:, None], hr[:, None], np.float32(chosen.tau), target)
 
     def inputs(self, n: int, sample: Any, device: Any) -> Any:
         """Inputs of a network, a batch of one."""
@@ -519,6 +520,27 @@ class MovieSamples:
         return np.flatnonzero(gaps.min(axis=1) >= 0.5)
 
 
+class _Coarse:
+    """Coarse frames on the grid of the networks, which are made a block at a time, when needed."""
+
+    def __init__(self, lr: Any, camera: CoarseCamera, shape: tuple[int, int]) -> None:
+        self.lr, self.given, self.shape = lr, camera, shape
+        equal = camera.to_grid(np.zeros((1, *lr.shape[1:]), np.float32))[1]
+        self.camera = replace(equal, gain=1.0, offset=0.0)
+        self.blocks: dict[int, np.ndarray] = {}
+
+    def __getitem__(self, numbers: Iterable[int]) -> np.ndarray:
+        return np.stack([self._block(n // BLOCK)[n % BLOCK] for n in numbers])
+
+    def _block(self, k: int) -> np.ndarray:
+        if k not in self.blocks:
+            lr = np.asarray(self.lr[k * BLOCK : (k + 1) * BLOCK])
+            frames, _ = self.given.to_grid(self.given.transmission(lr))
+            self.blocks = dict(list(self.blocks.items())[-2:])  # of three moments
+            self.blocks[k] = np.asarray(pad_up(frames, self.shape), np.float32)
+        return self.blocks[k]
+
+
 def _augmentations(inputs: Any, several: Any) -> Iterator[Any]:
     """Test-time augmentation: the inputs as they are, mirrored, backwards in time, and both."""
     lr, hr, tau = inputs
@@ -551,7 +573,7 @@ def _check_movie(movie: Any, camera: CoarseCamera | None) -> float:
         first = np.asarray(frames[:1])
         known = first[np.isfinite(first)]
         level = float(np.median(known)) if known.size else 0.0
-        if np.asarray(frames).dtype.kind in "iu" or level > 3:
+        if first.dtype.kind in "iu" or level > 3:
             raise ValueError(
                 f"the {name} frames have a level of {level:.3g}: give transmission, 1 in the open "
                 "beam (frames less dark, divided by the open beam less dark)"

@@ -7,7 +7,7 @@ import pytest
 
 from helpers.xray import CoarseCamera, baselines
 from helpers.xray.calibrate import SpatialCalibration, camera
-from helpers.xray.calibrate._camera import hot_pixels, inspect, mend, single_hits
+from helpers.xray.calibrate._camera import Mended, hot_pixels, inspect, mend, single_hits
 from helpers.xray.cameras import Transform
 from helpers.xray.data import ActualPairs, match_clocks
 from helpers.xray.data.metadata import FastRecord, SlowRecord
@@ -106,7 +106,7 @@ def test_hot_pixels_are_mended_before_the_network(movies):
     hot[:, 10, 12] = 1.3
     found = inspect(hot, movie.hr, movie.key_times)
     assert found.hot[10, 12] and found.hot.sum() == 1
-    assert np.abs(found.lr[:, 10, 12] - movie.lr[:, 10, 12]).max() < 0.4
+    assert np.abs(found.lr[:][:, 10, 12] - movie.lr[:, 10, 12]).max() < 0.4
     broken = type("Movie", (), vars(movie) | {"lr": hot})()
     with pytest.warns(UserWarning, match="hot pixels: 1 pixel"):
         mended = reconstruct(baselines.detail_injection, broken, device="cpu")
@@ -134,6 +134,22 @@ def test_a_hit_in_one_frame_is_found_and_what_moves_is_not(movies):
     mask = single_hits(hit, found)
     assert mask[7, 20, 5]
     assert abs(mend(hit, mask)[7, 20, 5] - movie.lr[7, 20, 5]) < 0.2
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 100])
+def test_frames_are_mended_alike_in_any_pieces(movies, size):
+    movie = movies[2]
+    found = camera(movie.lr, movie.hr, movie.key_times)
+    lr, hot = movie.lr.copy(), np.zeros(movie.lr.shape[1:], bool)
+    hot[4, 4] = True
+    lr[:, 4, 4] = 1.3
+    for t in (0, 1, 7, 8, len(lr) - 1):
+        lr[t, 20, 5 + t % 2] += 0.5
+    whole = mend(lr, single_hits(lr, found) | hot)
+    assert (whole != lr).sum() >= len(lr) + 4
+    mended = Mended(lr, found, hot)
+    pieces = [mended[at : at + size] for at in range(0, len(lr), size)]
+    np.testing.assert_array_equal(np.concatenate(pieces), whole)
 
 
 def test_a_wrong_gain_is_said_and_corrected(movies):

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from helpers import metrics
-from helpers.io import load_h5, load_tif
+from helpers.io import Stack, load_h5, load_tif, save_h5
 from helpers.xray import baselines
 from helpers.xray.cameras import BOOK_CAMERA, Transform
 from helpers.xray.data import Selection
@@ -51,6 +52,41 @@ def test_continuous_gives_a_frame_for_each_moment_between_key_frames(movie):
         np.testing.assert_allclose(
             result.frames[t], baselines.linear(lr, hr, torch.tensor([tau]))[0, 0], atol=1e-6
         )
+
+
+@pytest.mark.filterwarnings("ignore:hot pixels")
+def test_a_movie_in_a_file_is_read_a_few_frames_at_a_time(tmp_path, monkeypatch):
+    """As many for a long one as for a short one; and what is made of it is the same."""
+    short = simulate(Experiment(shape=(64, 64), n_frames=21), 2022)
+    read, original = [], Stack.__getitem__
+
+    def spy(self, index):
+        block = original(self, index)
+        read.append(block.size / np.prod(self.shape[1:]))
+        return block
+
+    monkeypatch.setattr(Stack, "__getitem__", spy)
+    most = {}
+    for n in (16, 24):
+        lr = np.concatenate([short.lr[:20]] * n)
+        lr[:, 5, 6] = 1.3
+        lr[7, 9, 9] += 0.6
+        tree = {"lr": lr, "hr": np.concatenate([short.hr[:2]] * n)}
+        tree |= {"key_times": np.arange(0.0, 20 * n, 10), "truth": None}
+        save_h5(tmp_path / "movie.h5", tree)
+        lazy, _ = load_h5(tmp_path / "movie.h5", lazy=True)
+        assert isinstance(lazy["lr"], Stack) and isinstance(lazy["hr"], Stack)
+        for mode in ("continuous", "double"):
+            read.clear()
+            fuse = partial(reconstruct, baselines.detail_injection, mode=mode, device="cpu")
+            found = fuse(SimpleNamespace(**lazy))
+            most[n, mode] = max(read)
+            if n == 16:
+                expected = fuse(SimpleNamespace(**tree))
+                np.testing.assert_array_equal(found.frames, expected.frames)
+                assert found.settings == expected.settings
+    assert most[24, "continuous"] <= most[16, "continuous"] < 80
+    assert most[24, "double"] <= most[16, "double"] < 80
 
 
 def test_only_frames_that_were_not_among_the_inputs_are_scored(movie):
