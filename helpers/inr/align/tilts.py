@@ -10,16 +10,18 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from scipy.ndimage import affine_transform, gaussian_filter1d, shift
+from scipy.ndimage import affine_transform, gaussian_filter1d
 
 from ..._arrays import Array, to_numpy
 from ..tomography.operator import ParallelBeam, checked_angles
 from ..tomography.sirt import sirt
+from ._evidence import Sinograms
 from ._match import lag, matched
 
 SHEET = 64  # detector pixels across, about, on which the model is compared with the images
 MOST = 24  # tilts from which the axis is found
-STEPS = 1.0, 0.5, 0.5  # of the axis in each round: px of the sheet, and degrees
+ROUNDS = 3  # of axis and drift, in turn
+REACH = 2.0  # px of the sheet that the axis may move in a round after the first
 N_ITER = 20  # of SIRT; with few, a wrong axis costs nothing yet
 
 
@@ -140,12 +142,18 @@ def tilts(
 
     the first of the conditions that projections fulfil :cite:p:`helgason1965`; least squares give
     offset, turn and drift without a reconstruction, and leaving out blocks of lines their errors.
+    A turned axis also moves what lies beside it to another line, by :math:`s\sin\alpha`, so images
+    are sheared by the turn that was found and asked again, until it no longer changes.
 
     Where the specimen leaves the detector its centre is not seen. Neighbours are then correlated
-    for a start; offset and turn are moved to where SIRT leaves the smallest misfit; and the
-    projections of what it reconstructs are matched with the images, by least squares of shift,
-    brightness and background. Errors are those of the last match, with what SIRT does not explain
-    taken for noise. Derived in :doc:`/book/inr/09_measured_tilts`.
+    for a start. Each line is taken for a Gaussian process: structure of one size in a specimen of
+    one radius, both fitted, has a covariance in closed form between any two rays. Offset and turn
+    are where the recorded values are most probable, over all lines, and leaving out blocks of
+    lines, and the curvature there, give their errors :cite:p:`rasmussen2006`. The projections of
+    what SIRT reconstructs are matched with the images, by least squares of shift, brightness and
+    background. Errors are then lower bounds with `drift`: those of the axis take the drift as it
+    is, and those of the drift take the reconstruction as it is. Derived in
+    :doc:`/book/inr/09_measured_tilts`.
 
     Examples
     --------
@@ -167,12 +175,12 @@ def tilts(
     here = _follow(images, angles, drift) if leaves else _centres(images, angles, drift, turn)
     model = _Model(images, angles, here, leaves)
     before = model.misfit(flat)
-    for step in STEPS if leaves else ():
-        here = model.search(here, "offset", step * model.factor)
-        if turn:
-            here = model.search(here, "axis_deg", step)
+    for round_ in range(ROUNDS if leaves else 0):
+        here = model.search(here, turn, first=not round_)
         if drift:
             here = model.match(here)
+        elif not turn:  # nothing else has moved
+            break
     return TiltAlignment(
         here.offset,
         here.offset_error,
@@ -241,29 +249,31 @@ class _Model:
         op = self._operator(np.array(self.op.angles_deg)[self.some], **geometry)
         return float(sirt(op, self.images[self.some], n_iter, device="cpu").history[-1])
 
-    def search(self, here: _Here, name: str, step: float) -> _Here:
-        """Move one number of the geometry to where the misfit is least, by parabolas."""
-        known: dict[float, float] = {}
-
-        def squared(x: float) -> float:
-            if x not in known:
-                change: Any = {name: x}
-                known[x] = self.misfit(replace(here, **change)) ** 2
-            return known[x]
-
-        x = getattr(here, name)
-        for _ in range(8):
-            x = min((x - step, x, x + step), key=squared)
-            low, at, high = (squared(x + d) for d in (-step, 0.0, step))
-            bend = (low - 2 * at + high) / step**2
-            if at <= min(low, high) and bend > 0:
-                x += 0.5 * (low - high) / step / bend
-                if step < 0.3:
-                    break
-                step /= 4
-        error = math.sqrt(2 * squared(x) / (bend * self.images.size)) if bend > 0 else math.inf
-        changes: Any = {name: x, f"{name}_error": error}
-        return replace(here, **changes)
+    def search(self, here: _Here, turn: bool, *, first: bool) -> _Here:
+        """Move the axis to the most probable place; at first over half of the detector."""
+        _, height, width = self.images.shape
+        geometry, angles = self._scaled(here), np.array(self.op.angles_deg)[self.some]
+        along, across = geometry["shifts"][self.some].T
+        beside = geometry["offset"] + across
+        lines = _levelled(self.images[self.some], along, beside, here.axis_deg).swapaxes(0, 1)
+        slope = abs(math.radians(here.axis_deg))
+        lost = math.ceil(np.abs(along).max() + slope * width / 2)
+        lost = min(lost, max(0, (height - 3) // 2))
+        sinograms = Sinograms(lines[lost : height - lost], angles, across)
+        at = geometry["offset"]
+        if first:
+            far = width // 4
+            places = at + np.arange(-far, far + 1)
+            at = float(places[sinograms.scan(places).sum(1).argmin()])
+        sinograms.fit(at)
+        (offset, axis_deg), errors = sinograms.axis(at, REACH, turn)
+        return replace(
+            here,
+            offset=float(offset * self.factor - self.middle[1]),
+            axis_deg=float(axis_deg),
+            offset_error=float(errors[0] * self.factor),
+            axis_deg_error=float(errors[1]),
+        )
 
     def match(self, here: _Here) -> _Here:
         """Move every image to where the projections of the reconstruction are."""
@@ -271,33 +281,46 @@ class _Model:
         self.volume = sirt(op, self.images, 10, start=self.volume, device="cpu").volume
         steps, errors = matched(self.images, op(self.volume))
         shifts = here.shifts + 1.3 * self.factor * steps
-        shifts = to_numpy(self.op.without_freedom("shifts", torch.as_tensor(shifts)))
-        return replace(here, shifts=shifts, shift_errors=self.factor * errors)
+        # what all images share is the place of the specimen, or that of the axis
+        patterns = _patterns(self.op.angles_deg)
+        common = np.linalg.lstsq(patterns, shifts[:, 1])[0]
+        shifts -= np.stack([np.full(len(shifts), shifts[:, 0].mean()), patterns @ common], 1)
+        offset = here.offset + float(common[2])
+        return replace(here, offset=offset, shifts=shifts, shift_errors=self.factor * errors)
 
 
 def _centres(images: np.ndarray, angles: Sequence[float], drift: bool, turn: bool) -> _Here:
     """All numbers by centres of mass of the lines across the axis."""
     shifts = np.zeros((len(images), 2))
     errors = np.zeros_like(shifts)
-    if drift:
-        shifts[:, 0], errors[:, 0] = _along(images.sum(2), int(np.abs(angles).argmin()))
-    # of images that no longer drift along the axis
-    pairs = zip(images, shifts[:, 0], strict=True)
-    moved = np.stack([shift(image, (-d, 0), order=1) for image, d in pairs])
-    mass = moved.sum(2)
-    lines = np.flatnonzero(mass.min(0) > 0.2 * mass.max())
-    if not lines.size:
-        lines = np.array([int(mass.min(0).argmax())])
-    centre = moved[:, lines] @ (np.arange(images.shape[2]) - (images.shape[2] - 1) / 2)
-    centre = centre / mass[:, lines]
-    places, weights = lines - (images.shape[1] - 1) / 2, mass[:, lines].mean(0)
+    offset, turns, still = 0.0, [0.0], np.zeros(len(images))
+    for _ in range(1 + 3 * turn):
+        # each time, lines and profiles follow the turn that was found
+        axis_deg = turns[-1]
+        across = offset + shifts[:, 1]
+        if drift:
+            level = _levelled(images, still, across, axis_deg)
+            shifts[:, 0], errors[:, 0] = _along(level.sum(2), int(np.abs(angles).argmin()))
+        level = _levelled(images, shifts[:, 0], across, axis_deg)
+        mass = level.sum(2)
+        lines = np.flatnonzero(mass.min(0) > 0.2 * mass.max())
+        if not lines.size:
+            lines = np.array([int(mass.min(0).argmax())])
+        centre = level[:, lines] @ (np.arange(images.shape[2]) - (images.shape[2] - 1) / 2)
+        centre = centre / mass[:, lines]
+        places, weights = lines - (images.shape[1] - 1) / 2, mass[:, lines].mean(0)
+        offset, axis_deg, shifts[:, 1] = _axis(centre, places, weights, angles, drift, turn)
+        turns.append(axis_deg)
+    # each time, this share of the turn that is left stays
+    last = np.diff(turns)[-2:]
+    share = float(np.clip(last[-1] / last[0], 0.0, 0.8)) if turn and last[0] else 0.0
+    axis_deg += share / (1 - share) * last[-1]
 
     def solve(kept: np.ndarray) -> tuple[float, float, np.ndarray]:
         return _axis(centre[:, kept], places[kept], weights[kept], angles, drift, turn)
 
-    everything = np.arange(lines.size)
-    offset, axis_deg, shifts[:, 1] = solve(everything)
     # lines that lie together err together: what each block of them decides, by the jackknife
+    everything = np.arange(lines.size)
     blocks = np.array_split(everything, max(1, min(8, lines.size // 2)))
     far = turned = math.inf
     errors[:, 1] = math.inf if drift else 0.0
@@ -307,7 +330,20 @@ def _centres(images: np.ndarray, angles: Sequence[float], drift: bool, turn: boo
             np.std(np.array([each[k] for each in left]), axis=0) * np.sqrt(len(blocks) - 1)
             for k in range(3)
         )
-    return _Here(offset, axis_deg, shifts, errors, float(far), float(turned))
+    return _Here(offset, float(axis_deg), shifts, errors, float(far), float(turned) / (1 - share))
+
+
+def _levelled(
+    images: np.ndarray, along: np.ndarray, across: np.ndarray, axis_deg: float
+) -> np.ndarray:
+    """Images without drift along a turned axis, each line with what lies beside its own place."""
+    # the turn has moved what lies s beside the axis along it, by s sin(turn)
+    slope = math.sin(math.radians(axis_deg))
+    shear = np.array([[1.0, slope], [0.0, 1.0]])
+    middle = (np.array(images.shape[1:]) - 1) / 2
+    starts = [middle - shear @ middle + (d, 0.0) for d in along - slope * across]
+    pairs = zip(images, starts, strict=True)
+    return np.stack([affine_transform(image, shear, at, order=1) for image, at in pairs])
 
 
 def _axis(
