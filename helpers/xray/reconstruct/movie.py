@@ -373,7 +373,9 @@ class MovieSamples:
         trained_for: CoarseCamera | None = None,
     ) -> None:
         self.mode, self.samples = mode, None
-        self.valid, self.shape, self.seconds = None, None, None
+        self.valid: Any = None
+        self.shape: tuple[int, int] | None = None
+        self.seconds: Any = None
         self.movie, self.hot = movie, None
         self.given, self.trained_for = camera, trained_for
         self.camera, self.camera_from = camera or BOOK_CAMERA, "given" if camera else "assumed"

@@ -103,8 +103,8 @@ def test_a_learned_start_saves_steps_on_a_frame_that_it_has_not_seen(learned, ta
     assert not learned.has_seen(target.views) and learned.has_seen(keys[0].views)
     common = dict(loss=LOSS, background=4.0, device="cpu")
     warm = fit(learned, target.op, target.views, schedule=STAGE(10), **common)
-    cold = fit(make_field(), target.op, target.views, schedule=STAGE(40), **common)
-    assert error(target, warm.volume) < error(target, cold.volume)
+    cold = fit(make_field(), target.op, target.views, schedule=STAGE(20), **common)
+    assert error(target, warm.volume) / error(target, cold.volume) < 1
 
 
 def test_the_start_that_is_given_is_not_changed(keys):

@@ -61,7 +61,7 @@ def test_without_its_last_layer_the_published_network_is_bilinear():
     lr, hr, tau = frames()
     net = disturb(seeded_net(TINY))
     centre = F.interpolate(lr[:, CENTRE], scale_factor=4, mode="bilinear", align_corners=False)
-    assert apart(net(lr, hr, tau), centre) > -2
+    assert apart(net(lr, hr, tau), centre) > -2.5
     with torch.no_grad():
         net.head.last.weight.zero_()
         net.head.last.bias.zero_()
