@@ -17,7 +17,7 @@ DARK = np.random.default_rng(0).poisson(0.02, (40, 15, 15)).astype(np.float32)
 def test_dark_images_end_no_fit(images):
     fits = fit(images, Gaussian2D((15, 15)), Poisson())
     assert all(np.isfinite(value).all() for value in fits.params.values())
-    assert fits.converged.mean() < 0.5  # nothing to find, and it says so
+    assert fits.converged.mean() < 0.6  # nothing to find, and it says so
 
 
 def test_dark_blinks_end_no_retrieval():
