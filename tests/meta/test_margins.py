@@ -16,7 +16,7 @@ from tests.margins.seeds import shifted
 
 MEASURE = "run `python -m tests.margins`, mend what it prints, and commit what it wrote"
 
-UNMEASURED = 26  # files that wait for their first measurement: fewer with every change
+UNMEASURED = 18  # files that wait for their first measurement: fewer with every change
 
 # --- the gate ----------------------------------------------------------------------------------
 
