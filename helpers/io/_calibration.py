@@ -266,6 +266,13 @@ def with_given(
     return replace(calibration, **given)
 
 
+def length_in(wanted: str, length: float | None, unit: str) -> float | None:
+    """Give a length in another unit; None where it, or its unit, is not known."""
+    if length is None or unit not in METRES:
+        return None
+    return _decimal(length * METRES[unit] / METRES[wanted])
+
+
 def _decimal(value: float) -> float:
     """A length without the noise of a ratio of integers: nine digits bring the decimal back."""
     return float(f"{value:.9g}")

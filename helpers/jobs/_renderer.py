@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 
-from ..io._calibration import Calibration
+from ..io._calibration import Calibration, length_in
 from ..io.files import save_tif
 from ..io.stacks import Stack
 from ..io.tables import save_table
@@ -87,8 +87,8 @@ def beads(
     if given := [name for name, value in foreign.items() if value is not None]:
         raise ValueError(f"{method} takes no {', '.join(given)}: leave it out")
     with Stack(task.path, gain=gain, offset=offset) as stack:
-        z_step = z_step or _um(stack.z_step, stack.unit)
-        pixel_size = pixel_size or _um(stack.pixel_size, stack.unit)
+        z_step = z_step or length_in("µm", stack.z_step, stack.unit)
+        pixel_size = pixel_size or length_in("µm", stack.pixel_size, stack.unit)
         if stack.ndim > 3:
             raise ValueError(f"the stack is {stack.shape}, {stack.axes}: give one (Z, Y, X)")
         single = method == "psf" and (stack.ndim == 2 or len(stack) == 1)
@@ -181,7 +181,7 @@ def localize(
     target = task.folder / f"molecules{ENDS[table]}"
     with Stack(task.path, gain=gain, offset=offset) as stack:
         frames = stack.frames
-        pixel = pixel_size or _nm(frames.pixel_size, frames.unit)
+        pixel = pixel_size or length_in("nm", frames.pixel_size, frames.unit)
         if table == "thunderstorm" and pixel is None:
             raise ValueError("the file has no pixel size: thunderstorm needs --pixel-size in nm")
         spots: Any = psf
@@ -504,20 +504,10 @@ def _spots(
         side = 2 * math.ceil(3 * widest) + 1
         return lens, lens.renderer([min(side, n) for n in shape])
     with Stack(path) as stack:
-        psf, step = np.asarray(stack, np.float32), _um(stack.z_step, stack.unit)
+        psf, step = np.asarray(stack, np.float32), length_in("µm", stack.z_step, stack.unit)
     sides = [min(pair) for pair in zip(psf.shape[-2:], shape, strict=True)]
     if psf.ndim == 2 or len(psf) == 1:
         return None, Spline2D(sides, psf.reshape(psf.shape[-2:]))
     if step is None:
         raise ValueError(f"{path} has no z step: make it by cmx beads --method psf")
     return None, Spline3D(sides, psf, step)
-
-
-def _nm(length: float | None, unit: str) -> float | None:
-    scale = {"nm": 1.0, "µm": 1e3, "Å": 0.1, "pm": 1e-3, "mm": 1e6}.get(unit)
-    return None if scale is None or length is None else length * scale
-
-
-def _um(length: float | None, unit: str) -> float | None:
-    nm = _nm(length, unit)
-    return None if nm is None else nm / 1e3

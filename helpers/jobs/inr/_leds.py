@@ -14,7 +14,7 @@ import numpy as np
 from ...inr.align.leds import leds as align_leds
 from ...inr.diffraction.led_array import square_spiral
 from ...inr.diffraction.ptychography import led_directions
-from ...io._calibration import METRES
+from ...io._calibration import length_in
 from ...io.stacks import Stack
 
 
@@ -116,9 +116,7 @@ def record(
         side = min(stack.shape[1:]) if crop is None else crop
         if side > min(stack.shape[1:]):
             raise ValueError(f"crop is {crop}, but the images of {path} are {stack.shape[1:]}")
-        pixel, unit = pixel_size, stack.unit
-        if pixel is None and stack.pixel_size is not None:
-            pixel = stack.pixel_size * METRES[unit] / METRES["µm"]
+        pixel = pixel_size or length_in("µm", stack.pixel_size, stack.unit)
         if pixel is None:
             raise ValueError(
                 f"{path} does not say the size of its pixels: give pixel_size in µm, and the "
