@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
 
 import numpy as np
@@ -86,6 +87,17 @@ def in_float32(function: Function) -> Function:
 
     result: Any = exact
     return result
+
+
+def bits_of(precision: str, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
+    """The context of a forward pass in "float32", or in "bfloat16" where that loses nothing."""
+    if precision == "float32":
+        return nullcontext
+    if precision != "bfloat16":
+        raise ValueError(f"precision is {precision!r}: use 'float32' or 'bfloat16'")
+    if device.type not in ("cuda", "cpu"):
+        raise ValueError(f"bfloat16 is for cuda and the cpu: use float32 on {device.type}")
+    return functools.partial(torch.autocast, device.type, torch.bfloat16)
 
 
 def _float32(x: Any) -> Any:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .._arrays import in_float32
 from .cameras import SCALE, coarsen, pad_to
 
 __all__ = ["FlowConfig", "FlowNet"]
@@ -293,6 +294,7 @@ def correlation_lookup(
     return torch.cat(found, -1).permute(0, 3, 1, 2)
 
 
+@in_float32
 def soft_argmax(match: torch.Tensor, inverse_temperature: torch.Tensor) -> torch.Tensor:
     """Place of the largest correlation, as a smooth function of it: steps x, y from the middle.
 
@@ -314,6 +316,7 @@ def soft_argmax(match: torch.Tensor, inverse_temperature: torch.Tensor) -> torch
     return torch.stack([(share * s[:, None, None]).sum(1) for s in (across, down)], 1)
 
 
+@in_float32
 def affine(
     flow: torch.Tensor, weight: torch.Tensor, finer: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -350,6 +353,7 @@ def _design(h: int, w: int, finer: int) -> torch.Tensor:
     return torch.stack([torch.ones_like(x), x, y], -1).reshape(-1, 3)
 
 
+@in_float32
 def convex_upsampling(flow: torch.Tensor, mask_logits: torch.Tensor, finer: int) -> torch.Tensor:
     """Refine the resolution of a flow: each new place takes a mean of the nine around it.
 

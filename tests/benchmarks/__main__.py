@@ -34,6 +34,7 @@ BENCHMARKS = (
     "renderer_crowded",
     "renderer_chain",
     "xray_cameras",
+    "xray_peers",
     "xray_alarms",
     "xray_speed",
     "jobs",
@@ -50,6 +51,13 @@ def main(arguments=None):
     parser.add_argument("--emitters", type=int, default=3, help="of a frame of jobs")
     parser.add_argument("--fields", type=int, default=1000, help="of jobs")
     parser.add_argument("--parts", nargs="+", help="of jobs: overhead localize workers; or all")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=300.0,
+        help="of processor time for a training of xray_peers",
+    )
+    parser.add_argument("--seeds", type=int, default=3, help="trainings of a network of xray_peers")
     parser.add_argument("--guide", help="the guide's own fusion_utils.py, to be timed as well")
     parser.add_argument(
         "--records", type=Path, help="the folder of the records; default: the book's"

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..._arrays import Device
+from ..._arrays import Device, bits_of
 from ...devices import pick_device
 from ...training.identity import told
 from ...training.loop import Run, Step, Training, adapted
@@ -34,6 +34,7 @@ def train_calibrator(
     gamma: float = 0.8,
     checkpoint: str | Path | None = None,
     generator: torch.Generator | None = None,
+    precision: Literal["float32", "bfloat16"] = "float32",
     progress: bool = False,
     callback: Callable[[Step], Any] | None = None,
     device: Device = None,
@@ -59,6 +60,9 @@ def train_calibrator(
         File of the run, as for `helpers.xray.train.train`.
     generator : torch.Generator, optional
         Its seed is that of the run. Default: seed 0.
+    precision : str
+        "bfloat16" for a GPU that has it, as for `helpers.xray.train.train`. Fits of the flow, its
+        refinement, warps and the loss stay float32.
     progress : bool
         Show a bar.
     callback : callable, optional
@@ -75,7 +79,7 @@ def train_calibrator(
     Raises
     ------
     ValueError
-        Weights out of their range, or a checkpoint of another run.
+        Weights out of their range, a precision that is not there, or a checkpoint of another run.
     FloatingPointError
         The loss is no longer finite.
 
@@ -96,7 +100,9 @@ def train_calibrator(
         raise ValueError(f"weight is {weight} and gamma {gamma}: give 0 or more, and up to 1")
     seed = 0 if generator is None else generator.initial_seed()
     device = pick_device(device)
+    bits = bits_of(precision, device)
     settings = asdict(schedule) | {"seed": seed, "weight": weight, "gamma": gamma}
+    settings["precision"] = precision
     settings["judged"] = evaluator is not None
     net.to(device).train()
     run = Run(
@@ -113,6 +119,7 @@ def train_calibrator(
             "evaluator": evaluator and told(evaluator),
             "data": told(data),
             "net": told(net, trained=False),
+            **({} if precision == "float32" else {"precision": precision}),
         },
         parts={"net": net},
         clip=schedule.clip,
@@ -124,11 +131,10 @@ def train_calibrator(
     def objective(step: int) -> tuple[torch.Tensor, list[float]]:
         rngs = [np.random.default_rng((seed, step, k)) for k in range(schedule.batch)]
         batch: Any = stack([data.draw(rng) for rng in rngs], device)
-        flows = net(batch.lr[:, 1], batch.centre)
-        flow, fusion = (
-            flow_loss(flows, batch.flow, batch.valid, gamma),
-            _judge(evaluator, batch, flows[-1]),
-        )
+        with bits():
+            flows = [flow.float() for flow in net(batch.lr[:, 1], batch.centre)]
+            fusion = _judge(evaluator, batch, flows[-1])
+        flow = flow_loss(flows, batch.flow, batch.valid, gamma)
         total = flow + (0 if evaluator is None else weight * fusion)
         return total, [float(torch.as_tensor(loss).detach()) for loss in (flow, fusion)]
 
@@ -197,7 +203,7 @@ def _judge(evaluator: nn.Module | None, batch: Any, flow: torch.Tensor) -> torch
     if evaluator is None:
         return float("nan")
     aligned = warp(batch.lr[:, :, 0], flow)[:, :, None]
-    return F.mse_loss(evaluator(aligned, batch.hr, batch.tau), batch.centre)
+    return F.mse_loss(evaluator(aligned, batch.hr, batch.tau).to(batch.centre), batch.centre)
 
 
 @contextmanager

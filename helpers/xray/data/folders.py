@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from ...io.files import is_lazy
 from ..cameras import SCALE, Calibrated, coarsen, pad_to, register
 from .recording import Recording
 from .reds import Clip, frames_of, read_png, same_frames
@@ -112,6 +113,8 @@ class ActualPairs:
     Parameters
     ----------
     recording : Recording
+        Frames that were left in a file, such as a `Stack` of ``load_h5(path, lazy=True)``, stay
+        there: each is read and registered when a sample needs it. An array is registered at once.
     calibration : helpers.xray.calibrate.SpatialCalibration
     mode : {"double", "continuous"}
         "double" holds slow frames out in turn and has them as targets; "continuous" has a sample,
@@ -185,11 +188,11 @@ class ActualPairs:
         fast = _Light(
             recording.lr, 1.0 + darks[0] if white is None else whites[0], darks[0], "fast", beams[0]
         )
-        lr = register(fast[:], calibration)
+        lr = _OnGrid(fast, calibration)
         if white is None:
-            lr /= self._common_gain(lr, timing.matched)
+            lr = _OnGrid(fast, calibration, self._common_gain(lr, timing.matched))
             _check_open_beam(self._slow[:: -(-len(recording.hr) // 8)])
-        self._lr = lr
+        self._lr: Any = lr if is_lazy(recording.lr) else lr[:]
         targets = timing.held_out() if mode == "double" else timing.between[:, 0].tolist()
         self._matched, self._key_times = timing.matched, timing.key_times
         self.selections = [
@@ -231,7 +234,7 @@ class ActualPairs:
         """Seconds since the first fast frame, of moments in fast frames."""
         return np.interp(frames, np.arange(len(self._times_ns)), 1e-9 * self._times_ns)
 
-    def _common_gain(self, lr: np.ndarray, matched: np.ndarray) -> float:
+    def _common_gain(self, lr: _OnGrid, matched: np.ndarray) -> float:
         """Open beam of the fast camera at which both cameras agree on the frames that both have."""
         if not len(matched):
             raise ValueError("no frame was recorded by both cameras: give the open beam as white")
@@ -410,6 +413,33 @@ class _Light:
     def _of(level: np.ndarray, which: Any) -> np.ndarray:
         """The level of these frames: it may be one for each frame, (T, 1, 1)."""
         return level[which] if level.ndim == 3 and len(level) > 1 else level
+
+
+class _OnGrid:
+    """Fast frames on the common grid, registered when they are asked for."""
+
+    def __init__(self, fast: _Light, calibration: Calibrated, gain: float = 1.0) -> None:
+        self.fast, self.calibration, self.gain = fast, calibration, gain
+        height, width = calibration.hr_shape
+        self.shape = len(fast.frames), -(-height // SCALE), -(-width // SCALE)
+        self.ndim, self.dtype = 3, np.dtype(np.float32)
+        self.kept: dict[int, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, which: Any) -> np.ndarray:
+        numbers = np.arange(len(self))[which]
+        frames = np.empty((*numbers.shape, *self.shape[1:]), self.dtype)
+        for place in np.ndindex(numbers.shape):
+            frames[place] = self._frame(int(numbers[place]))
+        return frames
+
+    def _frame(self, n: int) -> np.ndarray:
+        if n not in self.kept:
+            self.kept = dict(list(self.kept.items())[-5:])  # the next sample needs two of three
+            self.kept[n] = register(self.fast[n : n + 1], self.calibration)[0] / self.gain
+        return self.kept[n]
 
 
 def _neighbours(dead: np.ndarray) -> list[tuple[int, int, np.ndarray, np.ndarray]]:

@@ -30,8 +30,8 @@ class Recording:
 
     Attributes
     ----------
-    lr : (T, y, x) uint16 array
-    hr : (K, Y, X) uint16 array
+    lr : (T, y, x) uint16 array, or Stack
+    hr : (K, Y, X) uint16 array, or Stack
         Mirrored, if it was asked for.
     timing : Timing or None
         None for a specimen that stood still.

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..._arrays import Device
+from ..._arrays import Device, bits_of
 from ...training.identity import told
 from ...training.loop import Run, Step, Training, adapted
 from ...training.schedule import Schedule
@@ -127,7 +125,7 @@ def train(
         raise ValueError("there are no data: give at least one sample")
     settings = asdict(schedule) | {"seed": seed, "n_samples": len(data), "precision": precision}
     with Processes(device) as processes, torch.random.fork_rng(processes.cuda_devices):
-        mine, bits = processes.share(schedule.batch), _bits(precision, processes.device)
+        mine, bits = processes.share(schedule.batch), bits_of(precision, processes.device)
         net.to(processes.device)
         parameters = [p for p in net.parameters() if p.requires_grad]
         if not parameters:
@@ -224,17 +222,6 @@ def _cameras(batch: Any) -> list[CoarseCamera]:
         return []
     sigma, gain, offset, photons = batch.camera.T
     return [CoarseCamera(sigma, gain=gain, offset=offset, photons=photons)]
-
-
-def _bits(precision: str, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
-    """The context of a forward pass: in bfloat16 what loses nothing by it."""
-    if precision == "float32":
-        return nullcontext
-    if precision != "bfloat16":
-        raise ValueError(f"precision is {precision!r}: use 'float32' or 'bfloat16'")
-    if device.type not in ("cuda", "cpu"):
-        raise ValueError(f"bfloat16 is for cuda and the cpu: use float32 on {device.type}")
-    return partial(torch.autocast, device.type, torch.bfloat16)
 
 
 def _number(*key: int) -> int:

@@ -192,3 +192,18 @@ def test_bad_input_is_named(call, message):
 
 
 NET = FlowNet(FlowConfig(8, 8, 8, 2, 2, 2, 1))
+
+
+def test_fits_and_refinements_of_a_flow_keep_their_digits_under_autocast():
+    flow, weight = (torch.rand(1, n, 6, 8, generator=seeded(n)) for n in (2, 1))
+    match, logits = (torch.randn(1, n, 6, 8, generator=seeded(n)) for n in (25, 36))
+    calls = (
+        lambda: affine(8 * flow, weight, 2),
+        lambda: (convex_upsampling(8 * flow, logits, 2),),
+        lambda: (soft_argmax(match, torch.tensor(2.0)),),
+    )
+    for call in calls:
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = call()
+        for a, b in zip(call(), rounded, strict=True):
+            assert torch.equal(a, b)

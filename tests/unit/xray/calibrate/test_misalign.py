@@ -241,6 +241,21 @@ def test_a_seed_is_a_run(data):
     assert np.array_equal(runs[0], runs[1]) and not np.array_equal(runs[0], runs[2])
 
 
+def test_another_precision_is_another_run(data, tmp_path):
+    torch.manual_seed(0)
+    evaluator, path = FlowFuse.preset("small"), tmp_path / "run.safetensors"
+    options = {"schedule": Schedule(2, batch=1), "device": "cpu"}
+    exact = train_calibrator(fresh(), evaluator, data, checkpoint=path, **options)
+    fewer = {"precision": "bfloat16", **options}
+    rounded = train_calibrator(fresh(), evaluator, data, **fewer)
+    assert rounded.settings["precision"] == "bfloat16" and np.isfinite(rounded.history).all()
+    assert not np.array_equal(exact.history, rounded.history)
+    with pytest.raises(ValueError, match="is of another run"):
+        train_calibrator(fresh(), evaluator, data, checkpoint=path, **fewer)
+    with pytest.raises(ValueError, match="use 'float32' or 'bfloat16'"):
+        train_calibrator(fresh(), None, data, precision="float16", **options)
+
+
 def test_bad_settings_are_named(data):
     for options in ({"weight": -1.0}, {"gamma": 0.0}, {"gamma": 1.5}):
         with pytest.raises(ValueError, match="give 0 or more, and up to 1"):

@@ -9,7 +9,7 @@ import pytest
 import tifffile
 import torch
 
-from helpers.io import load_h5, load_tif
+from helpers.io import load_h5, load_tif, save_h5
 from helpers.xray import baselines
 from helpers.xray.calibrate import SpatialCalibration
 from helpers.xray.cameras import Transform, coarsen
@@ -76,6 +76,39 @@ def test_double_samples_hold_the_frames_of_the_table(recording):
     for i in range(len(pairs)):  # at both ends as well
         *_, before, after, target = values(pairs[i])
         assert before < target < after
+
+
+class Counted:
+    """Frames that note which of them were read."""
+
+    def __init__(self, frames):
+        self.frames, self.read = frames, set()
+        self.shape, self.dtype, self.ndim = frames.shape, frames.dtype, frames.ndim
+
+    def __len__(self):
+        return len(self.frames)
+
+    def __getitem__(self, which):
+        self.read |= set(np.atleast_1d(np.arange(len(self))[which]).tolist())
+        return self.frames[which]
+
+
+@pytest.mark.parametrize("white", [WHITE, None])
+def test_frames_in_a_file_are_read_when_a_sample_needs_them(tmp_path, white):
+    whole = read_recording(write_experiment(tmp_path / "run", n_fast=161, n_slow=41))
+    save_h5(tmp_path / "run.h5", {"lr": whole.lr, "hr": whole.hr})
+    tree, _ = load_h5(tmp_path / "run.h5", lazy=True)
+    lr, hr = Counted(tree["lr"]), Counted(tree["hr"])
+    shifted = SpatialCalibration(Transform(tx=2.5), np.eye(5), None, HR, LR, (1.0, 0.0))
+    lazy = ActualPairs(replace(whole, lr=lr, hr=hr), shifted, white=white)
+    first = lazy[0]
+    assert len(lr.read) < 30 and len(hr.read) < 30  # always: no chance in it
+    memory = ActualPairs(whole, shifted, white=white)
+    for a, b in zip((first, lazy[9]), (memory[0], memory[9]), strict=True):
+        for mine, other in zip(a, b, strict=True):
+            np.testing.assert_array_equal(mine, other)
+    for mine, other in zip(lazy.co_exposed(), memory.co_exposed(), strict=True):
+        np.testing.assert_array_equal(mine[:], other)
 
 
 def test_continuous_samples_have_no_target(recording):
