@@ -32,6 +32,7 @@ BENCHMARKS = (
     "renderer_mle",
     "renderer_deconvolve",
     "renderer_crowded",
+    "renderer_dense",
     "renderer_chain",
     "xray_cameras",
     "xray_peers",
