@@ -56,7 +56,8 @@ class SequenceFit:
         For each frame "objective" and "seconds" of every step, and "misfit" after each round. For
         "joint", the objective is that of the whole window.
     reached : (T,) array of bool
-        Whether the misfit of the frame came down to the level of the first one.
+        Whether the misfit of the frame came down to the level of the first one, as `tol` of
+        `fit_sequence` says.
     settings : dict
     """
 
@@ -122,10 +123,10 @@ def fit_sequence(
     rounds : int
         A later frame takes at most so many rounds.
     tol : float
-        A later frame ends with the round after which its misfit is at most 1 + `tol` times
-        that of the first frame, if that round lowered its objective by less than half of
-        `tol`. Noise alone moves the misfit by about the root of two over the number of
-        pixels.
+        A later frame ends with the round after which its misfit is that of the first frame to
+        within `tol` and noise, if that round lowered its objective by less than half of `tol`.
+        Noise moves the misfit of a frame of n pixels by the root of 2/n; three standard
+        deviations of the difference of two frames are allowed, 6 over the root of n.
     fix_network : bool
         Later frames leave the network of a field as it is and move the features of its encoding,
         where it has any.
@@ -234,7 +235,7 @@ def fit_sequence(
         n_steps=np.array([len(history["objective"]) for history in histories]),
         seconds=np.array(seconds),
         history=tuple(histories),
-        reached=misfit <= (1 + tol) * misfit[0],
+        reached=misfit <= _near(tol, data[0]) * misfit[0],
         settings=settings,
     )
 
@@ -286,6 +287,7 @@ class _Problem:
 def _chain(problem: _Problem, start: Any, rule: tuple, store: FrameStore | None) -> Iterator[Found]:
     """Frame after frame; the first, or from scratch every one, takes the whole schedule."""
     init, stages, further, rounds, tol, fix_network = rule
+    near = _near(tol, problem.data[0])
     level, fitted = None, start
     for number in range(len(problem.data)):
         found = store.load(number) if store else None
@@ -302,7 +304,7 @@ def _chain(problem: _Problem, start: Any, rule: tuple, store: FrameStore | None)
                 fitted = problem.fit(parts[-1] if parts else first, number, schedule)
                 parts.append(fitted)
                 misfits.append(problem.misfit(fitted.volume, number))
-                if level is not None and misfits[-1] <= (1 + tol) * level:
+                if level is not None and misfits[-1] <= near * level:
                     before, *_, after = fitted.history["objective"]
                     if before - after < tol / 2 * abs(after):
                         break
@@ -349,6 +351,11 @@ def _windows(
             frame = replace(together, volume=volume, field=frames.frame(number - first))
             misfit = np.array([problem.misfit(volume, number)])
             yield frame, {**together.history, "misfit": misfit}, taken
+
+
+def _near(tol: float, frame: torch.Tensor) -> float:
+    """Factor between misfits of two frames that are explained equally well, see `tol`."""
+    return 1 + tol + 6 / frame.numel() ** 0.5
 
 
 def _further(stage: Stage) -> Stage:

