@@ -40,7 +40,8 @@ def table(record):
     group += [nodes.colspec(colwidth=1) for _ in record["columns"]]
     group += nodes.thead("", row(record["columns"]))
     group += nodes.tbody("", *[row(map(cell, cells)) for cells in record["rows"]])
-    parts = [nodes.paragraph("", "", nodes.strong(text=record["title"])), nodes.table("", group)]
+    parts = [nodes.paragraph("", "", nodes.strong(text=record["title"]))]
+    parts.append(nodes.table("", group, classes=["record"]))
     if record["notes"]:
         items = [nodes.list_item("", nodes.paragraph(text=note)) for note in record["notes"]]
         parts.append(nodes.bullet_list("", *items))

@@ -16,8 +16,9 @@ document.addEventListener("DOMContentLoaded", () => {
   document.querySelectorAll(".bd-sidebar-primary .has-children > details > summary").forEach(arrow => {
     arrow.setAttribute("aria-label", "Pages of " + arrow.closest("li").querySelector("a").textContent.trim());
   });
-  // On a phone the rows of a wide table stand below each other (book.css), each cell with its column's name.
-  document.querySelectorAll("article table").forEach(table => {
+  // On a phone the rows of a wide table stand below each other (book.css), each cell with its column's name;
+  // those of a record, of short numbers, scroll sideways.
+  document.querySelectorAll("article table:not(.record)").forEach(table => {
     const names = [...table.querySelectorAll("thead th")].map(name => name.textContent.trim());
     if (names.length < 3 || table.querySelector("tbody th")) return;
     table.classList.add("stacks");
