@@ -2,5 +2,6 @@
 
 from .leds import LedAlignment, leds
 from .tilts import TiltAlignment, tilts
+from .views import ViewAlignment, views
 
-__all__ = ["LedAlignment", "TiltAlignment", "leds", "tilts"]
+__all__ = ["LedAlignment", "TiltAlignment", "ViewAlignment", "leds", "tilts", "views"]

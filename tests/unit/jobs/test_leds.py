@@ -87,23 +87,6 @@ def test_settings_are_checked_before_a_file_is_opened(option, words, here, capsy
     assert words in told and told.count("\n") == 1 and not (here / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("option", "words"),
-    [
-        (["--hidden", "1"], "hidden is 1.0: give a share of one"),
-        (["--edge", "-0.1"], "edge is -0.1: give a share of one"),
-        (["--shift", "1"], "give 2 lengths in mm: y x"),
-        (["--depths", "1", "2", "3"], "give 2 depths in µm"),
-        (["--na", "0"], "na is 0.0: give a number above 0"),
-        (["--leds", "none.csv"], "none.csv does not exist"),
-    ],
-)
-def test_settings_are_checked_before_a_file_is_opened(option, words, here, capsys):
-    assert main(["diffraction", "dull.npy", "--out", "out", *LENS, *option]) > 0
-    told = capsys.readouterr().err
-    assert words in told and told.count("\n") == 1 and not (here / "out").exists()
-
-
 @pytest.mark.parametrize("method", [[], THICK])
 def test_a_fit_that_the_memory_cannot_hold_is_refused(method, here, capsys, monkeypatch):
     free = SimpleNamespace(virtual_memory=lambda: SimpleNamespace(available=1000))
