@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +34,8 @@ class TransmissionFit:
     model : Ptychography
         With the numbers that were found, of the LEDs that were given.
     history : dict of arrays
-        "objective" and "seconds" of each evaluation.
+        "objective" and "seconds" of each evaluation; the objective rises where the dark-field LEDs
+        come in.
     n_iter : int
     converged : bool
         Whether the last tenth of the evaluations lowered the objective by less than a hundredth.
@@ -71,7 +73,7 @@ def fit_transmission(
     learn : sequence of str
         Names in ``model.parameters()``. () for an instrument that is known.
     n_iter : int
-        Iterations at most.
+        Iterations at most; where there are dark-field LEDs, the first half without them.
     device : str or torch.device, optional
 
     Returns
@@ -92,8 +94,10 @@ def fit_transmission(
     often and the rim once. So the unknown is :math:`\hat t` times the root of how often it is
     seen, and every other number in a unit that changes the sum about as much. Where the amplitude
     is right, its step is that of alternating projections, and with the pupil in `learn` it is the
-    joint form of embedded pupil recovery :cite:p:`ou2014`. `helpers.inr.fit.fit` finds the same
-    under a prior, or with a field.
+    joint form of embedded pupil recovery :cite:p:`ou2014`. Bright-field LEDs overlap in the middle
+    of the spectrum and find object and pupil there; with all LEDs from the beginning, the dark
+    ones fit their noise to a wrong pupil first. `helpers.inr.fit.fit` finds the same under a
+    prior, or with a field.
 
     Derived in :doc:`/book/inr/10_measured_leds`.
 
@@ -119,11 +123,9 @@ def fit_transmission(
     amplitude, model = y.sqrt(), model.to(device)
     start = {name: value.float() for name, value in model.parameters().items()}
     unit = _units(model, y) | {"leds": 0.1 * model._step.float()}
-    weight = model.seen().float()
-    # zero where no LED looks
-    weight = torch.where(weight > 0, weight.clamp(min=0.5).rsqrt(), 0) * weight.numel() ** 0.5
     free = {name: torch.zeros_like(start[name], requires_grad=True) for name in learn}
-    spectrum = torch.zeros((*weight.shape, 2), device=device, requires_grad=True)
+    spectrum = torch.zeros((*model.in_shape[1:], 2), device=device, requires_grad=True)
+    weight = torch.zeros(model.in_shape[1:], device=device)
 
     def here() -> tuple[Ptychography, torch.Tensor]:
         t = torch.fft.ifft2(torch.view_as_complex(spectrum) * weight)
@@ -134,42 +136,62 @@ def fit_transmission(
         return model.at(values), torch.stack([t.real, t.imag])
 
     record: list[tuple[float, float]] = []
-    began = time.monotonic()
+    made, last, began = 0, 0, time.monotonic()
+    for leds, n in _stages(model, n_iter):
+        last = len(record)
+        seen = model.select(leds).seen().float()
+        # zero where no LED looks
+        size = seen.numel() ** 0.5
+        wanted = torch.where(seen > 0, seen.clamp(min=0.5).rsqrt(), 0) * size
+        with torch.no_grad():
+            spectrum *= torch.where(wanted > 0, weight / wanted.clamp(min=1e-12), 0)[..., None]
+        weight, shown = wanted, amplitude[leds]
+        search = torch.optim.LBFGS(
+            [spectrum, *free.values()], max_iter=n, max_eval=2 * n, history_size=10,
+            line_search_fn="strong_wolfe", tolerance_change=0, tolerance_grad=0,
+        )  # fmt: skip
 
-    def closure() -> torch.Tensor:
-        search.zero_grad()
-        instrument, x = here()
-        predicted = instrument(x).clamp(min=1e-8).sqrt()
-        value = (predicted - amplitude).square().sum()
-        for change in free.values():
-            value = value + RIDGE * change.square().sum()
-        value.backward()
-        record.append((value.item(), time.monotonic() - began))
-        return value
+        def closure(search: Any = search, leds: Any = leds, shown: Any = shown) -> torch.Tensor:
+            search.zero_grad()
+            instrument, x = here()
+            predicted = instrument.select(leds)(x).clamp(min=1e-8).sqrt()
+            value = (predicted - shown).square().sum()
+            for change in free.values():
+                value = value + RIDGE * change.square().sum()
+            value.backward()
+            record.append((value.item(), time.monotonic() - began))
+            return value
 
-    search = torch.optim.LBFGS(
-        [spectrum, *free.values()], max_iter=n_iter, max_eval=2 * n_iter, history_size=10,
-        line_search_fn="strong_wolfe", tolerance_change=0, tolerance_grad=0,
-    )  # fmt: skip
-    search.step(closure)
+        search.step(closure)
+        made += int(search.state[spectrum]["n_iter"])
     with torch.no_grad():
         instrument, x = here()
         predicted = instrument(x)
     objective, seconds = np.array(record).T
     if not np.isfinite(objective[-1]):
         raise FloatingPointError("the objective is not finite: check the units of the images")
-    best = np.minimum.accumulate(objective)
+    best = np.minimum.accumulate(objective[last:])
     volume = to_numpy(x)
     return TransmissionFit(
         transmission=instrument.transmission(volume),
         volume=volume,
         model=instrument,
         history={"objective": objective, "seconds": seconds},
-        n_iter=int(search.state[spectrum]["n_iter"]),
+        n_iter=made,
         converged=bool(best[-1 - max(1, len(best) // 10)] < 1.01 * best[-1]),
         explained=explained(predicted, y),
         settings={"learn": tuple(learn), "device": str(device)},
     )
+
+
+def _stages(model: Ptychography, n_iter: int) -> list[tuple[torch.Tensor, int]]:
+    """LEDs and iterations of each stage: the bright field alone, then all."""
+    every = torch.arange(len(model.leds), device=model.leds.device)
+    bright = every[model.bright.to(every.device)]
+    first = n_iter // 2
+    if not first or len(bright) in (0, len(every)):
+        return [(every, n_iter)]
+    return [(bright, first), (every, n_iter - first)]
 
 
 def explained(predicted: Array, measured: Array) -> np.ndarray:
