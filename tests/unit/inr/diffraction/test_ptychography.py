@@ -143,6 +143,21 @@ def test_an_unknown_pupil_is_found_and_unseen_leds_are_predicted():
     assert score[("aberration",)] > 0.9 > score[()] + 0.1
 
 
+def test_the_first_half_of_the_iterations_sees_the_bright_field_only():
+    model = Ptychography(LEDS, (N, N), **settings)
+    images = seen_by_another(discs(), LEDS, defocused)
+    other = images * np.where(model.bright.numpy(), 1, 2)[:, None, None]
+    histories = [
+        fit_transmission(model, y, n_iter=10, device="cpu").history["objective"]
+        for y in (images, other)
+    ]
+    first, second = (history[:5] for history in histories)
+    assert np.array_equal(first, second) and first[-1] < first[0]
+    assert histories[0][-1] != histories[1][-1]
+    only = fit_transmission(model.select(model.bright), images[model.bright], n_iter=10)
+    assert only.n_iter == 10
+
+
 def test_a_general_fit_learns_the_gains_of_leds():
     gains = 1 + 0.2 * np.cos(np.arange(25))
     images = seen_by_another(discs(), LEDS) * gains[:, None, None]
