@@ -118,8 +118,8 @@ def _model(
 ) -> tuple[np.ndarray, float]:
     """Views that the volume of all predicts, and the share of their variance that is left."""
     here = operator.at({"shifts": shifts})
-    volume = richardson_lucy(here, seen.clip(0), N_ITER, background, read_noise=noise).volume
-    model = to_numpy(here(volume)) + background
+    found = richardson_lucy(here, seen.clip(0), N_ITER, background, read_noise=noise)
+    model = here(to_numpy(found.volume)) + background
     left, whole = (((seen - x) ** 2).sum() for x in (model, seen.mean((1, 2), keepdims=True)))
     return model, float(left / whole)
 

@@ -127,13 +127,15 @@ def fit_transmission(
     spectrum = torch.zeros((*model.in_shape[1:], 2), device=device, requires_grad=True)
     weight = torch.zeros(model.in_shape[1:], device=device)
 
-    def here() -> tuple[Ptychography, torch.Tensor]:
+    def here(leds: np.ndarray) -> tuple[Ptychography, torch.Tensor]:
         t = torch.fft.ifft2(torch.view_as_complex(spectrum) * weight)
-        values = {
-            name: start[name] + model.without_freedom(name, unit[name] * change)
-            for name, change in free.items()
-        }
-        return model.at(values), torch.stack([t.real, t.imag])
+        part, values = model.select(leds), {}
+        for name, change in free.items():
+            step, known = unit[name] * change, start[name]
+            if name in model.of_each_view:
+                step, known = step[leds], known[leds]
+            values[name] = known + part.without_freedom(name, step)
+        return part.at(values), torch.stack([t.real, t.imag])
 
     record: list[tuple[float, float]] = []
     made, last, began = 0, 0, time.monotonic()
@@ -153,8 +155,8 @@ def fit_transmission(
 
         def closure(search: Any = search, leds: Any = leds, shown: Any = shown) -> torch.Tensor:
             search.zero_grad()
-            instrument, x = here()
-            predicted = instrument.select(leds)(x).clamp(min=1e-8).sqrt()
+            instrument, x = here(leds)
+            predicted = instrument(x).clamp(min=1e-8).sqrt()
             value = (predicted - shown).square().sum()
             for change in free.values():
                 value = value + RIDGE * change.square().sum()
@@ -165,7 +167,7 @@ def fit_transmission(
         search.step(closure)
         made += int(search.state[spectrum]["n_iter"])
     with torch.no_grad():
-        instrument, x = here()
+        instrument, x = here(leds)
         predicted = instrument(x)
     objective, seconds = np.array(record).T
     if not np.isfinite(objective[-1]):
@@ -184,10 +186,10 @@ def fit_transmission(
     )
 
 
-def _stages(model: Ptychography, n_iter: int) -> list[tuple[torch.Tensor, int]]:
+def _stages(model: Ptychography, n_iter: int) -> list[tuple[np.ndarray, int]]:
     """LEDs and iterations of each stage: the bright field alone, then all."""
-    every = torch.arange(len(model.leds), device=model.leds.device)
-    bright = every[model.bright.to(every.device)]
+    every = np.arange(len(model.leds))
+    bright = every[to_numpy(model.bright)]
     first = n_iter // 2
     if not first or len(bright) in (0, len(every)):
         return [(every, n_iter)]
