@@ -10,7 +10,7 @@ TORCH ?=
 PROCESSOR ?=
 AS = $(if $(PROCESSOR),env $$($(BIN)/python -m tests.portable --env $(PROCESSOR)))
 
-.PHONY: help setup book test quick portable test-book test-offline lint lab pdf check bench clean
+.PHONY: help setup book test quick portable test-tools test-book test-offline lint lab pdf check bench clean
 
 help: ## say what can be made
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /|/' | awk -F'|' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -38,7 +38,7 @@ book: $(STAMP) ## build the book: every page runs, a warning is an error
 
 test: $(STAMP) ## run the tests and every page, cell by cell (PAGES=book/start runs a part)
 	OMP_NUM_THREADS=1 $(AS) $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
-	  --ignore=tests/book $(PAGES)
+	  --ignore=tests/book --ignore=tests/tools $(PAGES)
 
 quick: $(STAMP) ## check style, layers and one test of each file, in a minute
 	$(BIN)/ruff check -q .
@@ -48,6 +48,9 @@ quick: $(STAMP) ## check style, layers and one test of each file, in a minute
 
 portable: $(STAMP) ## run all as other processors would, with 1 and 2 threads (ARGS="--help" says more)
 	$(BIN)/python -m tests.portable $(ARGS)
+
+test-tools: $(STAMP) ## test what tests and builds: the wheel, the recipes, the collector of pages, the margins
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/tools
 
 # The pages must also run for a reader who has neither the data nor a network.
 test-offline: $(STAMP)
@@ -74,6 +77,7 @@ lab: $(STAMP) ## open the pages as notebooks in JupyterLab
 # Every change meets two processors: the tests one without AVX, the book the one that is there.
 check: lint ## all that the continuous integration runs
 	$(MAKE) test PROCESSOR=baseline
+	$(MAKE) test-tools
 	$(MAKE) book
 	$(MAKE) test-offline
 	$(MAKE) test-book

@@ -10,7 +10,7 @@ from collections import Counter
 
 KEY = "order/seconds"
 # What a file of each kind takes, roughly: the order of kinds is what counts.
-USUAL = {"book/": 30.0, "tests/meta/": 10.0, "tests/": 3.0, "": 1.0}
+USUAL = {"book/": 30.0, "tests/meta/": 10.0, "tests/tools/": 60.0, "tests/": 3.0, "": 1.0}
 
 
 def pytest_addoption(parser):

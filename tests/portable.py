@@ -41,7 +41,7 @@ def run(processor, threads, paths):
         report = Path(folder, "report.xml")
         command = [sys.executable, "-m", "pytest", "-q", "--tb=short", f"--junitxml={report}"]
         command += ["-n", str(max(CORES // threads, 1)), "--dist=loadfile"]
-        command += ["--no-loadscope-reorder", "--ignore=tests/book", *paths]
+        command += ["--no-loadscope-reorder", "--ignore=tests/book", "--ignore=tests/tools", *paths]
         print(f"\n{processor}, {threads} thread(s): {' '.join(command[2:])}", flush=True)
         variables = {"OMP_NUM_THREADS": str(threads), "NUMBA_NUM_THREADS": str(threads)}
         subprocess.run(command, cwd=ROOT, env=os.environ | switches(processor) | variables)
