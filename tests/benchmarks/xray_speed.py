@@ -8,12 +8,14 @@ import time
 import torch
 
 from helpers import xray
+from helpers._arrays import bits_of
 from helpers.xray import baselines
 from helpers.xray.reconstruct import by_tiles
 
 from .harness import Table, threads
 
 SIDE, REPEATS = 1024, 3
+PRECISIONS = "float32", "bfloat16"
 
 
 def run(options):
@@ -21,7 +23,7 @@ def run(options):
     del options
     table = Table(
         f"{SIDE} x {SIDE} px, frames a second of one core's processor time",
-        ("method", "tile", "frames/s", "wanted"),
+        ("method", "tile", "precision", "frames/s", "wanted"),
         notes=[f"median of {REPEATS}; reading, scoring and writing left out"],
     )
     generator = torch.Generator().manual_seed(0)
@@ -29,20 +31,23 @@ def run(options):
     hr = torch.rand(1, 2, 1, SIDE, SIDE, generator=generator)
     tau = torch.tensor([0.5])
     methods = {
-        "linear": (baselines.linear, None),
-        "adaptive blend": (baselines.adaptive_blend, None),
-        "FlowFuse": (xray.load("flowfuse", device="cpu"), None),
-        "FlowFuse, tiles": (xray.load("flowfuse", device="cpu"), 256),
-        "EDVR small, tiles": (xray.load("edvr", device="cpu"), 256),
-        "Swin small, tiles": (xray.load("swin", device="cpu"), 256),
+        "linear": (baselines.linear, None, ("float32",)),
+        "adaptive blend": (baselines.adaptive_blend, None, ("float32",)),
+        "FlowFuse": (xray.load("flowfuse", device="cpu"), None, PRECISIONS),
+        "FlowFuse, tiles": (xray.load("flowfuse", device="cpu"), 256, PRECISIONS),
+        "EDVR small, tiles": (xray.load("edvr", device="cpu"), 256, PRECISIONS),
+        "Swin small, tiles": (xray.load("swin", device="cpu"), 256, PRECISIONS),
     }
     with threads(1), torch.inference_mode():
-        for name, (method, tile) in methods.items():
-            seconds = []
-            for _ in range(REPEATS):
-                start = time.process_time()
-                by_tiles(method, lr, hr, tau, tile=tile)
-                seconds.append(time.process_time() - start)
-            wanted = "≥ 1" if name == "FlowFuse" else ""
-            table.rows.append((name, tile or "whole", 1 / statistics.median(seconds), wanted))
+        for name, (method, tile, precisions) in methods.items():
+            for precision in precisions:
+                seconds = []
+                for _ in range(REPEATS):
+                    start = time.process_time()
+                    with bits_of(precision, torch.device("cpu"))():
+                        by_tiles(method, lr, hr, tau, tile=tile)
+                    seconds.append(time.process_time() - start)
+                wanted = "≥ 1" if name == "FlowFuse" else ""
+                speed = 1 / statistics.median(seconds)
+                table.rows.append((name, tile or "whole", precision, speed, wanted))
     yield table

@@ -9,12 +9,13 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from inspect import signature as inspect_signature
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from ..._arrays import bits_of
 from ..._deprecated import renamed, renamed_attribute
 from ...devices import pick_device
 from ...io.files import save_h5, save_tif
@@ -160,6 +161,7 @@ def reconstruct(
     batch: int = 4,
     ensemble_std: bool = False,
     camera: CoarseCamera | None = None,
+    precision: Literal["float32", "bfloat16"] = "float32",
     device: str | torch.device | None = None,
     callback: Callable[[int, np.ndarray], Any] | None = None,
     progress: bool = False,
@@ -192,6 +194,9 @@ def reconstruct(
     camera : CoarseCamera, optional
         The coarse camera. Default: measured from the frames of the moments that both cameras
         recorded, see `helpers.xray.calibrate.camera`; `settings` tells which it was.
+    precision : {"float32", "bfloat16"}
+        "bfloat16" is nearly twice as fast on a processor or a GPU that has it, and costs a
+        thousandth of a decibel; flows and warps stay float32.
     device : str or torch.device, optional
         See `helpers.devices.pick_device`. A network is moved there.
     callback : callable, optional
@@ -251,11 +256,13 @@ def reconstruct(
         raise ValueError("this network aligns two cameras and fuses nothing: load another")
     samples = MovieSamples(movie, mode, camera, getattr(net, "trained_for", None))
     device = pick_device(device)
+    bits_of(precision, device)  # an unknown one is refused before any work
     tiles: dict[str, Any] = {"tile": tile, "overlap": overlap, "batch": batch}
     kept = store(out, len(samples), resume, ensemble_std)
     scored, scores = samples.scored(), []
     seconds, n_new = 0.0, 0
     options: dict[str, Any] = {"ensemble_std": ensemble_std, "tiles": tiles, "device": device}
+    options["precision"] = precision
     with closing(made(net, samples, range(len(samples)), kept, **options)) as frames:
         for n, sample, values, took in tqdm(frames, total=len(samples), disable=not progress):
             if took is not None:
@@ -278,6 +285,7 @@ def reconstruct(
             "mode": mode,
             "tile": tile,
             "overlap": overlap,
+            "precision": precision,
             "network": _name(net),
             "camera": repr(samples.camera),
             "camera_from": samples.camera_from,
@@ -297,6 +305,7 @@ def made(
     *,
     ensemble_std: bool,
     tiles: Mapping[str, Any],
+    precision: str,
     device: torch.device,
 ) -> Generator[tuple[int, Any, Values, float | None], None, None]:
     """Yield each frame as it is kept: its number, sample and values.
@@ -308,9 +317,9 @@ def made(
     module.to(device).eval()
     # a network that looks both ways in time would give the same answer twice
     predict = samples.told(getattr(net, "one_way", net) if ensemble_std else net)
-    made_by = ""
+    made_by, bits = "", bits_of(precision, device)
     if kept.wants_keys:
-        made_by = digest(net, samples.on_grid, ensemble_std, dict(tiles), device.type)
+        made_by = digest(net, samples.on_grid, ensemble_std, dict(tiles), precision, device.type)
     try:
         for n in numbers:
             sample, took = samples.sample(n), None
@@ -319,12 +328,12 @@ def made(
             values = kept.get(n, key)
             if values is None:
                 began = time.perf_counter()
-                with torch.inference_mode():
+                with torch.inference_mode(), bits():
                     answers = [
                         by_tiles(predict, *asked, **tiles)
                         for asked in _augmentations(inputs, ensemble_std)
                     ]
-                    ways = torch.stack([_invert(x, k) for k, x in enumerate(answers)]).cpu()
+                    ways = torch.stack([_invert(x.float(), k) for k, x in enumerate(answers)]).cpu()
                 took = time.perf_counter() - began
                 values = {"frames": samples.seen(ways.mean(0).numpy(), inputs)}
                 if not np.isfinite(values["frames"]).all():
@@ -347,6 +356,7 @@ def share(
     overlap: int,
     batch: int = 4,
     ensemble_std: bool,
+    precision: str = "float32",
     device: str | torch.device | None,
 ) -> int:
     """Make some frames of a .zarr that several processes write; gives how many were new.
@@ -357,7 +367,8 @@ def share(
     """
     kept = store(out, len(samples), True, ensemble_std)
     tiles = {"tile": tile, "overlap": overlap, "batch": batch}
-    options: dict[str, Any] = {"ensemble_std": ensemble_std, "device": pick_device(device)}
+    options: dict[str, Any] = {"ensemble_std": ensemble_std, "precision": precision}
+    options["device"] = pick_device(device)
     frames = made(net, samples, numbers, kept, tiles=tiles, **options)
     return sum(took is not None for *_, took in frames)
 

@@ -12,7 +12,7 @@ import torch
 
 from helpers import metrics
 from helpers.io import Stack, load_h5, load_tif, save_h5
-from helpers.xray import baselines
+from helpers.xray import baselines, load
 from helpers.xray.cameras import BOOK_CAMERA, Transform
 from helpers.xray.data import Selection
 from helpers.xray.flow import FlowNet
@@ -189,6 +189,19 @@ def test_four_ways_agree_for_a_method_that_does_not_care(movie):
         return out
 
     assert reconstruct(partial, short, ensemble_std=True).ensemble_std.max() > 0.05
+
+
+def test_bfloat16_costs_next_to_nothing_and_is_no_resume_of_float32(movie, tmp_path):
+    net, out = load("flowfuse", device="cpu"), tmp_path / "movie.zarr"
+    exact = reconstruct(net, movie, tile=None, device="cpu", out=out)
+    before = np.asarray(exact.frames[:])  # the file gets those of the second call
+    short = reconstruct(net, movie, tile=None, device="cpu", out=out, precision="bfloat16")
+    after = np.asarray(short.frames[:])
+    assert short.n_new == exact.n_new == len(before)
+    assert after.dtype == np.float32 and 0 < np.abs(after - before).max() < 0.1
+    assert abs(short.score.mean("psnr") - exact.score.mean("psnr")) < 0.05
+    with pytest.raises(ValueError, match="precision is 'half'"):
+        reconstruct(net, movie, precision="half")
 
 
 def test_a_network_goes_back_to_training_and_its_noise_is_off(movie):
