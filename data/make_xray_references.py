@@ -34,7 +34,7 @@ RUNS = {  # the class, its preset, learning rate and steps; all take the same CP
     "control": (FlowFuse, "full", 1.5e-3, 6400),
 }
 SEEDS = TRAINING[::3]  # of each three the one that is not varied
-STUDY = Schedule(450, rate=2e-3, batch=4, patch=64, ema=0.99)  # as on page 5
+STUDY = Schedule(450, learning_rate=2e-3, batch=4, patch=64, ema=0.99)  # as on page 5
 STUDY_SEEDS, STUDY_MOVIES = range(5), range(24)
 
 

@@ -98,7 +98,7 @@ class OnDisk(InMemory):
         """Frame `n`, if it is there, whole, and has this key."""
         for arrays in (self.arrays, self.before):
             try:
-                keys = arrays["frame_keys"]
+                keys = arrays[KEYS]
                 if keys.shape[0] != self.n or keys[n].tobytes().hex() != key:
                     continue
                 values = {name: np.asarray(arrays[name][n]) for name in self.names}
@@ -113,10 +113,10 @@ class OnDisk(InMemory):
         """Write frame `n`, and then its key."""
         mark = np.frombuffer(bytes.fromhex(key), np.uint8)
         with self.zarr.config.set({"array.write_empty_chunks": True}):
-            self._array("frame_keys", mark)[n] = 0  # what was there is whole no longer
+            self._array(KEYS, mark)[n] = 0  # what was there is whole no longer
             for name, value in values.items():
                 self._array(name, value)[n] = value
-            self._array("frame_keys", mark)[n] = mark
+            self._array(KEYS, mark)[n] = mark
 
     def _array(self, name: str, value: np.ndarray) -> Any:
         shape, known = (self.n, *value.shape), self.arrays.get(name)
@@ -138,7 +138,7 @@ class OnDisk(InMemory):
         self, tree: Mapping[str, Any], notes: Mapping[str, Any], calibration: Mapping[str, Any]
     ) -> dict[str, Any]:
         """Write what is left, and give the frames as they are read from the file."""
-        images = {name: self.arrays[name] for name in (*self.names, "frame_keys")}
+        images = {name: self.arrays[name] for name in (*self.names, KEYS)}
         if self.folder == self.out:
             for name in self.arrays.keys() - images.keys():
                 del self.group[name]  # of an earlier call
@@ -149,7 +149,7 @@ class OnDisk(InMemory):
         if self.out.suffix in H5:
             save_h5(self.out, {**images, **tree}, notes)
         else:
-            keys = {KEYS: np.asarray(images["frame_keys"]).tobytes().hex()}
+            keys = {KEYS: np.asarray(images[KEYS]).tobytes().hex()}
             facts = {**notes, **keys}
             save_tif(self.out, images["frames"], axes="TYX", attributes=facts, **calibration)
         shutil.rmtree(self.folder)
@@ -161,10 +161,10 @@ class OnDisk(InMemory):
         """Frames of the file that an earlier call has completed."""
         try:
             if self.out.suffix in TIF:
-                return {"frames": Stack(self.out), "frame_keys": _keys_of(self.out)}
+                return {"frames": Stack(self.out), KEYS: _keys_of(self.out)}
             stacks: dict[str, Any] = {n: Stack(self.out, dataset=n) for n in self.names}
             with h5py.File(self.out) as file:
-                return stacks | {"frame_keys": file["frame_keys"][...]}
+                return stacks | {KEYS: file[KEYS][...]}
         except (OSError, ValueError, KeyError):
             return {}
 
