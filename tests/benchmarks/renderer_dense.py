@@ -52,7 +52,7 @@ from .renderer_crowded import _astigmatic_frames
 PIXEL, SIGMA, BACKGROUND = 0.1, 1.3, 10.0  # µm, px, photo-electrons
 LIGHT = {False: 1000.0, True: 3000.0}  # photons, without and with the lens
 SHARE, SPREAD = 0.01, 0.2  # of pixels with a molecule; of the logarithm of the photons
-SIDE, BATCH, STEPS, RATE = 16, 64, 250, 4e-3  # of the training
+SIDE, BATCH, STEPS, RATE = 16, 64, 1200, 4e-3  # of the training
 SEEDS, UNSEEN = (0, 1), 2000
 FLAT = {0.2: 200, 0.5: 200, 1.0: 100, 2.0: 60, 4.0: 40}  # molecules per µm²: frames of 32 x 32 px
 DEEP = {0.2: 60, 2.0: 12}  # frames of 64 x 64 px
