@@ -137,8 +137,7 @@ def merge():
         for path, each in side["files"].items():
             if path not in files or each["digest"] == known.get(path):
                 files[path] = each
-    both = set(sides[0]["unmeasured"]) & set(sides[1]["unmeasured"])
-    store.write({"files": {}, "unmeasured": sorted(both)})
+    store.write({"files": {}})
     store.update(files)
     return 0
 

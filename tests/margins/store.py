@@ -147,7 +147,7 @@ def read(root=ROOT):
     """The margins on file; an empty record without a file."""
     path = root / STORE
     if not path.exists():
-        return {"files": {}, "unmeasured": []}
+        return {"files": {}}
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -156,7 +156,6 @@ def update(measured, root=ROOT):
     known, kept = measurable(root), read(root)
     files = {path: each for path, each in (kept["files"] | measured).items() if path in known}
     kept["files"] = dict(sorted(files.items()))
-    kept["unmeasured"] = sorted(p for p in kept["unmeasured"] if p in known and p not in files)
     write(kept, root)
 
 
@@ -169,9 +168,7 @@ def write(kept, root=ROOT):
         head = json.dumps(head)[:-1] + ', "entries": ['
         lines.append(f"{json.dumps(path)}: {head}" + (f"\n{entries}\n" if entries else "") + "]},")
     lines[-1] = lines[-1].removesuffix(",")
-    lines += ["},", '"unmeasured": [']
-    lines.append(",\n".join(f"  {json.dumps(path)}" for path in kept["unmeasured"]))
-    text = "\n".join([*lines, "]", "}"]) + "\n"
+    text = "\n".join([*lines, "}", "}"]) + "\n"
     new = root / f"{STORE}.new"
     new.write_text(text, encoding="utf-8")
     os.replace(new, root / STORE)
@@ -184,8 +181,6 @@ def stale(root=ROOT):
     """Files that must be measured: path -> why."""
     kept, why = read(root), {}
     for path, now in measurable(root).items():
-        if path in kept["unmeasured"]:
-            continue
         each = kept["files"].get(path)
         if each is None:
             why[path] = "was never measured"

@@ -6,8 +6,6 @@ from tests.margins import store
 
 MEASURE = "run `python -m tests.margins`, mend what it prints, and commit what it wrote"
 
-UNMEASURED = 0  # files that wait for their first measurement: fewer with every change
-
 
 def test_every_file_was_measured_as_it_is_now():
     why = [f"{path} {reason}" for path, reason in store.stale().items()]
@@ -17,11 +15,3 @@ def test_every_file_was_measured_as_it_is_now():
 def test_every_margin_is_wide_enough():
     found = [f"{path}: {entry}" for path, entry in store.fragile()]
     assert not found, "\n".join([f"margins below {store.Z} standard deviations:", *found])
-
-
-def test_what_is_not_measured_yet_exists_and_gets_less():
-    kept, known = store.read(), store.measurable()
-    assert len(kept["unmeasured"]) <= UNMEASURED, "measure what is new, and lower the number"
-    for path in kept["unmeasured"]:
-        assert path not in kept["files"], f"{path} is measured: take it off the list"
-        assert path in known, path
