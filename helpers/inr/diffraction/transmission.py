@@ -180,7 +180,7 @@ def fit_transmission(
         model=instrument,
         history={"objective": objective, "seconds": seconds},
         n_iter=made,
-        converged=bool(best[-1 - max(1, len(best) // 10)] < 1.01 * best[-1]),
+        converged=len(best) > 1 and bool(best[-1 - max(1, len(best) // 10)] < 1.01 * best[-1]),
         explained=explained(predicted, y),
         settings={"learn": tuple(learn), "device": str(device)},
     )

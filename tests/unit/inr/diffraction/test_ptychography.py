@@ -156,6 +156,8 @@ def test_the_first_half_of_the_iterations_sees_the_bright_field_only():
     assert histories[0][-1] != histories[1][-1]
     only = fit_transmission(model.select(model.bright), images[model.bright], n_iter=10)
     assert only.n_iter == 10
+    short = fit_transmission(model, images, n_iter=2, device="cpu")
+    assert short.n_iter == 2 and not short.converged
 
 
 def test_a_general_fit_learns_the_gains_of_leds():
