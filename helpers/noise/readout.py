@@ -39,6 +39,7 @@ def to_electrons(adu: ArrayT, gain: float | Array, offset: float | Array) -> Arr
     Returns
     -------
     array or tensor (..., Y, X)
+        Numbers of up to 16 bits give float32.
 
     Raises
     ------
@@ -67,9 +68,10 @@ def to_electrons(adu: ArrayT, gain: float | Array, offset: float | Array) -> Arr
         gain, offset = (to_tensor(value, adu.device) for value in (gain, offset))
         return (adu - offset) / gain
     adu = np.asarray(adu)
-    if adu.dtype.kind != "f":
+    if adu.dtype.kind != "f" or adu.dtype.itemsize < 4:
         adu = adu.astype(np.float32 if adu.dtype.itemsize <= 2 else np.float64)
-    return (adu - to_numpy(offset)) / to_numpy(gain)
+    gain, offset = (to_numpy(value).astype(adu.dtype) for value in (gain, offset))
+    return (adu - offset) / gain
 
 
 def _nll(
