@@ -54,8 +54,9 @@ def to_electrons(adu: ArrayT, gain: float | Array, offset: float | Array) -> Arr
 
     Examples
     --------
-    >>> to_electrons(np.array([91, 145], "uint16"), gain=0.45, offset=100).tolist()
-    [-20.0, 100.0]
+    >>> electrons = to_electrons(np.array([91, 145], "uint16"), gain=0.45, offset=100)
+    >>> electrons.tolist(), electrons.dtype
+    ([-20.0, 100.0], dtype('float32'))
     """
     if not bool((to_numpy(gain) > 0).all()):
         raise ValueError("the gain has values that are not positive: give ADU per photo-electron")
