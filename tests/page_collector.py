@@ -15,10 +15,12 @@ from unittest import mock
 
 import jupytext
 import nbformat
+import pytest
 from nbval.kernel import CURRENT_ENV_KERNEL_NAME
 from nbval.plugin import IPyNbCell, IPyNbFile, find_comment_markers, find_metadata_tags
 
 OUTPUTS = "tests/chapters/outputs"
+STARTS = 3  # of a kernel: two that choose their ports at one moment may choose the same
 HEAD = 2000  # characters in which a page's front matter names its format
 
 
@@ -80,7 +82,15 @@ class Page(IPyNbFile):
     def setup(self):
         # Only the kernel inherits this: the tests beside it see the live sliders.
         with mock.patch.dict(os.environ, HELPERS_STATIC="1"):
-            super().setup()
+            for left in reversed(range(STARTS)):
+                try:
+                    return super().setup()
+                except RuntimeError as error:  # of a kernel that does not answer: no cell has run
+                    if not left:
+                        raise
+                    self.warn(
+                        pytest.PytestWarning(f"{self.path.name}: {error}; another is started")
+                    )
 
     def store(self, cell, outputs):
         """Write the text outputs of one marked cell beside those of the cells before it."""

@@ -7,10 +7,12 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from nbval.plugin import IPyNbFile
 
-from tests.page_collector import OUTPUTS, is_page
+from tests.page_collector import OUTPUTS, STARTS, Page, is_page
 
 HEADER = """---
 jupytext:
@@ -130,3 +132,23 @@ def test_no_stored_output_is_left_over(root):
         marked = [cell for cell in marked if "nbval-check-output" in cell.lower()]
         for source in json.loads(path.read_text(encoding="utf-8")):
             assert any(source in cell for cell in marked), f"{path.name} keeps {source!r}"
+
+
+@pytest.mark.parametrize(("failures", "starts"), [(0, 1), (2, 3), (3, 3)])
+def test_a_kernel_that_does_not_answer_is_started_again(failures, starts, monkeypatch):
+    made, told = [], []
+
+    def setup(page):
+        made.append(page)
+        if len(made) <= failures:
+            raise RuntimeError("Kernel didn't respond in 60 seconds")
+
+    monkeypatch.setattr(IPyNbFile, "setup", setup)
+    page = Page.__new__(Page)
+    page.path, page.warn = Path("page.md"), told.append
+    if failures < STARTS:
+        page.setup()
+    else:
+        with pytest.raises(RuntimeError, match="didn't respond"):
+            page.setup()
+    assert len(made) == starts and len(told) == starts - 1
