@@ -22,6 +22,13 @@ def lag(profile: np.ndarray, reference: np.ndarray, sigma: float = 1.0) -> float
     return float((peak + n / 2) % n - n / 2)
 
 
+def merged(images: np.ndarray, width: int) -> np.ndarray:
+    """Means (N, Y, X) of squares of `width` pixels; what is left over at the far sides is cut."""
+    n, rows, columns = len(images), images.shape[1] // width, images.shape[2] // width
+    whole = images[:, : rows * width, : columns * width]
+    return np.asarray(whole.reshape(n, rows, width, columns, width).mean((2, 4)))
+
+
 def matched(
     images: np.ndarray, model: np.ndarray, most: float = 2.0
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -16,7 +16,7 @@ from ..._arrays import Array, to_numpy
 from ..tomography.operator import ParallelBeam, checked_angles
 from ..tomography.sirt import sirt
 from ._evidence import Sinograms
-from ._match import lag, matched
+from ._match import lag, matched, merged
 
 SHEET = 64  # detector pixels across, about, on which the model is compared with the images
 MOST = 24  # tilts from which the axis is found
@@ -215,8 +215,7 @@ class _Model:
     ) -> None:
         n, height, width = images.shape
         self.factor = f = max(1, round(width / SHEET))
-        self.images = images[:, : height // f * f, : width // f * f]
-        self.images = self.images.reshape(n, height // f, f, width // f, f).mean((2, 4))
+        self.images = merged(images, f)
         # what the pixels left over at the end move the middle by
         self.middle = np.array([height % f, width % f]) / 2
         breadth = math.ceil((1.5 if leaves else 1.0) * (width // f))

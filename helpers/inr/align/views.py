@@ -11,7 +11,7 @@ from ..._arrays import Array, to_numpy
 from .._checks import check_data
 from ..deconvolve import richardson_lucy
 from ..lightfield.operator import LightField
-from ._match import matched
+from ._match import matched, merged
 
 COARSE = (4, 2, 1)  # px in a step of the search: wide ones find displacements that are large
 ROUNDS = 10  # of volume and displacements, in turn, at each width
@@ -101,7 +101,7 @@ def views(
     shifts = start
     for width in (w for w in COARSE if w == 1 or _divides(operator, w)):
         sheet = operator.coarsened(width) if width > 1 else operator
-        seen = _merged(y, width)
+        seen = merged(y, width)
         for _ in range(ROUNDS):
             model, misfit = _model(sheet, seen, shifts / width, background, read_noise / width)
             step, errors = matched(seen, model)
@@ -122,12 +122,6 @@ def _model(
     model = here(to_numpy(found.volume)) + background
     left, whole = (((seen - x) ** 2).sum() for x in (model, seen.mean((1, 2), keepdims=True)))
     return model, float(left / whole)
-
-
-def _merged(images: np.ndarray, width: int) -> np.ndarray:
-    """Means of blocks of pixels."""
-    n, height, length = images.shape
-    return images.reshape(n, height // width, width, length // width, width).mean((2, 4))
 
 
 def _divides(operator: LightField, width: int) -> bool:
