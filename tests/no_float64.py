@@ -10,6 +10,7 @@ from __future__ import annotations
 from contextlib import contextmanager, nullcontext
 from unittest import mock
 
+import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
@@ -17,6 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
 WIDE = (torch.float64, torch.complex128)
 HOSTED = (torch.tensor, torch.as_tensor, torch.asarray)  # made from what is on the host
+INDEXED = (torch.Tensor.__getitem__, torch.Tensor.__setitem__)
 aten = torch.ops.aten
 # What takes a tensor of the host beside one of the device: moves, and indices.
 MIXED = (
@@ -79,10 +81,19 @@ class Names(TorchFunctionMode):
             return func(args[0].cpu())
         if func is torch.Tensor.new_tensor and isinstance(args[0], OnDevice):
             return torch.tensor(*args[1:], **{"dtype": args[0].dtype} | (kwargs or {})).to("meta")
+        if func in INDEXED:
+            args = (args[0], _index(args[1]), *args[2:])
         args, kwargs = tree_map(_meta, (args, kwargs or {}))
         if func in HOSTED and kwargs.get("device") == torch.device("meta"):
             return func(*args, **{k: v for k, v in kwargs.items() if k != "device"}).to("meta")
         return func(*args, **kwargs)
+
+
+def _index(value):
+    """Lists and arrays as tensors of the host: torch takes them to ``meta`` without numbers."""
+    if isinstance(value, tuple):
+        return tuple(_index(part) for part in value)
+    return torch.tensor(value) if isinstance(value, (list, np.ndarray)) else value
 
 
 def _meta(value):
@@ -95,6 +106,8 @@ def apply(func, args, kwargs):
     """Run one operation on the numbers, and say where its result is."""
     tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
     there = any(isinstance(tensor, OnDevice) for tensor in tensors)
+    if any(t.is_meta and not isinstance(t, OnDevice) for t in tensors):
+        raise RuntimeError(f"{func}: a tensor without numbers, made past the stand-in")
     if there and func not in MIXED:
         stayed = [tensor for tensor in tensors if not isinstance(tensor, OnDevice) and tensor.ndim]
         if stayed:

@@ -10,6 +10,7 @@ import importlib
 import inspect
 import pkgutil
 
+import numpy as np
 import pytest
 import torch
 
@@ -73,6 +74,8 @@ def test_the_stand_in_refuses_what_the_device_refuses():
     with device() as place:
         there, here = torch.ones(3, device=place), torch.ones(3)
         assert there.device == place and (there + there).cpu().tolist() == [2, 2, 2]
+        for index in ([2, 0], np.array([2, 0]), (..., [2, 0]), torch.tensor([2, 0])):
+            assert torch.arange(3.0).to(place)[index].cpu().tolist() == [2, 0]
         for wrong in (
             lambda: there.double(),
             lambda: there.sum(dtype=torch.float64),
