@@ -584,24 +584,39 @@ def register(frames: Image, calibration: Calibrated, *, fill: float | None = Non
             f"frames have shape {stack.shape} but the calibration was made for "
             f"{calibration.lr_shape}: give whole frames of the same camera mode"
         )
-    height, width = (-(-n // SCALE) for n in calibration.hr_shape)
-    y, x = np.mgrid[:height, :width] * SCALE + (SCALE - 1) / 2
-    points = calibration.transform.inverse(np.stack([x, y], axis=-1))
+    result = looked_up(stack, places_of(calibration))
+    if fill is not None:
+        centres = calibration.transform.inverse(_centres(calibration.hr_shape))
+        result[..., ~inside(centres, calibration.lr_shape)] = fill
+    out: Any = like(torch.from_numpy(result), frames)
+    return out
+
+
+def places_of(calibration: Calibrated) -> np.ndarray:
+    """Places (2, n, h, w) in the coarse camera, y before x, whose mean is a pixel of `register`."""
     # coarse pixels in a new one, along a side
     n = math.ceil(SCALE / min(calibration.transform.sx, calibration.transform.sy) - 0.1)
     steps = SCALE * ((np.arange(n) + 0.5) / n - 0.5)
-    around = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2)
-    many = calibration.transform.inverse(np.stack([x, y], axis=-1) + around[:, None, None])
-    places = many[..., ::-1].transpose(3, 0, 1, 2)
-    kind = stack.dtype if stack.dtype.kind == "f" else np.dtype(np.float32)
-    result = np.empty((*stack.shape[:-2], height, width), kind)
-    for index in np.ndindex(stack.shape[:-2]):
-        image = stack[index].astype(float)
+    around = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 1, 1, 2)
+    places = calibration.transform.inverse(_centres(calibration.hr_shape) + around)
+    return places[..., ::-1].transpose(3, 0, 1, 2)
+
+
+def looked_up(frames: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Frames (..., h, w) at the places of `places_of`, by cubic B-splines."""
+    kind = frames.dtype if frames.dtype.kind == "f" else np.dtype(np.float32)
+    result = np.empty((*frames.shape[:-2], *places.shape[2:]), kind)
+    for index in np.ndindex(frames.shape[:-2]):
+        image = frames[index].astype(float)
         result[index] = map_coordinates(image, places, order=3, mode="nearest").mean(0)
-    if fill is not None:
-        result[..., ~inside(points, calibration.lr_shape)] = fill
-    out: Any = like(torch.from_numpy(result), frames)
-    return out
+    return result
+
+
+def _centres(shape: tuple[int, int]) -> np.ndarray:
+    """Centres (h, w, 2) of the pixels of `register`, x before y, in sharp pixels."""
+    height, width = (-(-n // SCALE) for n in shape)
+    y, x = np.mgrid[:height, :width] * SCALE + (SCALE - 1) / 2
+    return np.stack([x, y], axis=-1)
 
 
 def inside(points: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

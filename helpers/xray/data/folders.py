@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ...io.files import is_lazy
-from ..cameras import SCALE, Calibrated, coarsen, pad_to, register
+from ..cameras import SCALE, Calibrated, coarsen, looked_up, pad_to, places_of
 from .recording import Recording
 from .reds import Clip, frames_of, read_png, same_frames
 from .samples import Sample
@@ -170,6 +170,11 @@ class ActualPairs:
                 f"the slow frames are {recording.hr.shape[1:]} but the calibration was made for "
                 f"{calibration.hr_shape}: crop both alike"
             )
+        if recording.lr.shape[1:] != calibration.lr_shape:
+            raise ValueError(
+                f"the fast frames are {recording.lr.shape[1:]} but the calibration was made for "
+                f"{calibration.lr_shape}: give whole frames of the same camera mode"
+            )
         if recording.timing is None:
             raise ValueError("the recording was read with still=True: its frames have no times")
         self.stride, timing, self.pixel_size = stride, recording.timing, pixel_size
@@ -188,11 +193,12 @@ class ActualPairs:
         fast = _Light(
             recording.lr, 1.0 + darks[0] if white is None else whites[0], darks[0], "fast", beams[0]
         )
-        lr = _OnGrid(fast, calibration)
+        lazy, lr = is_lazy(recording.lr), _OnGrid(fast, calibration)
+        self._lr: Any = lr if lazy else lr[:]
         if white is None:
-            lr = _OnGrid(fast, calibration, self._common_gain(lr, timing.matched))
+            gain = self._common_gain(self._lr, timing.matched)
+            self._lr = _OnGrid(fast, calibration, gain) if lazy else self._lr / gain
             _check_open_beam(self._slow[:: -(-len(recording.hr) // 8)])
-        self._lr: Any = lr if is_lazy(recording.lr) else lr[:]
         targets = timing.held_out() if mode == "double" else timing.between[:, 0].tolist()
         self._matched, self._key_times = timing.matched, timing.key_times
         self.selections = [
@@ -234,7 +240,7 @@ class ActualPairs:
         """Seconds since the first fast frame, of moments in fast frames."""
         return np.interp(frames, np.arange(len(self._times_ns)), 1e-9 * self._times_ns)
 
-    def _common_gain(self, lr: _OnGrid, matched: np.ndarray) -> float:
+    def _common_gain(self, lr: Any, matched: np.ndarray) -> float:
         """Open beam of the fast camera at which both cameras agree on the frames that both have."""
         if not len(matched):
             raise ValueError("no frame was recorded by both cameras: give the open beam as white")
@@ -419,7 +425,7 @@ class _OnGrid:
     """Fast frames on the common grid, registered when they are asked for."""
 
     def __init__(self, fast: _Light, calibration: Calibrated, gain: float = 1.0) -> None:
-        self.fast, self.calibration, self.gain = fast, calibration, gain
+        self.fast, self.places, self.gain = fast, places_of(calibration), gain
         height, width = calibration.hr_shape
         self.shape = len(fast.frames), -(-height // SCALE), -(-width // SCALE)
         self.ndim, self.dtype = 3, np.dtype(np.float32)
@@ -438,7 +444,7 @@ class _OnGrid:
     def _frame(self, n: int) -> np.ndarray:
         if n not in self.kept:
             self.kept = dict(list(self.kept.items())[-5:])  # the next sample needs two of three
-            self.kept[n] = register(self.fast[n : n + 1], self.calibration)[0] / self.gain
+            self.kept[n] = looked_up(self.fast[n : n + 1], self.places)[0] / self.gain
         return self.kept[n]
 
 

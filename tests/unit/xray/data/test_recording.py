@@ -12,7 +12,7 @@ import torch
 from helpers.io import load_h5, load_tif, save_h5
 from helpers.xray import baselines
 from helpers.xray.calibrate import SpatialCalibration
-from helpers.xray.cameras import Transform, coarsen
+from helpers.xray.cameras import Transform, coarsen, looked_up, register
 from helpers.xray.data import ActualPairs, flat, match_clocks, read_recording
 from helpers.xray.data.metadata import FastRecord, SlowRecord, read_shimadzu
 from helpers.xray.data.recording import Recording
@@ -109,6 +109,22 @@ def test_frames_in_a_file_are_read_when_a_sample_needs_them(tmp_path, white):
             np.testing.assert_array_equal(mine, other)
     for mine, other in zip(lazy.co_exposed(), memory.co_exposed(), strict=True):
         np.testing.assert_array_equal(mine[:], other)
+
+
+@pytest.mark.parametrize("white", [WHITE, None])
+def test_fast_frames_are_registered_once(recording, white, monkeypatch):
+    registered = []
+
+    def counted(frames, places):
+        registered.append(len(frames))
+        return looked_up(frames, places)
+
+    monkeypatch.setattr("helpers.xray.data.folders.looked_up", counted)
+    turned = SpatialCalibration(Transform(theta=0.02, tx=2.5), np.eye(5), None, HR, LR, (1.0, 0.0))
+    found, *_ = ActualPairs(recording, turned, white=white).co_exposed()
+    assert sum(registered) == len(recording.lr) == 25
+    expected = register(recording.lr.astype(np.float32), turned)
+    np.testing.assert_allclose(found / found.mean(), expected / expected.mean(), rtol=1e-6)
 
 
 def test_continuous_samples_have_no_target(recording):
@@ -261,6 +277,9 @@ def test_experiments_that_cannot_be_used_are_named(tmp_path, recording):
         ActualPairs(recording, ALIGNED, mode="virtual")
     other = SpatialCalibration(Transform(), np.eye(5), None, (12, 18), LR, (1.0, 0.0))
     with pytest.raises(ValueError, match=r"\(10, 18\) but the calibration was made for \(12, 18\)"):
+        ActualPairs(recording, other)
+    other = SpatialCalibration(Transform(), np.eye(5), None, HR, (4, 6), (1.0, 0.0))
+    with pytest.raises(ValueError, match=r"fast frames are \(3, 5\) but .* was made for \(4, 6\)"):
         ActualPairs(recording, other)
     with pytest.raises(ValueError, match="fast camera's open beam is not above its dark"):
         ActualPairs(recording, ALIGNED, white=(100.0, 1000.0), dark=(100.0, 0.0))
