@@ -3,14 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 SITE := _build/html
-PAGES ?= helpers tests book
+PAGES ?= tests/chapters book
 # Options for pip that choose torch's build: make setup TORCH="--extra-index-url ADDRESS"
 TORCH ?=
 # As which processor (tests/processors.py): make test PROCESSOR=baseline
 PROCESSOR ?=
 AS = $(if $(PROCESSOR),env $$($(BIN)/python -m tests.portable --env $(PROCESSOR)))
 
-.PHONY: help setup book test quick portable test-tools test-book test-offline lint lab pdf check bench clean
+.PHONY: help setup book test test-pages quick portable test-tools test-book test-offline lint lab pdf check bench clean
 
 help: ## say what can be made
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /|/' | awk -F'|' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -33,12 +33,15 @@ book: $(STAMP) ## build the book: every page runs, a warning is an error
 	@OMP_NUM_THREADS=1 $(AS) $(BIN)/jupyter-book build . -n -W --keep-going || { \
 	  echo; cat $(SITE)/reports/failed.txt 2>/dev/null; \
 	  echo "The book was built with errors: see above, and $(SITE)/index.html"; exit 1; }
-	HELPERS_REQUIRE_BOOK=1 $(BIN)/python -m pytest -q tests/book/test_pages.py
+	HELPERS_REQUIRE_BOOK=1 $(BIN)/python -m pytest -q -n 2 tests/book/test_pages.py
 	@echo "The book is built: open $(SITE)/index.html"
 
-test: $(STAMP) ## run the tests and every page, cell by cell (PAGES=book/start runs a part)
-	OMP_NUM_THREADS=1 $(AS) $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
-	  --ignore=tests/book --ignore=tests/tools $(PAGES)
+SIDE_BY_SIDE = $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+test: $(STAMP) ## test the package: its examples, its numbers, its files, its rules
+	OMP_NUM_THREADS=1 $(AS) $(SIDE_BY_SIDE) $(addprefix --ignore=tests/,book chapters tools) helpers tests
+
+test-pages: $(STAMP) ## run the pages cell by cell, unbuilt (PAGES=book/start runs a part)
+	OMP_NUM_THREADS=1 $(AS) $(SIDE_BY_SIDE) $(PAGES)
 
 quick: $(STAMP) ## check style, layers and one test of each file, in a minute
 	$(BIN)/ruff check -q .
@@ -50,11 +53,11 @@ portable: $(STAMP) ## run all as other processors would, with 1 and 2 threads (A
 	$(BIN)/python -m tests.portable $(ARGS)
 
 test-tools: $(STAMP) ## test what tests and builds: the wheel, the recipes, the collector of pages, the margins
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/tools
+	OMP_NUM_THREADS=1 $(SIDE_BY_SIDE) tests/tools
 
 # The pages must also run for a reader who has neither the data nor a network.
 test-offline: $(STAMP)
-	env -u HELPERS_DATA_DIR HELPERS_OFFLINE=1 HELPERS_CACHE_DIR=$$(mktemp -d) $(MAKE) test PAGES=book/fusion
+	env -u HELPERS_DATA_DIR HELPERS_OFFLINE=1 HELPERS_CACHE_DIR=$$(mktemp -d) $(MAKE) test-pages PAGES=book/fusion
 
 test-book: $(STAMP) ## test the built pages, in the browser too
 	HELPERS_REQUIRE_BOOK=1 $(BIN)/python -m pytest tests/book
@@ -74,9 +77,10 @@ pdf: book ## print the built book as one file, _build/book.pdf, by Chromium
 lab: $(STAMP) ## open the pages as notebooks in JupyterLab
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/$(or $(wildcard _build/notebooks),book)
 
-# Every change meets two processors: the tests one without AVX, the book the one that is there.
+# Every change meets two processors: tests and pages one without AVX, the book the one that is there.
 check: lint ## all that the continuous integration runs
 	$(MAKE) test PROCESSOR=baseline
+	$(MAKE) test-pages PROCESSOR=baseline
 	$(MAKE) test-tools
 	$(MAKE) book
 	$(MAKE) test-offline
