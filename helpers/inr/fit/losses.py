@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from ...metrics import ssim_map
+from .. import _hessian_cpu
 
 Loss: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Of prediction and data."""
@@ -225,7 +226,11 @@ def hessian(
     >>> float(hessian(ramp[:, :, 1:5], smooth=0)) > 0, float(hessian(torch.ones(4, 4, 4), smooth=0))
     (True, 0.0)
     """
-    return (hessian_energy(volume, weights) + smooth**2).sqrt().sum() - smooth * volume.numel()
+    if _hessian_cpu.serves(volume):
+        total = _hessian_cpu.SumOfNorms.apply(_padded(volume), weights, smooth)
+    else:
+        total = (hessian_energy(volume, weights) + smooth**2).sqrt().sum()
+    return total - smooth * volume.numel()
 
 
 def hessian_separate(
@@ -247,14 +252,16 @@ def hessian_energy(
     return reduce(torch.add, (times * part**2 for part, times in parts))
 
 
+def _padded(volume: torch.Tensor) -> torch.Tensor:
+    """Volumes (B, Z + 2, Y + 2, X + 2) with their outermost voxels repeated."""
+    return F.pad(volume.reshape(1, -1, *volume.shape[-3:]), (1,) * 6, mode="replicate")[0]
+
+
 def _second_differences(
     volume: torch.Tensor, weights: Sequence[float]
 ) -> Iterator[tuple[torch.Tensor, int]]:
     """Second differences at every voxel, and how often each stands in the matrix."""
-    batch = volume.reshape(1, -1, *volume.shape[-3:])
-    padded = F.pad(batch, (1,) * 6, mode="replicate").reshape(
-        *volume.shape[:-3], *(n + 2 for n in volume.shape[-3:])
-    )
+    padded = _padded(volume).reshape(*volume.shape[:-3], *(n + 2 for n in volume.shape[-3:]))
 
     def at(dz: int, dy: int, dx: int) -> torch.Tensor:
         shifts = zip((dz, dy, dx), volume.shape[-3:], strict=True)

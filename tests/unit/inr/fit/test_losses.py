@@ -263,3 +263,24 @@ def test_there_is_a_gradient_where_nothing_bends():
     dark = torch.tensor([0.0, 1e-20, 1e-20], requires_grad=True)
     (grad,) = torch.autograd.grad(poisson(dark, counts), dark)
     assert torch.isfinite(grad).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 6, 1), (3, 4, 17), (2, 5, 9, 12)])
+@pytest.mark.parametrize("smooth", [0.0, 0.2])
+def test_the_compiled_hessian_has_value_and_slope_of_the_other(shape, smooth):
+    single = torch.tensor(RNG.standard_normal(shape), dtype=torch.float32, requires_grad=True)
+    exact = single.detach().double().requires_grad_()
+    found, expected = (
+        3 * hessian(f, weights=(0.4, 0.9, 1.0), smooth=smooth) for f in (single, exact)
+    )
+    assert found.dtype == torch.float32 and found.shape == ()
+    assert float(found) == pytest.approx(float(expected), rel=1e-5, abs=1e-5)
+    if smooth or np.prod(shape) > 1:  # at one voxel without rounding the norm has no slope
+        found.backward(), expected.backward()
+        np.testing.assert_allclose(single.grad, exact.grad, atol=2e-5)
+
+
+def test_the_compiled_hessian_is_flat_at_a_flat_volume():
+    flat = torch.ones(3, 4, 5, requires_grad=True)
+    hessian(flat, smooth=0).backward()
+    assert not flat.grad.any()
