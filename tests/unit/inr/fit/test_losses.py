@@ -274,7 +274,7 @@ def test_the_compiled_hessian_has_value_and_slope_of_the_other(shape, smooth):
         3 * hessian(f, weights=(0.4, 0.9, 1.0), smooth=smooth) for f in (single, exact)
     )
     assert found.dtype == torch.float32 and found.shape == ()
-    assert float(found) == pytest.approx(float(expected), rel=1e-5, abs=1e-5)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5, abs=1e-5)
     if smooth or np.prod(shape) > 1:  # at one voxel without rounding the norm has no slope
         found.backward(), expected.backward()
         np.testing.assert_allclose(single.grad, exact.grad, atol=2e-5)
