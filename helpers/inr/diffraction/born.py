@@ -3,9 +3,9 @@ r"""The first order of diffraction tomography: intensities that are linear in th
 from __future__ import annotations
 
 import copy
-import math
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from ..._arrays import Array, ArrayT, like, to_tensor
 from .._checks import chosen
 from ..diffraction.led_array import Microscope
+from ._grids import check_factor, inner, merging
 from .led_array import Illumination
 
 MOST = 2**24  # complex numbers of the matrices that are solved at a time
@@ -103,6 +104,7 @@ class Born:
         on_grid: bool = True,
     ) -> None:
         light = Illumination(optics, leds, shape, middle, on_grid)
+        self._factor = 1
         if not bool(light.bright.all()):
             steepest = float(light.leds.norm(dim=1).max())
             raise ValueError(
@@ -128,8 +130,9 @@ class Born:
 
     @property
     def voxel_size(self) -> tuple[float, float, float]:
-        """Steps (z, y, x) in um, as `Microscope` has them."""
-        return self.optics.voxel_size
+        """Steps (z, y, x) in um, as `Microscope` has them; wider where they are merged."""
+        z, y, x = self.optics.voxel_size
+        return z, self._factor * y, self._factor * x
 
     def select(self, leds: Sequence[int] | np.ndarray | slice) -> Born:
         """Give the operator of some LEDs: their numbers, a mask or a slice."""
@@ -140,17 +143,78 @@ class Born:
         part.out_shape = (len(part.leds), *self.out_shape[1:])
         return part
 
+    def coarsened(self, factor: int) -> Born:
+        """The same fields of view on voxels and pixels `factor` times as wide; depth is left.
+
+        A voxel holds the contrast in its middle, a pixel the mean of those that are merged: what
+        this operator makes of an object without finer detail, seen by the same camera.
+
+        Raises
+        ------
+        ValueError
+            A factor that is no whole number, or sizes that do not divide by it; an operator that
+            is a `block`.
+        """
+        if self.in_shape[-2:] != self.out_shape[1:]:
+            raise ValueError("this is a block of an operator: coarsen the whole one")
+        rows, columns = self.out_shape[1:]
+        factor = check_factor(factor, (rows, columns))
+        part = copy.copy(self)
+        part._factor, part._on = self._factor * factor, {}
+        y, x = (torch.fft.fftfreq(n // factor, factor / n).double() for n in (rows, columns))
+        y, x = y.round(), x.round()[: columns // factor // 2 + 1].abs()
+        shares = [merging(k, n, factor) for k, n in ((y, rows), (x, columns))]
+        kept = self.transfer[..., y.long() % rows, :][..., x.long()]
+        part.transfer = (kept * shares[0][:, None] * shares[1]).to(self.transfer.dtype)
+        part.in_shape = (*self.in_shape[:-2], rows // factor, columns // factor)
+        part.out_shape = (len(self.leds), rows // factor, columns // factor)
+        return part
+
+    def block(self, size: Sequence[int], energy: float = 0.99) -> Born:
+        """The operator of a part of `size` pixels of the images, and of the voxels that it sees.
+
+        Parameters
+        ----------
+        size : (int, int)
+            Height and width of the part. The part of the volume is larger at each side by the
+            reach of a point, and has the same centre. The LEDs stay where they are.
+        energy : float
+            Share of the scattered light that must come from within the reach, for each LED and
+            slice. From voxels without correlation, an image lacks at most the rest of its
+            variance, and gets at most as much again from the other border, where waves repeat.
+
+        Raises
+        ------
+        ValueError
+            A share that is not between 0 and 1; an operator that is coarse.
+        """
+        if self._factor > 1:
+            raise ValueError("the operator is coarse: take the block first")
+        middle, absorption = float(self.depths.mean()), len(self.in_shape) == 4
+        where: Any = dict(middle=middle, on_grid=False)
+        halo = Illumination(self.optics, self.leds, self.in_shape[-3:], **where).reach(energy)
+        size = (int(size[0]), int(size[1]))
+        shape = (self.in_shape[-3], size[0] + 2 * halo, size[1] + 2 * halo)
+        with warnings.catch_warnings():  # they were given for the whole
+            warnings.simplefilter("ignore", UserWarning)
+            part = Born(self.optics, self.leds, shape, absorption=absorption, **where)
+        part.out_shape = (len(self.leds), size[0], size[1])
+        return part
+
     def __call__(self, contrast: ArrayT) -> ArrayT:
         """Change of the intensities (L, Y, X) by the contrast (Z, Y, X) or (2, Z, Y, X)."""
         t, transfer = self._prepared(contrast, self.in_shape, "contrast")
         spectrum = torch.einsum("lzyx,zyx->lyx", transfer, torch.fft.rfft2(t).flatten(0, -3))
-        return like(torch.fft.irfft2(spectrum, s=self.out_shape[1:]), contrast)
+        images = torch.fft.irfft2(spectrum, s=self.in_shape[-2:])
+        return like(inner(images, self.out_shape[1:]), contrast)
 
     def adjoint(self, change: ArrayT) -> ArrayT:
         """Transposed operator, from (L, Y, X) to the shape of the contrast."""
         t, transfer = self._prepared(change, self.out_shape, "change")
+        edge = (self.in_shape[-1] - self.out_shape[-1]) // 2
+        t = torch.nn.functional.pad(t, (edge,) * 4)  # a block is seen without its margins
         spectrum = torch.einsum("lzyx,lyx->zyx", transfer.conj(), torch.fft.rfft2(t))
-        contrast = torch.fft.irfft2(spectrum, s=self.out_shape[1:])
+        contrast = torch.fft.irfft2(spectrum, s=self.in_shape[-2:])
         return like(contrast.reshape(self.in_shape), change)
 
     def _prepared(
@@ -168,9 +232,7 @@ class Born:
 
 def _transfer(light: Illumination, number: int, absorption: bool) -> torch.Tensor:
     """Transfer (Z, Y, X // 2 + 1) of one LED, or (2 Z, ...) with that of the absorption."""
-    shifted, pupil = light.seen_from(number)  # w(q_m + q), P(q_m + q)
-    beat = 2 * math.pi / light.optics.wavelength * (light.led_axial[number] - shifted)
-    scattered = torch.exp(1j * light.depths[:, None, None] * beat) * pupil
+    scattered = light.scattered(number)
     # the frequency -q of an FFT: everything reversed, but zero stays first
     opposite = scattered.flip(1, 2).roll((1, 1), (1, 2)).conj()
     both = 1j * light.delay[number] * (scattered - opposite)
@@ -230,6 +292,8 @@ def linear_inverse(
     """
     if not regularisation > 0:
         raise ValueError(f"regularisation is {regularisation}: give a number above 0")
+    if op.in_shape[-2:] != op.out_shape[1:]:
+        raise ValueError("op is a block, which sees more than its images: give the whole operator")
     y, transfer = op._prepared(intensity, op.out_shape, "intensity")
     if not bool((y >= 0).all()) or not bool(torch.isfinite(y).all()):
         raise ValueError("intensity holds negative values, NaN or infinity: mask or clip them")

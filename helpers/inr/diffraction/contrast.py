@@ -107,7 +107,7 @@ def fit_contrast(
     if schedule is SCHEDULE:
         schedule = replace(SCHEDULE, views=min(10, len(intensity)))
     if field is None:
-        field = contrast_field(model.in_shape, model.optics.voxel_size, seed)
+        field = contrast_field(model.in_shape, model.voxel_size, seed)
     elif (level := _level(field, model.in_shape)) > 0.5:
         raise ValueError(
             f"the field starts at {level:.3g}, which is an index: the model wants the contrast to "
@@ -119,7 +119,7 @@ def fit_contrast(
         schedule=Stage(60, 0.1), **shared,
     )  # fmt: skip
     uninterrupted(near)
-    steps = step_weights(model.optics.voxel_size)
+    steps = step_weights(model.voxel_size)
 
     def prior(volume: torch.Tensor) -> torch.Tensor:
         rough = total_variation(volume, weights=steps, smooth=TYPICAL / 100)
@@ -157,7 +157,10 @@ def linear_start(model: MultiSlice | Born, intensity: Array, regularisation: flo
     if not bright:
         raise ValueError("no LED is in the bright field: without one there is nothing to begin at")
     middle = float(model.depths.mean())
-    op = Born(model.optics, model.leds[bright], model.in_shape, middle=middle)
+    depth, *lateral = model.in_shape
+    factor = round(model.voxel_size[1] / model.optics.voxel_size[1])  # pixels that are merged
+    shape = (depth, *(factor * n for n in lateral))
+    op = Born(model.optics, model.leds[bright], shape, middle=middle).coarsened(factor)
     return grounded(linear_inverse(op, intensity[bright], regularisation, logarithm=True))
 
 

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from ..._arrays import to_tensor
 from ...optics.waves import axial, directions
+from ._grids import reach
 
 
 @dataclass(frozen=True)
@@ -189,6 +190,8 @@ class Illumination:
         Depth of the middle of the volume from the focus, in um along the light.
     on_grid : bool
         False: leave the LEDs where they are. Their waves then do not repeat at the border.
+    factor : int
+        Pixels of `optics` along one of `shape`.
 
     Attributes
     ----------
@@ -218,6 +221,7 @@ class Illumination:
         shape: Sequence[int],
         middle: float = 0.0,
         on_grid: bool = True,
+        factor: int = 1,
     ) -> None:
         leds = to_tensor(leds, device="cpu", dtype=torch.float64)
         shape = tuple(int(n) for n in shape)
@@ -229,6 +233,8 @@ class Illumination:
             raise ValueError("leds hold NaN or infinity: give directions n sin(theta)")
         self.optics, self.shape = optics, shape
         wavelength, (dz, *pixel) = optics.wavelength, optics.voxel_size
+        limit = wavelength / (2 * max(pixel))
+        pixel = [factor * step for step in pixel]
         each = [wavelength / (n * d) for n, d in zip(shape[1:], pixel, strict=True)]
         steps = torch.tensor(each, dtype=torch.float64)
         # to the nearest frequency; but what is inside the aperture must not leave it
@@ -236,7 +242,6 @@ class Illumination:
         leaves = (leds.norm(dim=1) <= optics.na) & ((bins * steps).norm(dim=1) > optics.na)
         self.bins = torch.where(leaves[:, None], torch.trunc(leds / steps), bins).long()
         self.leds = self.bins * steps if on_grid else leds
-        limit = wavelength / (2 * max(pixel))
         steepest = float(self.leds.norm(dim=1).max())
         if steepest >= optics.index or float(self.leds.abs().max()) >= limit:
             raise ValueError(
@@ -268,14 +273,26 @@ class Illumination:
         squared = (qy + y) ** 2 + (qx + x) ** 2
         return axial(squared, self.optics.index), self._inside(squared)
 
+    def scattered(self, number: int) -> torch.Tensor:
+        """Light of a point in each slice behind the pupil, (Z, Y, X) frequencies from an LED's."""
+        shifted, pupil = self.seen_from(number)  # w(q_m + q), P(q_m + q)
+        beat = 2 * math.pi / self.optics.wavelength * (self.led_axial[number] - shifted)
+        return torch.exp(1j * self.depths[:, None, None] * beat) * pupil
+
+    def reach(self, energy: float) -> int:
+        """Pixels around a point that hold a share of the energy of what each LED scatters there."""
+        if not 0 < energy < 1:
+            raise ValueError(f"energy is {energy}: give a share between 0 and 1, such as 0.99")
+        return max(reach(self.scattered(number), energy) for number in range(len(self.leds)))
+
     def _inside(self, q_squared: torch.Tensor) -> torch.Tensor:
         """One inside the objective's aperture."""
         return (q_squared <= self.optics.na**2 * (1 + 1e-9)).double()
 
-    def carry(self, distance: float) -> torch.Tensor:
-        """Transfer function (Y, X) of free propagation over `distance` um."""
-        phase = 2 * math.pi / self.optics.wavelength * distance * self.axial
-        return torch.polar((self.axial > 0).double(), phase)
+    def carry(self, distance: float, up: torch.Tensor | None = None) -> torch.Tensor:
+        """Transfer function (Y, X) of free propagation over `distance` um; `up` is `axial`."""
+        up = self.axial if up is None else up
+        return torch.polar((up > 0).double(), 2 * math.pi / self.optics.wavelength * distance * up)
 
 
 def _check_layout(n_leds: int, na: float) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from numpy.typing import ArrayLike
 from ..._arrays import Array, ArrayT, Device, is_tensor, like, to_numpy, to_tensor
 from ...optics._zernike import noll_to_osa, zernike
 from .._checks import chosen
+from ._grids import check_factor, coarser, inner, merged, refined
 
 ABERRATIONS = range(4, 16)  # Noll's numbers: all after piston and tilts, up to the fourth order
 OF_EACH_LED = ("leds", "gains", "background")
@@ -57,7 +59,7 @@ class Ptychography:
     bright : (L,) bool tensor
         Whether the direct light of each LED enters the objective.
     object_pixel : float
-        Size of a pixel of the object, in um.
+        Size of a pixel of the object, in um; wider where the model is coarse.
     aperture : (P, Q) array
         Share of each frequency of the pupil's grid that lies inside the aperture. The directions
         of the grid are ``frequencies``, two arrays.
@@ -129,6 +131,7 @@ class Ptychography:
         self.wavelength, self.na, self.pixel_size = float(wavelength), float(na), float(pixel_size)
         self.finer, self.object_pixel = int(finer), float(pixel_size) / int(finer)
         directions = _directions(leds)
+        self._factor = 1
         self.margin, self._field = int(margin), tuple(n + 2 * int(margin) for n in camera)
         self.in_shape = (2, *(n * self.finer for n in self._field))
         self.out_shape = (len(directions), *camera)
@@ -234,6 +237,44 @@ class Ptychography:
         part.out_shape = (len(picked), *self.out_shape[1:])
         return part
 
+    def coarsened(self, factor: int) -> Ptychography:
+        """The same instrument for an object and images on pixels `factor` times as wide.
+
+        A pixel of the object holds the transmission in its middle, one of the images the mean of
+        those that are merged: what this model makes of an object without finer detail, seen by the
+        same camera. What an LED shows beyond such detail is dark.
+
+        Raises
+        ------
+        ValueError
+            A factor that is no whole number, or images, object or margin that do not divide by it.
+        """
+        rows, columns = self.out_shape[1:]
+        edge = self.finer * self.margin // self._factor
+        factor = check_factor(factor, (rows, columns, *self.in_shape[1:], edge))
+        part = copy.copy(self)
+        part._factor, part.object_pixel = self._factor * factor, self.object_pixel * factor
+        part.in_shape = (2, *(n // factor for n in self.in_shape[1:]))
+        part.out_shape = (len(self.leds), rows // factor, columns // factor)
+        return part
+
+    def block(self, size: Sequence[int], energy: float = 0.99) -> NoReturn:
+        """Refuse: the pupil is known on frequencies of the whole field, and a part has others.
+
+        Nor would a part have the same instrument: seen from there the LEDs lie elsewhere, and
+        the lens has other aberrations. Parts are therefore found one by one.
+
+        Raises
+        ------
+        TypeError
+            Always.
+        """
+        raise TypeError(
+            "Ptychography has no blocks, for every part of the field has a pupil and LEDs of its "
+            "own: make a model for each crop, with a margin and its directions, and fit it alone; "
+            "or leave out block"
+        )
+
     def to(self, device: Device) -> Ptychography:
         """The same model on another device."""
         moved = copy.copy(self)
@@ -246,9 +287,9 @@ class Ptychography:
     def transmission(self, change: Array) -> np.ndarray:
         """Complex transmission (`finer` Y, `finer` X) of what it is called with, margins cut."""
         real, imaginary = to_numpy(change)
-        (rows, columns), edge = self.out_shape[1:], self.margin
-        inner = [slice(self.finer * edge, self.finer * (edge + n)) for n in (rows, columns)]
-        return (1 + real + 1j * imaginary)[tuple(inner)]
+        edge = self.finer * self.margin // self._factor
+        rows, columns = (slice(edge, edge + self.finer * n) for n in self.out_shape[1:])
+        return (1 + real + 1j * imaginary)[rows, columns]
 
     def __call__(self, change: ArrayT) -> ArrayT:
         """Intensities (L, Y, X) of the transmission minus one, (2, Y, X); differentiable."""
@@ -263,15 +304,12 @@ class Ptychography:
             self._values[name].to(t)[:, None, None] for name in ("gains", "background")
         )
         intensity = light.real.square() + light.imag.square()
-        (rows, columns), edge = self.out_shape[1:], self.margin
-        intensity = intensity[:, edge : edge + rows, edge : edge + columns]
-        return like(gains * intensity + background, change)
+        intensity = inner(intensity, [n - 2 * self.margin for n in self._field])
+        return like(merged(gains * intensity + background, self._factor), change)
 
     def _at_camera(self, transmission: torch.Tensor) -> torch.Tensor:
         """Fields (L, Y, X) of camera pixels with margins, up to a phase that no camera sees."""
-        fine = self.in_shape[1:]
-        scale = math.prod(self._field) / math.prod(fine)
-        spectrum = torch.fft.fft2(transmission) * scale
+        spectrum = refined(torch.fft.fft2(transmission) / self.finer**2, self._factor)
         rows, columns, rest = self._windows(transmission.device)
         part = spectrum[rows[:, :, None], columns[:, None, :]]
         real = transmission.real.dtype
@@ -288,8 +326,8 @@ class Ptychography:
         place = self.leds.to(device) / self._step.to(device)
         whole = place.detach().floor()
         rows, columns = (
-            (torch.arange(-half, half + 1, device=device) - w[:, None]).long() % n
-            for half, w, n in zip(self._half, whole.T, self.in_shape[1:], strict=True)
+            (torch.arange(-half, half + 1, device=device) - w[:, None]).long() % (self.finer * n)
+            for half, w, n in zip(self._half, whole.T, self._field, strict=True)
         )
         return rows, columns, place - whole
 
@@ -298,7 +336,8 @@ class Ptychography:
         rows, columns, rest = self._windows(self.leds.device)
         rim = self._rim(rest).square()
         at = rows[:, :, None].expand(rim.shape), columns[:, None, :].expand(rim.shape)
-        return rim.new_zeros(self.in_shape[1:]).index_put_(at, rim, accumulate=True)
+        whole = rim.new_zeros([self.finer * n for n in self._field])
+        return coarser(whole.index_put_(at, rim, accumulate=True), self._factor)
 
     def _phase(self, dtype: torch.dtype) -> torch.Tensor:
         """Phase (P, Q) of the pupil."""

@@ -167,7 +167,7 @@ def total_variation(
 
     Parameters
     ----------
-    volume : tensor (Z, Y, X)
+    volume : tensor (..., Z, Y, X)
     weights, smooth
         As for `hessian`; values are rounded off in the unit of the differences.
 
@@ -190,7 +190,7 @@ def total_variation(
     for axis, weight in enumerate(weights):
         after = [0] * 6
         after[2 * (2 - axis) + 1] = 1  # pad counts from the last axis
-        squares.append((weight * F.pad(volume.diff(dim=axis), after)) ** 2)
+        squares.append((weight * F.pad(volume.diff(dim=axis - 3), after)) ** 2)
     squared = reduce(torch.add, squares)
     return (squared + smooth**2).sqrt().sum() - smooth * volume.numel()
 

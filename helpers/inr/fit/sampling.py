@@ -175,7 +175,7 @@ class _Blocks:
         halo = (self.block_operator.in_shape[-1] - size[-1]) // 2
         rows, columns = (
             _strips(n, m, most, halo)
-            for n, m in zip(operator.in_shape[1:], operator.out_shape[1:], strict=True)
+            for n, m in zip(operator.in_shape[-2:], operator.out_shape[1:], strict=True)
         )
         self.tiles = [(row, column) for row in rows for column in columns]
         # what an interrupted fit must get back
@@ -196,13 +196,14 @@ class _Blocks:
 
         The second are None for a tile beside the volume, which has none.
         """
-        depth, *_ = shape = self.operator.in_shape
+        shape = self.operator.in_shape  # ahead of (Z, Y, X) there may be parts of a contrast
+        depth = shape[-3]
         corner = (0, row.voxels.start, column.voxels.start)
         size = (depth, *(s.voxels.stop - s.voxels.start for s in (row, column)))
         voxels = field.volume(shape, (*corner, *size))
-        own = voxels[:, row.own, column.own]
+        own = voxels[..., row.own, column.own]
         margins = [max(margin, 0) for margin in (*column.margins, *row.margins)]
-        seen = F.pad(voxels, margins)[:, row.window, column.window]
+        seen = F.pad(voxels, margins)[..., row.window, column.window]
         return seen, own if own.numel() else None
 
     def _choose(self, field: Any, generator: torch.Generator) -> int:
