@@ -36,6 +36,7 @@ BENCHMARKS = (
     "renderer_chain",
     "xray_cameras",
     "xray_peers",
+    "xray_interpolation",
     "xray_alarms",
     "xray_speed",
     "jobs",
@@ -56,9 +57,9 @@ def main(arguments=None):
         "--seconds",
         type=float,
         default=300.0,
-        help="of processor time for a training of xray_peers",
+        help="of processor time for a training of xray_peers and xray_interpolation",
     )
-    parser.add_argument("--seeds", type=int, default=3, help="trainings of a network of xray_peers")
+    parser.add_argument("--seeds", type=int, default=3, help="trainings of a network of these two")
     parser.add_argument("--guide", help="the guide's own fusion_utils.py, to be timed as well")
     parser.add_argument(
         "--records", type=Path, help="the folder of the records; default: the book's"

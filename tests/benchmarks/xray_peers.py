@@ -108,24 +108,24 @@ def run(options):
         clips = Clips(pairs)
         peer = Contender("video network", VideoNetwork, clips, 1, len(clips[0].tau), RATES[0])
         ours = Contender("FlowFuse", _flowfuse, pairs, 4, 4, 1.5e-3)
-        rate, trial = _chosen(peer, options.seconds / 4)
+        rate, trial = chosen(peer, options.seconds / 4)
+        trial.notes.append("FlowFuse keeps the rate that it is shipped with")
         yield trial
-        trainings, scores = _trainings((ours, peer), {peer.name: rate}, options)
-        yield trainings
-        yield _judged(scores, options)
+        table, scores = trainings((ours, peer), {peer.name: rate}, options)
+        yield table
+        yield judged(scores, options, ours.name, peer.name)
 
 
 def _flowfuse(generator):
     return FlowFuse(CONFIG, generator=generator)
 
 
-def _chosen(peer, seconds):
+def chosen(peer, seconds):
     """The peer's learning rate, and the trial that chose it."""
     table = Table(
-        f"learning rate of the video network, {seconds:.0f} s of training each",
+        f"learning rate of the {peer.name}, {seconds:.0f} s of training each",
         ("learning rate", "steps", "PSNR, dB"),
-        notes=[f"mean of {len(TRIAL)} other movies; the better rate is used below",
-               "FlowFuse keeps the rate that it is shipped with"],
+        notes=[f"mean of {len(TRIAL)} other movies; the better rate is used below"],
     )  # fmt: skip
     movies = [simulate(Experiment(), seed) for seed in TRIAL]
     found = {}
@@ -136,7 +136,7 @@ def _chosen(peer, seconds):
     return max(found, key=found.get), table
 
 
-def _trainings(contenders, rates, options):
+def trainings(contenders, rates, options):
     """What each training was, and the scores (method, generator) -> kind -> (seeds, movies)."""
     table = Table(
         f"trainings from scratch, {options.seconds:.0f} s of processor time each, "
@@ -151,11 +151,11 @@ def _trainings(contenders, rates, options):
         for generator in ("standard", "other")
     }
     scores = {}
-    for generator, judged in movies.items():
+    for generator, unseen in movies.items():
         for name in WITHOUT_LEARNING:
-            _add(scores, name, generator, _score(getattr(baselines, name), judged))
+            _add(scores, name, generator, _score(getattr(baselines, name), unseen))
         shipped = xray.load("flowfuse", device="cpu")
-        _add(scores, "FlowFuse, shipped", generator, _score(shipped, judged))
+        _add(scores, "FlowFuse, shipped", generator, _score(shipped, unseen))
     for seed in range(options.seeds):
         for one in contenders:
             rate = rates.get(one.name, one.rate)
@@ -168,8 +168,8 @@ def _trainings(contenders, rates, options):
                  round(seconds / done.n_steps, 3), float(first), float(last))
             )  # fmt: skip
             print(*table.rows[-1], flush=True)  # this takes long
-            for generator, judged in movies.items():
-                _add(scores, one.name, generator, _score(done.net, judged))
+            for generator, unseen in movies.items():
+                _add(scores, one.name, generator, _score(done.net, unseen))
     return table, scores
 
 
@@ -191,7 +191,8 @@ def _score(method, movies):
     return evaluate(lambda *_: next(waiting), pairs, batch=AT_A_TIME)
 
 
-def _judged(scores, options):
+def judged(scores, options, ours, peer, plain=()):
+    """Scores of the networks and of `plain` fusion without learning, and of `ours` less `peer`."""
     table = Table(
         f"PSNR in dB, {len(SEEDS)} movies of each generator that no training has seen, "
         "key frames every 10",
@@ -209,16 +210,16 @@ def _judged(scores, options):
             for (name, where), kinds in scores.items()
             if where == generator
         }
-        plain = [found.pop(name) for name in WITHOUT_LEARNING]
-        best = {kind: np.max([scored[kind] for scored in plain], axis=0) for kind in KINDS}
+        simple = {name: found.pop(name) for name in WITHOUT_LEARNING}
+        best = {kind: np.max([s[kind] for s in simple.values()], axis=0) for kind in KINDS}
+        found = {name: simple[name] for name in plain} | found
         table.rows.append(("best without learning", generator, *_means(best), "", "", ""))
         for name, scored in found.items():
             gain = scored["psnr"] - best["psnr"]
             over = gain.mean(), gain.mean(0).std(ddof=1), gain.min()
             table.rows.append((name, generator, *_means(scored), *map(_rounded, over)))
-        ours, peer = found["FlowFuse"], found["video network"]
-        ahead = {kind: ours[kind] - peer[kind] for kind in KINDS}
-        name = "FlowFuse less video network"
+        ahead = {kind: found[ours][kind] - found[peer][kind] for kind in KINDS}
+        name = f"{ours} less {peer}"
         table.rows.append((name, generator, *_means(ahead), "", "", ""))
     return table
 
