@@ -32,8 +32,8 @@ def checked_images(images: Array, image_shape: Sequence[int]) -> torch.Tensor:
 
 
 def checked_mask(mask: Array | None, saturation: float | None, y: torch.Tensor) -> torch.Tensor:
-    """1 where a pixel counts, else 0."""
-    use = torch.ones_like(y, dtype=torch.bool)
+    """1 where a pixel counts, else 0: as large as `y`, but one map if all images share it."""
+    use = torch.ones(y.shape[1:], dtype=torch.bool, device=y.device)
     if mask is not None:
         m = to_tensor(mask, y.device, torch.bool)
         if tuple(m.shape) not in (tuple(y.shape), tuple(y.shape[1:])):
@@ -44,7 +44,12 @@ def checked_mask(mask: Array | None, saturation: float | None, y: torch.Tensor) 
         use = use & m
     if saturation is not None:
         use = use & (y < saturation)
-    return use.to(y.dtype)
+    return use.to(y.dtype).expand_as(y)
+
+
+def each_or_shared(maps: torch.Tensor) -> torch.Tensor:
+    """Maps (B, Y, X), or (1, Y, X) where all are one in memory."""
+    return maps[:1] if maps.stride(0) == 0 else maps
 
 
 def to_device(renderer: Renderer, y: torch.Tensor) -> Renderer:

@@ -23,7 +23,7 @@ from .cpu import dispatch as compiled
 from .goodness import standardized_deviance
 
 REST = "deviance", "converged", "n_iter", "goodness", "n_pixels"
-CACHED = 200_000  # pixels at once
+CACHED, COMPILED = 200_000, 1_000_000  # pixels at once, where torch works and where numba does
 SCOUT = 5, 0.1  # steps and tolerance of a start that is one of several
 
 
@@ -113,7 +113,7 @@ def fit(
         estimate. That step is still taken, so what remains is shorter yet.
     chunk : int, optional
         Images at once. The result does not depend on it. Left out, as many as stay in the cache:
-        a thousand of 13 x 13 pixels.
+        a thousand of 13 x 13 pixels, or five thousand where the loop is compiled.
     device : str or torch.device, optional
         Default: that of a tensor, and for an array the best one.
 
@@ -175,7 +175,10 @@ def fit(
     if not all(bool(torch.isfinite(value).all()) for value in (given or {}).values()):
         raise ValueError("a start is NaN or infinite: give finite numbers, or start=None")
     options = {"n_iter": int(n_iter), "tol": float(tol)}
-    chunk = max(1, CACHED // math.prod(y.shape[1:])) if chunk is None else int(chunk)
+    if chunk is None:
+        pixels = COMPILED if compiled.knows(renderer, noise, target) else CACHED
+        chunk = pixels // math.prod(y.shape[1:])
+    chunk = max(1, int(chunk))
     parts = [] if len(y) else [_no_fits(renderer, free, y)]
     with torch.no_grad():
         for first in range(0, len(y), chunk):
@@ -281,7 +284,7 @@ def _fit_chunk(images, use, renderer, noise, free, fixed, given, options):
     found = minimize(problem, theta, **options)
     goodness = standardized_deviance(found.deviance, *found.moments, theta.shape[1])
     # an image without enough pixels says nothing, and a limit is no estimate
-    n_pixels = use.flatten(1).sum(1).long()
+    n_pixels = use.sum(tuple(range(1, use.ndim))).long()
     told = n_pixels >= theta.shape[1]
     ended = torch.tensor([name != "background" for name, _ in columns], device=theta.device)
     at_limit = ((found.theta <= problem.low) | (found.theta >= problem.high)) & ended

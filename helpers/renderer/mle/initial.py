@@ -14,6 +14,7 @@ import torch
 
 from ..params import Param
 from ..renderers.base import Renderer
+from ._checks import each_or_shared
 from .cpu.initial import measure
 
 N_PLANES = 5
@@ -65,7 +66,8 @@ def planes(param: Param) -> list[float]:
 
 def _measure_compiled(images, use, background):
     found = np.empty((len(images), 5))
-    measure(*(t.double().contiguous().numpy() for t in (images, use, background)), found)
+    arrays = images, each_or_shared(use), background
+    measure(*(t.double().contiguous().numpy() for t in arrays), found)
     return torch.from_numpy(found).to(images.dtype).unbind(1)
 
 

@@ -11,8 +11,10 @@ from ...._arrays import to_tensor
 from ....noise._checks import NoiseModel
 from ....noise.counting import SCMOS, Poisson
 from ....noise.readout import EMCCD, PoissonGauss
+from ...renderers.base import Renderer
 from ...renderers.gaussian import Gaussian2D, Gaussian3D
 from ...renderers.spline import Spline2D, Spline3D
+from .._checks import each_or_shared
 from ..goodness import FIRST, STEPS, moment_table
 from ..levenberg import Minimum, Problem
 from . import levenberg as levenberg_cpu
@@ -21,12 +23,19 @@ from . import likelihood
 CODES = ("x", "y", "photons", "background", "sigma", "sigma_x", "sigma_y", "z")
 
 
-def serves(problem: Problem) -> bool:
-    """True for one spot an image, a camera of `helpers.noise`, and the CPU."""
+def knows(renderer: Renderer, noise: NoiseModel, device: torch.device) -> bool:
+    """True for a spot, a camera of `helpers.noise`, and the CPU."""
     return (
-        type(problem.renderer) in (Gaussian2D, Gaussian3D, Spline2D, Spline3D)
-        and type(problem.noise) in (Poisson, SCMOS, PoissonGauss, EMCCD)
-        and problem.images.device.type == "cpu"
+        type(renderer) in (Gaussian2D, Gaussian3D, Spline2D, Spline3D)
+        and type(noise) in (Poisson, SCMOS, PoissonGauss, EMCCD)
+        and device.type == "cpu"
+    )
+
+
+def serves(problem: Problem) -> bool:
+    """True if the compiled loop knows renderer and noise, and there is one spot an image."""
+    return (
+        knows(problem.renderer, problem.noise, problem.images.device)
         and all(emitter is None for _, emitter in problem.free)
         and all(value.ndim == 1 for value in problem.fixed.values())
     )
@@ -37,7 +46,7 @@ def widened(problem: Problem) -> Problem:
     return replace(
         problem,
         images=problem.images.double(),
-        use=problem.use.double(),
+        use=each_or_shared(problem.use).double().expand_as(problem.images),
         fixed={name: value.double() for name, value in problem.fixed.items()},
     )
 
@@ -67,10 +76,11 @@ def minimize(problem: Problem, theta: torch.Tensor, n_iter: int, tol: float) -> 
     if isinstance(problem.noise, SCMOS | PoissonGauss):
         given = to_tensor(problem.noise.variance)
         variance = given.expand_as(problem.images if given.ndim > 2 else variance)
+    use = each_or_shared(problem.use)
     deviance, moments = np.empty(n_images), np.empty((2, n_images))
     bound = np.empty((n_images, n_free))
     converged, steps = np.empty(n_images, bool), np.empty(n_images, np.int64)
-    arrays = (t.double().contiguous().numpy() for t in (problem.images, problem.use, variance))
+    arrays = (t.double().contiguous().numpy() for t in (problem.images, use, variance))
     levenberg_cpu.minimize(
         *arrays, camera_of(problem.noise), start, codes, low, high, astigmatism, coefficients,
         z_step, n_iter, tol, moment_table(), FIRST, STEPS, deviance, moments, bound, converged,

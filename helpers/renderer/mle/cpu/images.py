@@ -22,7 +22,7 @@ OPTIONS: dict[str, Any] = {
     "error_model": "numpy",
     "fastmath": {"reassoc", "contract", "nsz", "arcp"},
 }
-_jit = njit(**OPTIONS)
+_jit = njit(forceinline=True, **OPTIONS)  # calls with many arrays take as long as the work
 _inline = njit(inline="always", **OPTIONS)
 
 X, Y, PHOTONS, BACKGROUND, SIGMA, SIGMA_X, SIGMA_Y, Z = range(8)  # codes of the parameters
@@ -38,6 +38,12 @@ _C = tuple(
     .convert(kind=Polynomial, domain=[-1, 1], window=[-1, 1])
     .coef.tolist()
 )
+
+
+@_inline
+def nonnegative(index: int) -> np.uint64:
+    """An index that may not count from the end: its loops vectorise, as no check is needed."""
+    return np.uint64(index)
 
 
 @_inline
@@ -61,13 +67,13 @@ def _erfcx(x):
 
 
 @_jit
-def _bells(first, inverse, edges):
-    """Light below each edge, the density there, and the density times the distance: (3, n).
+def _bells(edges):
+    """Light below each edge, the density there, and the density times the distance.
 
-    Edges lie one pixel apart from `first`; `inverse` is 1 / sigma.
+    The first row of `edges` (3, n) holds the distances in widths, and is overwritten.
     """
-    for i in range(edges.shape[1]):
-        t = (i + first) * inverse
+    for i in range(edges.shape[1] - 1):
+        t = edges[0, i]
         half_square = 0.5 * t * t
         bell = _exp_minus(half_square if half_square < 700.0 else 700.0)
         tail = 0.5 * bell * _erfcx(abs(t) * _ROOT_HALF)
@@ -77,82 +83,49 @@ def _bells(first, inverse, edges):
 
 
 @_jit
-def _differences(edges, factor, profile, k):
-    for i in range(profile.shape[1]):
-        profile[k, i] = factor * (edges[k, i + 1] - edges[k, i])
-
-
-@_jit
-def _shares(centre, sigma, edges, profile):
-    """Share of the light in each column and its derivatives by centre and width, (3, n)."""
+def _distances(edges, first, n, centre, sigma):
+    """Distances in widths of the edges of `n` pixels, from `first` on."""
     inverse = 1.0 / sigma
-    scale = -inverse / _ROOT_TWO_PI
-    _bells(-0.5 * profile.shape[1] - centre, inverse, edges)
-    _differences(edges, 1.0, profile, 0)
-    _differences(edges, scale, profile, 1)
-    _differences(edges, scale, profile, 2)
+    start = -0.5 * n - centre
+    for i in range(n + 1):
+        edges[0, first + i] = (i + start) * inverse
 
 
 @_jit
-def _outer(down, a, across, b, factor, offset, drawn, row):
-    """Row `row` of `drawn`: ``offset + factor * down[a] * across[b]``, flat."""
-    width = across.shape[1]
-    for i in range(down.shape[1]):
-        f = factor * down[a, i]
-        at = i * width
-        for j in range(width):
-            drawn[row, at + j] = offset + f * across[b, j]
+def profiles(
+    theta: np.ndarray, shape: tuple[int, int], edges: np.ndarray, shares: np.ndarray
+) -> None:
+    """Share of the light in each column, then, from ``width + 1`` on, in each row: (3, n).
+
+    The other two rows, times the `slope_factor` of an axis, are its slopes by centre and width.
+    Both axes go through whole vectors together. `edges` is longer by one.
+    """
+    height, width = shape
+    _distances(edges, 0, width, theta[X], theta[SIGMA_X])
+    _distances(edges, width + 1, height, theta[Y], theta[SIGMA_Y])
+    _bells(edges)
+    for k in range(3):
+        for i in range(shares.shape[1]):
+            shares[k, i] = edges[k, nonnegative(i + 1)] - edges[k, i]
 
 
-@_jit
-def _outer_pair(down, across, f, g, drawn, row):
-    """Row `row` of `drawn`: ``f * down[0] * across[2] + g * down[2] * across[0]``, flat."""
-    width = across.shape[1]
-    for i in range(down.shape[1]):
-        p, q = f * down[0, i], g * down[2, i]
-        at = i * width
-        for j in range(width):
-            drawn[row, at + j] = p * across[2, j] + q * across[0, j]
-
-
-@_jit
-def _fill(value, drawn, row):
-    for i in range(drawn.shape[1]):
-        drawn[row, i] = value
+@_inline
+def slope_factor(sigma: float) -> float:
+    """Factor of the slopes of an axis by its centre and width."""
+    return -1.0 / (sigma * _ROOT_TWO_PI)
 
 
 @_jit
 def gaussian(
-    theta: np.ndarray,
-    free: np.ndarray,
-    width_slopes: np.ndarray,
-    edges: np.ndarray,
-    across: np.ndarray,
-    down: np.ndarray,
-    drawn: np.ndarray,
+    photons: float, background: float, shares: np.ndarray, shape: tuple[int, int], drawn: np.ndarray
 ) -> None:
-    """Expected image and its derivatives, the rows of `drawn`.
-
-    `across` and `down` are the two profiles.
-    """
-    _shares(theta[X], theta[SIGMA_X], edges, across)
-    _shares(theta[Y], theta[SIGMA_Y], edges, down)
-    photons = theta[PHOTONS]
-    _outer(down, 0, across, 0, photons, theta[BACKGROUND], drawn, 0)
-    for p in range(free.size):
-        code = free[p]
-        if code == X:
-            _outer(down, 0, across, 1, photons, 0.0, drawn, p + 1)
-        elif code == Y:
-            _outer(down, 1, across, 0, photons, 0.0, drawn, p + 1)
-        elif code == PHOTONS:
-            _outer(down, 0, across, 0, 1.0, 0.0, drawn, p + 1)
-        elif code == BACKGROUND:
-            _fill(1.0, drawn, p + 1)
-        else:
-            f = 0.0 if code == SIGMA_Y else photons * width_slopes[0]
-            g = 0.0 if code == SIGMA_X else photons * width_slopes[1]
-            _outer_pair(down, across, f, g, drawn, p + 1)
+    """Expected image, the first row of `drawn`: in whole vectors, each cut off by the next."""
+    height, width = shape
+    for i in range(height):
+        f = photons * shares[0, width + 1 + i]
+        at = i * width
+        for j in range(width + 7 & -8):
+            drawn[0, nonnegative(at + j)] = background + f * shares[0, j]
 
 
 @_jit
@@ -167,6 +140,12 @@ def set_widths(theta: np.ndarray, astigmatism: np.ndarray, slopes: np.ndarray) -
         root = math.sqrt(1 + t * t * (1 + t * (cubic + t * quartic)))
         theta[SIGMA_X + axis] = sigma * root
         slopes[axis] = sigma * t * (2 + t * (3 * cubic + t * 4 * quartic)) / (2 * depth * root)
+
+
+@_jit
+def _fill(value, drawn, row):
+    for i in range(drawn.shape[1]):
+        drawn[row, i] = value
 
 
 @_jit

@@ -64,17 +64,17 @@ def _top(smooth):
 def measure(images: np.ndarray, use: np.ndarray, background: np.ndarray, found: np.ndarray) -> None:
     """Write background, sum above it, top of the smoothed image, x and y to `found` (B, 5).
 
-    `background` holds what is known, or NaN.
+    `background` holds what is known, or NaN; `use` is (B, Y, X) or (1, Y, X).
     """
     n_images, height, width = images.shape
     net = np.zeros((height + 2, width + 2))
     across = np.empty_like(net)
     smooth = np.empty((height, width))
     for b in range(n_images):
-        level = background[b]
+        level, counts = background[b], use[b if len(use) > 1 else 0]
         if np.isnan(level):
-            level = _clipped_border(images[b], use[b])
-        total = _smooth(images[b], use[b], level, net, across, smooth)
+            level = _clipped_border(images[b], counts)
+        total = _smooth(images[b], counts, level, net, across, smooth)
         row, column = _top(smooth)
         top, least = smooth[row, column], np.inf
         for i in range(-2, 3):

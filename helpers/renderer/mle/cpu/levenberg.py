@@ -14,14 +14,26 @@ from numba import njit
 
 from ..levenberg import DAMPING, LEAST, MOST, RESOLUTION
 from . import likelihood
-from .images import OPTIONS, SIGMA, SIGMA_X, SIGMA_Y, gaussian, set_widths, spline
+from .images import (
+    BACKGROUND,
+    OPTIONS,
+    PHOTONS,
+    SIGMA,
+    SIGMA_X,
+    SIGMA_Y,
+    gaussian,
+    profiles,
+    set_widths,
+    spline,
+)
+from .separable import BLOCK, N_SUMS, normal_equations
 
 _jit = njit(**OPTIONS)
 
 
 @_jit
 def _copy(source, target):
-    for i in range(target.size):
+    for i in range(source.size):
         target[i] = source[i]
 
 
@@ -139,21 +151,28 @@ def minimize(
 ):  # fmt: skip
     """Fit every image (B, Y, X) from `theta` (B, N_CODES), which is overwritten.
 
-    `use` is (B, Y, X); `variance`, of the read noise, (B, Y, X) or (1, Y, X); `camera` a
+    `use` and `variance`, of the read noise, are (B, Y, X) or (1, Y, X); `camera` is a
     `likelihood.Camera`; `free` lists the codes of what is fitted, `low` and `high` their limits.
     With SIGMA among the free codes, both widths are one; a Gaussian of depth gives its constants
     as `astigmatism` (5, 2), and a spline its `coefficients` (Z, Y', X') and `z_step`; else they
     are empty. `table` holds the moments of `helpers.renderer.mle.goodness`. The last five are
     written.
     """
-    n_images, height, width = images.shape
-    n, n_free = height * width, free.size
-    counts, place, rows = np.empty(n), np.empty(n), np.empty(n)
+    shape = height, width = images.shape[1:]
+    n_free, separable = free.size, coefficients.size == 0
+    # whole vectors without a remainder: what lies beyond the image counts as masked
+    n = height * width + 7 & -8
+    counts, place, rows = np.zeros(n), np.empty(n), np.empty(n)
+    v, mask = np.zeros(n), np.zeros(n)
     column, taps = np.empty(n, np.int64), np.empty((4, n))
     alone, unused = np.empty((1, n)), np.empty((2, n))
-    drawn, weights = np.empty((1 + n_free, n)), np.empty((2, n))
-    across, down = np.empty((3, width)), np.empty((3, height))
-    edges = np.empty((3, max(height, width) + 8 & -8))  # whole vectors, without a remainder
+    room = (height + 1) * width + BLOCK
+    drawn = np.zeros((1 if separable else 1 + n_free, room))
+    weights = np.zeros((2, room))
+    shares = np.empty((3, width + height + 9 & -8))
+    edges = np.zeros((3, shares.shape[1] + 1))
+    sums = np.empty(N_SUMS * (width + BLOCK - 1 & -BLOCK))
+    slopes, products = np.empty(theta.shape[1]), np.empty((theta.shape[1], theta.shape[1]))
     gradient, step = np.empty(n_free), np.empty(n_free)
     fisher, factor = np.empty((n_free, n_free)), np.empty((n_free, n_free))
     stuck = np.empty(n_free, np.bool_)
@@ -163,11 +182,21 @@ def minimize(
     line = np.empty(width + 3)
 
     def draw(at):  # numba writes it out wherever it is called
-        if coefficients.size > 0:
-            spline(at, free, coefficients, z_step, splines, planes, line, drawn)
-        else:
+        if separable:
             set_widths(at, astigmatism, width_slopes)
-            gaussian(at, free, width_slopes, edges, across, down, drawn)
+            profiles(at, shape, edges, shares)
+            gaussian(at[PHOTONS], at[BACKGROUND], shares, shape, drawn)
+        else:
+            spline(at, free, coefficients, z_step, splines, planes, line, drawn)
+
+    def equations(at):
+        if separable:
+            normal_equations(
+                weights, at, free, width_slopes, shares, shape, sums, slopes, products, gradient,
+                fisher,
+            )  # fmt: skip
+        else:
+            _normal_equations(drawn, weights, gradient, fisher)
 
     def weigh(rates, v, mask, into):
         if camera.kind == likelihood.POISSON:
@@ -181,13 +210,15 @@ def minimize(
             camera.information, into,
         )  # fmt: skip
 
-    for b in range(n_images):
-        v = variance[b if variance.shape[0] > 1 else 0].ravel()
-        mask = use[b].ravel()
+    for b in range(len(images)):
+        if b == 0 or variance.shape[0] > 1:
+            _copy(variance[b].ravel(), v)
+        if b == 0 or use.shape[0] > 1:
+            _copy(use[b].ravel(), mask)
+        _copy(images[b].ravel(), counts)
         if camera.kind == likelihood.POISSON:
-            likelihood.shifted_counts(images[b].ravel(), v, counts)
+            likelihood.shift_counts(v, counts)
         else:
-            _copy(images[b].ravel(), counts)
             if camera.kind == likelihood.MIXTURE:
                 likelihood.rows_of(v, camera.information, rows)
             else:
@@ -195,12 +226,25 @@ def minimize(
                     counts, camera.spread, camera.n_near, camera.electrons.shape[0], column, taps
                 )
         here = theta[b]
-        draw(here)
-        value = weigh(drawn, v, mask, weights)
-        _normal_equations(drawn, weights, gradient, fisher)
-        damping = DAMPING
-        converged[b], steps[b], falls = False, n_iter, True
+        _copy(here, trial)
+        value, wanted, damping, solved, falls = np.inf, np.inf, DAMPING, True, False
+        converged[b], steps[b] = False, n_iter
         for k in range(n_iter + 1):
+            falls = False
+            if solved:
+                draw(trial)
+                new = weigh(drawn, v, mask, weights)
+                falls = new < value or k == 0
+            if falls:
+                _copy(trial, here)
+                value = new
+                equations(here)
+                damping = max(damping / 10, LEAST) if k > 0 else DAMPING
+            else:
+                damping = min(damping * 10, MOST)
+                if wanted < RESOLUTION:
+                    converged[b], steps[b] = True, k
+                    break
             for p in range(n_free):
                 at = here[free[p]]
                 stuck[p] = (at <= low[p] and gradient[p] > 0) or (at >= high[p] and gradient[p] < 0)
@@ -209,7 +253,6 @@ def minimize(
             if solved:
                 _solve(factor, gradient, step)
                 wanted = 0.0
-                _copy(here, trial)
                 for p in range(n_free):
                     code = free[p]
                     wanted -= step[p] * gradient[p]
@@ -220,23 +263,6 @@ def minimize(
                 if wanted < tol * tol:
                     _copy(trial, here)
                     converged[b], steps[b] = True, k
-                    break
-            if k == n_iter:
-                break
-            falls = False
-            if solved:
-                draw(trial)
-                new = weigh(drawn, v, mask, weights)
-                falls = new < value
-            if falls:
-                _copy(trial, here)
-                value = new
-                _normal_equations(drawn, weights, gradient, fisher)
-                damping = max(damping / 10, LEAST)
-            else:
-                damping = min(damping * 10, MOST)
-                if wanted < RESOLUTION:
-                    converged[b], steps[b] = True, k + 1
                     break
         if camera.kind == likelihood.POISSON:
             best = likelihood.poisson_at_best(counts, mask)

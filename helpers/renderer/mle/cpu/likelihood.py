@@ -1,8 +1,9 @@
 r"""Likelihoods of the cameras, compiled: value, score and Fisher information of flat images.
 
 Poisson counts, also shifted ones, in closed form; read noise as a sum over the number of
-electrons; electron multiplication from a table. Whatever is tabulated comes from the formulas of
-`helpers.noise`. Values lack what does not depend on the rate, which a deviance does not need.
+electrons, or over frequencies; electron multiplication from a table. Whatever is tabulated comes
+from the formulas of `helpers.noise`. Values lack what does not depend on the rate, which a
+deviance does not need.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from ....noise.readout import EMCCD, PoissonGauss
 from ..levenberg import DIM
 from .images import OPTIONS, _exp_minus
 
-_jit = njit(**OPTIONS)
+_jit = njit(forceinline=True, **OPTIONS)
 _inline = njit(inline="always", **OPTIONS)
 
 POISSON, MIXTURE, MULTIPLIED = range(3)  # codes of the cameras
@@ -31,8 +32,13 @@ ROOT_STEP, MOST_ROOT = 0.25, 64.0  # of the counts beyond the read noise, by the
 NEAR, FAR, SHARE = 8, 10, 6  # within the read noise: widths below and above zero, nodes in each
 LOG_VARIANCES = math.log(1e-5), math.log(1e5), 0.1
 MOST_ELECTRONS = 2**16
+WIDE = 3.0  # variance of the read noise from which on a sum over frequencies is the shorter one
+NODES, APART = 16, 0.6  # frequencies of that sum, and their distance in standard deviations
+_PI_HIGH = float(np.int64(np.float64(math.pi).view(np.int64) >> 28 << 28).view(np.float64))
+_PI_LOW = math.pi - _PI_HIGH
 _SQRT_HALF = np.int64(np.float64(math.sqrt(0.5)).view(np.int64))
 _LN2 = math.log(2)
+_F = tuple(1 / math.factorial(k) for k in range(21))
 
 
 class Camera(NamedTuple):
@@ -156,10 +162,10 @@ def poisson(drawn, counts, shift, mask, weights):
 
 
 @_jit
-def shifted_counts(image, shift, counts):
+def shift_counts(shift, counts):
     """Counts of the shifted Poisson distribution: none is negative."""
     for i in range(counts.size):
-        d = image[i] + shift[i]
+        d = counts[i] + shift[i]
         counts[i] = d if d > 0 else 0.0
 
 
@@ -175,10 +181,9 @@ def poisson_at_best(counts, mask):
 
 @_jit
 def _electrons(rate, log_rate, count, variance, factorials):
-    """Negative log-likelihood of a pixel with read noise, and its mean number of electrons.
+    """Negative log-likelihood of a pixel with little read noise, and its mean number of electrons.
 
-    The sum over k of Poisson(k; rate) N(count; k, variance), about its largest term: over every
-    second, third, ... number where it is wide.
+    The sum over k of Poisson(k; rate) N(count; k, variance), about its largest term.
     """
     k = max(rate * (count + variance) / (rate + variance), 0.0)
     width = 1.0
@@ -189,10 +194,9 @@ def _electrons(rate, log_rate, count, variance, factorials):
         width = math.sqrt(square)
         if move * move < 0.1 * square:
             break
-    step = int(math.ceil(0.25 * width))
     first = int(max(k - 7.0 * width, 0.0))
-    n = (int(k + 7.0 * width) + 9 - first) // step + 1
-    if first + n * step >= factorials.size:  # so many that the shifted counts say the same
+    n = int(k + 7.0 * width) + 9 - first
+    if first + n >= factorials.size:  # so many that the shifted counts say the same
         m, d = rate + variance, max(count + variance, 0.0)
         return m - d * _log(m), rate * d / m
     middle, half = int(k + 0.5), 0.5 / variance
@@ -200,13 +204,65 @@ def _electrons(rate, log_rate, count, variance, factorials):
     top = middle * log_rate - factorials[middle] - half * apart * apart
     total, mean = 0.0, 0.0
     for j in range(n):
-        number = first + j * step
+        number = first + j
         apart = count - number
         down = top - number * log_rate + factorials[number] + half * apart * apart
         term = _exp_minus(down if down < 700.0 else 700.0)
         total += term
         mean += (number - middle) * term
-    return rate - top - _log(total * step), middle + mean / total
+    return rate - top - _log(total), middle + mean / total
+
+
+@_inline
+def _cos_sin(x):
+    """Cosine and sine for x from -1 to 1e6."""
+    turns = np.int64(x * (1 / math.pi) + 0.5)
+    r = x - turns * _PI_HIGH - turns * _PI_LOW
+    t = -r * r
+    p = _F[12] + t * (_F[14] + t * (_F[16] + t * (_F[18] + t * _F[20])))
+    p = 1.0 + t * (_F[2] + t * (_F[4] + t * (_F[6] + t * (_F[8] + t * (_F[10] + t * p)))))
+    q = _F[11] + t * (_F[13] + t * (_F[15] + t * (_F[17] + t * _F[19])))
+    q = 1.0 + t * (_F[3] + t * (_F[5] + t * (_F[7] + t * (_F[9] + t * q))))
+    sign = 1.0 - 2.0 * (turns & 1)
+    return sign * p, sign * r * q
+
+
+@_jit
+def _by_frequencies(rate, log_rate, count, variance):
+    r"""The same for much read noise: the sum over k as one over frequencies u.
+
+    The generating function of a pixel is :math:`e^{K(s)}` with :math:`K(s) = \mu (e^s - 1) + v s^2
+    / 2 - s d`, and its density the integral of :math:`e^{K(s + iu)}` over u, by :math:`2\pi`.
+    Through the saddle point, :math:`K'(s) = 0`, that is nearly a Gaussian, which midpoints add up
+    to 1e-11. A saddle point that is found roughly is as good.
+    """
+    low = (rate - count) / variance
+    # of two bounds from below the larger: from there Newton steps go up and pass nothing
+    tilted = rate * (count + variance) / (rate + variance)
+    if low > 0:
+        tilted = max(tilted, rate * _exp_minus(min(low, 600.0)))
+    s = _log(tilted) - log_rate
+    off = tilted + variance * s - count
+    for _ in range(30):
+        square = tilted + variance
+        if off * off < 0.01 * square:
+            break
+        tilted = max(tilted - off * tilted / square, 1e-300)
+        s = _log(tilted) - log_rate
+        off = tilted + variance * s - count
+    step = APART / math.sqrt(tilted + variance)
+    total, mean = 0.0, 0.0
+    for j in range(NODES):
+        u = (j + 0.5) * step
+        c, h = _cos_sin(0.5 * u)
+        dip, sine = 2.0 * h * h, 2.0 * h * c  # 1 - cos u, without cancellation, and sin u
+        down = tilted * dip + 0.5 * variance * u * u
+        term = _exp_minus(down if down < 700.0 else 700.0)
+        turned, beside = _cos_sin(tilted * (u - sine) - off * u)
+        total += term * turned
+        mean += term * (turned * (1.0 - dip) + beside * sine)
+    value = rate - tilted + s * (count - 0.5 * variance * s) - _log(total * step)
+    return value, tilted * mean / total
 
 
 @_jit
@@ -219,7 +275,10 @@ def mixture(drawn, counts, variance, mask, factorials, information, rows, weight
             continue
         m = max(drawn[0, i], DIM)
         log = _log(m)
-        value, electrons = _electrons(m, log, counts[i], variance[i], factorials)
+        if variance[i] < WIDE:
+            value, electrons = _electrons(m, log, counts[i], variance[i], factorials)
+        else:
+            value, electrons = _by_frequencies(m, log, counts[i], variance[i])
         total += mask[i] * value
         weights[0, i] = mask[i] * (1.0 - electrons / m)
         weights[1, i] = mask[i] * _informed(information, rows[i], log) / (m + variance[i])

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.special import erf
 
-from helpers.renderer.mle.cpu.images import _shares
+from helpers.renderer.mle.cpu import images
 from helpers.renderer.renderers import Gaussian2D, Gaussian3D
 from helpers.renderer.renderers.base import Renderer
 from helpers.renderer.simulate import gaussian_spots
@@ -89,13 +89,17 @@ def test_the_astigmatic_constants_can_be_learned():
 @pytest.mark.parametrize("sigma", [0.2, 1.3, 9.0])
 def test_the_compiled_error_function_is_that_of_scipy(sigma):
     for centre in (0.0, 0.37, -7.0, 60.0):
-        profile = np.empty((3, 14))
-        _shares(centre, sigma, np.empty((3, 15)), profile)
-        edges = (np.arange(15) - 7 - centre) / sigma
-        bell = np.exp(-(edges**2) / 2) / np.sqrt(2 * np.pi) / sigma
-        np.testing.assert_allclose(profile[0], np.diff(erf(edges / np.sqrt(2))) / 2, atol=1e-12)
-        np.testing.assert_allclose(profile[1], -np.diff(bell), atol=1e-12)
-        np.testing.assert_allclose(profile[2], -np.diff(edges * bell), atol=1e-12)
+        theta, shares = np.zeros(8), np.empty((3, 32))
+        theta[[images.X, images.Y]] = centre, -centre
+        theta[[images.SIGMA_X, images.SIGMA_Y]] = sigma, sigma
+        images.profiles(theta, (15, 14), np.zeros((3, 33)), shares)  # rows follow columns
+        shares[1:] *= -1 / np.sqrt(2 * np.pi) / sigma
+        for n, at, profile in ((14, centre, shares[:, :14]), (15, -centre, shares[:, 15:30])):
+            edges = (np.arange(n + 1) - n / 2 - at) / sigma
+            bell = np.exp(-(edges**2) / 2) / np.sqrt(2 * np.pi) / sigma
+            np.testing.assert_allclose(profile[0], np.diff(erf(edges / np.sqrt(2))) / 2, atol=1e-12)
+            np.testing.assert_allclose(profile[1], -np.diff(bell), atol=1e-12)
+            np.testing.assert_allclose(profile[2], -np.diff(edges * bell), atol=1e-12)
 
 
 def test_what_makes_no_spot_is_refused():
