@@ -22,7 +22,13 @@ from .harness import Table, threads
 
 SEEDS = range(7000, 7008)  # no training, page or other test has them
 FIELD = (120, 120)  # a multiple of every ratio
-WITHOUT_LEARNING = ("bicubic", "linear", "detail_injection", "adaptive_blend")
+WITHOUT_LEARNING = (
+    "bicubic",
+    "linear",
+    "detail_injection",
+    "adaptive_blend",
+    "bayesian_fusion",
+)
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ def run(options):
     methods = {
         "linear": (baselines.linear, None, ("float32",)),
         "adaptive blend": (baselines.adaptive_blend, None, ("float32",)),
+        "Bayesian fusion": (baselines.bayesian_fusion, None, ("float32",)),
         "FlowFuse": (xray.load("flowfuse", device="cpu"), None, PRECISIONS),
         "FlowFuse, tiles": (xray.load("flowfuse", device="cpu"), 256, PRECISIONS),
         "EDVR small, tiles": (xray.load("edvr", device="cpu"), 256, PRECISIONS),
