@@ -30,7 +30,7 @@ __all__ = ["SequenceArchive", "load", "save"]
 REBUILT = (
     fields.Field, fields.Voxels, fields.MLP, fields.PositionalEncoding, fields.RadialEncoding,
     fields.FeatureGrid, PlaneGrid, fields.HashGrid, fields.Softplus, fields.ReLU, Index,
-    fields.Identity, fields.Sum,
+    fields.Identity, fields.Sum, fields.Contrast, fields.Transmission,
 )  # fmt: skip
 AT_THE_START = ("generator", "std")  # arguments that decide the first weights and nothing else
 LARGEST_HALF = 65504.0

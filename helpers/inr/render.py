@@ -47,7 +47,8 @@ def render(
     Returns
     -------
     (Z, Y, X) float32 array
-        Or (d, h, w) for a box: with a coordinate network, bit for bit the crop of the whole.
+        Or (d, h, w) for a box: with a coordinate network, bit for bit the crop of the whole. A
+        complex contrast has an axis of 2 in front.
 
     Raises
     ------
@@ -64,12 +65,15 @@ def render(
     ((4, 5, 6), True)
     """
     corner, shape = _place(size, roi, one_based)
-    out = np.empty(shape, np.float32)
+    channels = getattr(field, "channels", 1)
+    parts = () if channels == 1 else (channels,)
+    out = np.empty((*parts, *shape), np.float32)
     for part in _slabs(shape, chunk):
         first = [c + p for c, p in zip(corner, part[:3], strict=True)]
         with torch.no_grad():
-            values = cast(Any, field).volume(size, (*first, *part[3:]))
-        out[box(shape, part)] = values.detach().cpu().numpy()
+            values = cast(Any, field).volume((*parts, *size), (*first, *part[3:]))
+        z, y, x = box(shape, part)
+        out[..., z, y, x] = values.detach().cpu().numpy()
     return out
 
 

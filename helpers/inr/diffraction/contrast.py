@@ -100,7 +100,7 @@ def fit_contrast(
     if len(model.in_shape) != 3:
         raise ValueError(
             "the model absorbs, and this fit finds a contrast that only delays light: make the "
-            "model without absorption, or use linear_inverse"
+            "model without absorption, or use linear_inverse, or fit a field with the head Contrast"
         )
     start = linear_start(model, intensity)
     _check_units(model, intensity)

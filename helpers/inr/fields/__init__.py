@@ -3,10 +3,11 @@
 from torch.nn import Identity
 
 from .encodings import PositionalEncoding, RadialEncoding, extent_of
-from .field import MLP, Field, ReLU, Softplus, Sum, Voxels, paper_field
+from .field import MLP, Contrast, Field, ReLU, Softplus, Sum, Transmission, Voxels, paper_field
 from .grids import FeatureGrid, HashGrid, pyramid
 
 __all__ = [
+    "Contrast",
     "FeatureGrid",
     "Field",
     "HashGrid",
@@ -17,6 +18,7 @@ __all__ = [
     "ReLU",
     "Softplus",
     "Sum",
+    "Transmission",
     "Voxels",
     "extent_of",
     "paper_field",

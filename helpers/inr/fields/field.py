@@ -221,6 +221,76 @@ class Index(nn.Module):
         return self.background + self.limit * torch.tanh(x)
 
 
+class Contrast(nn.Module):
+    """Complex contrast of a thick object: its index, and how much it absorbs.
+
+    What `helpers.inr.diffraction.MultiSlice` and `Born` with absorption are called with. It takes
+    two numbers for each point.
+
+    Parameters
+    ----------
+    index : float
+        The largest difference from the medium, of either sign.
+    absorption : float
+        Imaginary part of the index of something dark; never below zero. It starts at a twentieth.
+
+    Examples
+    --------
+    >>> index, absorption = Contrast(0.05, 0.01)(torch.zeros(2)).tolist()
+    >>> index, round(absorption, 6)
+    (0.0, 0.0005)
+    """
+
+    channels = 2
+
+    def __init__(self, index: float = 0.05, absorption: float = 0.01) -> None:
+        super().__init__()
+        if not (0 < index < math.inf and 0 < absorption < math.inf):
+            raise ValueError(
+                f"index is {index} and absorption {absorption}: give sizes above zero; for an "
+                "object that only delays light use a model and a head without absorption"
+            )
+        self.index, self.absorption = float(index), float(absorption)
+        self._bounded, self._positive = Index(index), Softplus(absorption / 20, absorption)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Index and absorption (..., 2) of any `x` (..., 2)."""
+        return torch.stack([self._bounded(x[..., 0]), self._positive(x[..., 1])], -1)
+
+
+class Transmission(nn.Module):
+    r"""Complex transmission of a thin object, from the delay and the loss of its light.
+
+    Its two numbers are the real and the imaginary part of :math:`t - 1`, what
+    `helpers.inr.diffraction.Ptychography` is called with, for
+
+    .. math:: t = e^{i \varphi - a}, \qquad a \ge 0 .
+
+    Parameters
+    ----------
+    absorption : float
+        Minus the logarithm of the amplitude behind something dark. It starts at a twentieth.
+
+    Examples
+    --------
+    >>> real, imaginary = Transmission()(torch.zeros(2)).tolist()
+    >>> round(real, 3), imaginary
+    (-0.049, 0.0)
+    """
+
+    channels = 2
+
+    def __init__(self, absorption: float = 1.0) -> None:
+        super().__init__()
+        self.absorption = float(absorption)
+        self._positive = Softplus(absorption / 20, absorption)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Parts (..., 2) of the transmission minus one, of any phase and loss `x` (..., 2)."""
+        phase, amplitude = x[..., 0], torch.exp(-self._positive(x[..., 1]))
+        return torch.stack([amplitude * phase.cos() - 1, amplitude * phase.sin()], -1)
+
+
 class Field(nn.Module):
     """An object as a function of position.
 
@@ -230,9 +300,9 @@ class Field(nn.Module):
         Points (..., 3) to features (..., out_features), such as `FeatureGrid`. Where it has a
         ``grid`` method, regular grids take that faster way.
     network : nn.Module
-        Features (N, C) to (N, 1), such as `MLP`.
+        Features (N, C) to (N, 1), such as `MLP`; to (N, 2) for a head with two channels.
     head : nn.Module
-        What the number means, such as `Softplus`.
+        What the number means, such as `Softplus`, or the two numbers, such as `Contrast`.
     extent : 3 floats
         Half the size along (z, y, x), see `extent_of`.
 
@@ -253,6 +323,12 @@ class Field(nn.Module):
         super().__init__()
         self.encoding: Any = encoding  # it may have `grid`, which a module has not
         self.network, self.head = network, head
+        self.channels = int(getattr(head, "channels", 1))
+        if self.channels > 1 and getattr(network, "out_features", None) != self.channels:
+            raise ValueError(
+                f"{type(head).__name__} takes {self.channels} numbers for each point: give a "
+                f"network with out_features={self.channels}"
+            )
         self.extent = tuple(float(half) for half in extent)
         if len(self.extent) != 3 or not min(self.extent) > 0:
             raise ValueError(f"extent is {extent}: expected three numbers above zero, (z, y, x)")
@@ -263,9 +339,9 @@ class Field(nn.Module):
         return next(self.parameters()).device
 
     def forward(self, points: torch.Tensor) -> torch.Tensor:
-        """Values (...) at (..., 3) points (z, y, x), in the units of `extent`."""
-        features = self.encoding(points.reshape(-1, 3), self.extent)
-        return self._decode(features).reshape(points.shape[:-1])
+        """Values (...) or (..., 2) at (..., 3) points (z, y, x), in the units of `extent`."""
+        values = self._decode(self.encoding(points.reshape(-1, 3), self.extent))
+        return values.reshape((*points.shape[:-1], *values.shape[1:]))
 
     def volume(self, shape: Sequence[int], roi: Sequence[int] | None = None) -> torch.Tensor:
         """Values at the voxel centres of a volume that fills the extent, or of a box in it.
@@ -273,40 +349,62 @@ class Field(nn.Module):
         Parameters
         ----------
         shape : (Z, Y, X)
-            Voxels along each axis; any number, the field is continuous.
+            Voxels along each axis; any number, the field is continuous. With a head of two
+            channels (2, Z, Y, X), or (2, Y, X) for a thin object.
         roi : (z, y, x, depth, height, width), optional
             First voxel, counted from 0, and size of a box: only that is computed.
 
         Returns
         -------
-        (Z, Y, X) tensor
+        tensor of that shape
             With gradients as torch has them switched. For volumes that fill the memory see
             `helpers.inr.render.render`.
         """
-        box(shape, roi)
+        grid = _grid(shape, self.channels)
+        box(grid, roi)
         if hasattr(self.encoding, "grid"):
-            features = self.encoding.grid(shape, self.extent, roi, self.device)
+            features = self.encoding.grid(grid, self.extent, roi, self.device)
         else:
-            points = coordinates(shape, self.extent, roi, self.device)
+            points = coordinates(grid, self.extent, roi, self.device)
             features = self.encoding(points.reshape(-1, 3), self.extent)
-        return self._decode(features).reshape(shape if roi is None else roi[3:])
+        size = tuple(grid if roi is None else roi[3:])
+        if self.channels == 1:
+            return self._decode(features).reshape(size)
+        return self._decode(features).T.reshape(self.channels, *size[-len(shape) + 1 :])
 
     def _decode(self, features: Any) -> torch.Tensor:
-        """Values (N,) of (N, C) features; without gradients in blocks of one size.
+        """Values (N,) or (N, 2) of (N, C) features; without gradients in blocks of one size.
 
         Matrix products and vector instructions round the end of an array in another way than its
         middle. In blocks of one size, the value at a point does not depend, not even in its last
         bit, on which other points are asked for.
         """
         if torch.is_grad_enabled():
-            return self.head(self.network(features)[:, 0])
+            return self._values(features)
         n, block = len(features), BLOCK["cpu" if self.device.type == "cpu" else "gpu"]
-        out = torch.empty(n, device=self.device)
+        size = (n,) if self.channels == 1 else (n, self.channels)
+        out = torch.empty(size, device=self.device)
         for start in range(0, n, block):
             rows = torch.arange(start, start + block, device=self.device).clamp(max=n - 1)
             part = out[start : start + block]
-            part.copy_(self.head(self.network(features[rows])[:, 0])[: len(part)])
+            part.copy_(self._values(features[rows])[: len(part)])
         return out
+
+    def _values(self, features: Any) -> torch.Tensor:
+        values = self.network(features)
+        return self.head(values[:, 0] if self.channels == 1 else values)
+
+
+def _grid(shape: Sequence[int], channels: int) -> tuple[int, ...]:
+    """Voxels (Z, Y, X) of a volume with as many numbers in each voxel as there are channels."""
+    if channels == 1:
+        return tuple(shape)
+    if len(shape) not in (3, 4) or shape[0] != channels:
+        raise ValueError(
+            f"shape is {tuple(shape)}, but each point has {channels} numbers: expected "
+            f"({channels}, Z, Y, X), or ({channels}, Y, X) for a thin object"
+        )
+    return (1,) * (4 - len(shape)) + tuple(shape[1:])
 
 
 class Voxels(nn.Module):
@@ -315,7 +413,8 @@ class Voxels(nn.Module):
     Parameters
     ----------
     shape : (Z, Y, X)
-        Voxels along each axis.
+        Voxels along each axis, behind an axis for the two numbers of a complex contrast:
+        (2, Z, Y, X), or (2, Y, X) for a thin object.
     head : nn.Module
         As for `Field`; all numbers start at zero.
 
@@ -327,8 +426,9 @@ class Voxels(nn.Module):
 
     def __init__(self, shape: Sequence[int], head: nn.Module) -> None:
         super().__init__()
-        box(shape)
         self.shape, self.head = tuple(shape), head
+        self.channels = int(getattr(head, "channels", 1))
+        box(_grid(self.shape, self.channels)[-3:])
         self.values = nn.Parameter(torch.zeros(self.shape))
 
     @property
@@ -340,9 +440,20 @@ class Voxels(nn.Module):
         self, shape: Sequence[int] | None = None, roi: Sequence[int] | None = None
     ) -> torch.Tensor:
         """Values of the voxels, interpolated linearly where another shape is asked for."""
-        return self.head(upsample(self.values[None], self.shape if shape is None else shape, roi))[
-            0
-        ]
+        shape = self.shape if shape is None else tuple(shape)
+        if self.channels == 1 and len(shape) == len(self.shape) == 3:
+            return self.head(upsample(self.values[None], shape, roi))[0]
+        if len(shape) != len(self.shape) or shape[0] != self.shape[0]:
+            raise ValueError(f"shape is {shape}, but these are voxels {self.shape}")
+        grid = _grid(shape, self.shape[0])
+        values = upsample(
+            self.values.reshape(len(self.values), *_grid(self.shape, shape[0])), grid, roi
+        )
+        if self.channels > 1:
+            values = self.head(values.movedim(0, -1)).movedim(-1, 0)
+        else:
+            values = self.head(values)
+        return values if len(shape) == 4 else values[:, 0]
 
 
 # encoding, network, published size (Z, Y, X)
@@ -355,7 +466,12 @@ PAPER: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[int, ...]]] = {
 
 
 def paper_field(
-    name: str, *, sequence: bool = False, generator: torch.Generator | None = None
+    name: str,
+    *,
+    sequence: bool = False,
+    head: nn.Module | None = None,
+    shape: Sequence[int] | None = None,
+    generator: torch.Generator | None = None,
 ) -> Field:
     """Build a field with the sizes that were published :cite:p:`yi2023`.
 
@@ -365,6 +481,12 @@ def paper_field(
         The published example.
     sequence : bool
         The network of the 4D "mito" example, which has no skip.
+    head : nn.Module, optional
+        In place of the published one: `Contrast` behind `helpers.inr.diffraction.MultiSlice`,
+        `Transmission` behind `helpers.inr.diffraction.Ptychography`.
+    shape : (Z, Y, X), optional
+        Voxels of the object, in place of the published ones. The table of "fpm" has half of them
+        along the axis and 0.6 across, as published.
     generator : torch.Generator, optional
         Of the weights at the start.
 
@@ -382,26 +504,32 @@ def paper_field(
     -----
     Frequencies are without pi, the activation is ReLU, the head a leaky ReLU. "fpm" is a learned
     table of 60 x 204 x 204 nodes with three features and a network of 12 units; it gives the
-    refractive index itself. The published coordinates put the first and the last voxel centre at
-    -1 and 1; here the faces of the volume lie there.
+    refractive index itself, and with the head `Contrast` what a model of diffraction wants. The
+    published coordinates put the first and the last voxel centre at -1 and 1; here the faces of
+    the volume lie there.
 
     Examples
     --------
     >>> [sum(p.numel() for p in paper_field(name).parameters()) for name in ("mito", "tubulin")]
     [62849, 128897]
     """
+    outputs = int(getattr(head, "channels", 1))
     if name == "fpm":
-        encoding = FeatureGrid([(60, 204, 204)], 3, generator=generator)
+        depth, *lateral = shape = (120, 340, 340) if shape is None else tuple(shape)
+        nodes = (math.ceil(0.5 * depth), *(math.ceil(0.6 * n) for n in lateral))
+        encoding = FeatureGrid([nodes], 3, generator=generator)
         with torch.no_grad():
             encoding.tables[0].uniform_(0, 2e-4, generator=generator)
-        network = MLP(3, 12, 4, skips=[2], activation="leaky_relu", generator=generator)
-        return Field(encoding, network, Index(1.0, 1.33), extent_of((120, 340, 340), 1))
+        network = MLP(
+            3, 12, 4, skips=[2], activation="leaky_relu", out_features=outputs, generator=generator
+        )
+        return Field(encoding, network, head or Index(1.0, 1.33), extent_of(shape, 1))
     if name not in PAPER:
         raise ValueError(f"name is {name!r}: use one of {', '.join([*PAPER, 'fpm'])}")
-    waves, layers, shape = PAPER[name]
+    waves, layers, published = PAPER[name]
     if sequence and name != "mito":
         raise ValueError(f"{name!r} was not published as a sequence: only 'mito' was")
     waved = PositionalEncoding(**waves, pi=False)
     layers = layers | {"skips": ()} if sequence else layers
-    network = MLP(waved.out_features, **layers, generator=generator)
-    return Field(waved, network, ReLU(0.01), extent_of(shape, 1))
+    network = MLP(waved.out_features, **layers, out_features=outputs, generator=generator)
+    return Field(waved, network, head or ReLU(0.01), extent_of(shape or published, 1))

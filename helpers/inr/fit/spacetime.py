@@ -57,6 +57,10 @@ class LowRank(nn.Module):
         rank = n_frames if rank is None else rank
         if not 1 <= rank <= n_frames:
             raise ValueError(f"rank is {rank} for {n_frames} frames: give 1 to {n_frames}")
+        if getattr(field, "channels", 1) > 1:
+            raise ValueError(
+                "a film has one number in each voxel: fit a complex contrast by frames"
+            )
         part: Any = copy.deepcopy(field)
         self.head, part.head = part.head, nn.Identity()
         self.parts = nn.ModuleList(copy.deepcopy(part) for _ in range(rank))
