@@ -17,7 +17,15 @@ from numba import njit
 
 ZERO, ONE, TWO = np.float32(0), np.float32(1), np.float32(2)
 
-_jit = njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+OPTIONS: dict[str, Any] = {
+    "cache": True,
+    "nogil": True,
+    "error_model": "numpy",
+    "fastmath": {"reassoc", "contract", "nsz"},
+}
+# A function that stays on its own is compiled twice, alone and with its caller, and which of the
+# two runs depends on the cache: the last bits would, too.
+_inlined = njit(forceinline=True, **OPTIONS)
 
 
 def serves(volume: torch.Tensor) -> bool:
@@ -46,7 +54,7 @@ class SumOfNorms(torch.autograd.Function):
         return above * ctx.saved_tensors[0], None, None
 
 
-@_jit
+@_inlined
 def _differences(volume: np.ndarray, z: int, y: int, weights: np.ndarray, q: np.ndarray) -> None:
     """Six second differences of row (z, y), into `q` (6, X + 2)."""
     zz, yy, xx = weights[0], weights[1], weights[2]
@@ -79,7 +87,7 @@ def _differences(volume: np.ndarray, z: int, y: int, weights: np.ndarray, q: np.
         q[5, x] = yx * corners
 
 
-@_jit
+@_inlined
 def _norms(q: np.ndarray, smooth: np.float32) -> float:
     """Sum of the norms of a row; each difference becomes the norm's slope by it."""
     total = 0.0
@@ -95,7 +103,7 @@ def _norms(q: np.ndarray, smooth: np.float32) -> float:
     return total
 
 
-@_jit
+@_inlined
 def _give_back(q: np.ndarray, z: int, y: int, weights: np.ndarray, slope: np.ndarray) -> None:
     """Add what the differences of row (z, y) give to its slope and its neighbours'."""
     zz, yy, xx = weights[0], weights[1], weights[2]
@@ -124,7 +132,7 @@ def _give_back(q: np.ndarray, z: int, y: int, weights: np.ndarray, slope: np.nda
     _give_ends(q, z, y, weights, slope)
 
 
-@_jit
+@_inlined
 def _give_ends(q: np.ndarray, z: int, y: int, weights: np.ndarray, slope: np.ndarray) -> None:
     """The same for the voxels before the first and after the last."""
     xx, zx, yx = weights[2], weights[4], weights[5]
@@ -137,7 +145,7 @@ def _give_ends(q: np.ndarray, z: int, y: int, weights: np.ndarray, slope: np.nda
         slope[z, y + 1, at] -= sign * yx * q[5, x]
 
 
-@_jit
+@njit(**OPTIONS)
 def sum_and_slope(
     volumes: np.ndarray, weights: np.ndarray, smooth: np.float32, slope: np.ndarray
 ) -> float:
