@@ -193,7 +193,8 @@ class ActualPairs:
         fast = _Light(
             recording.lr, 1.0 + darks[0] if white is None else whites[0], darks[0], "fast", beams[0]
         )
-        lazy, lr = is_lazy(recording.lr), _OnGrid(fast, calibration)
+        lazy = is_lazy(recording.lr)
+        lr: Any = _OnGrid(fast, calibration)
         self._lr: Any = lr if lazy else lr[:]
         if white is None:
             gain = self._common_gain(self._lr, timing.matched)
