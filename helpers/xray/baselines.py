@@ -158,10 +158,7 @@ def adaptive_blend(
     >>> bool((blend - hr[:, 0]).abs().mean() < (blend - hr[:, 1]).abs().mean())
     True
     """
-    check_inputs(lr, hr, tau, camera)
-    camera = _known(camera)
-    y, keys = camera.transmission(lr[:, 1]), hr[:, :, 0]
-    plain = replace(camera, gain=1.0, offset=0.0)
+    y, keys, camera, plain = _in_transmission(lr, hr, tau, camera)
     expected = plain(keys)
     noise = _noise(expected, camera)
     beyond = ((y - expected).abs() - noise).clamp_min(0) / (WIDTH**2 + noise**2).sqrt()
@@ -220,10 +217,7 @@ def bayesian_fusion(
     >>> bool((fused - hr[:, 0]).abs().mean() < (fused - hr[:, 1]).abs().mean())
     True
     """
-    check_inputs(lr, hr, tau, camera)
-    camera = _known(camera)
-    y, keys = camera.transmission(lr[:, 1]), hr[:, :, 0]
-    plain = replace(camera, gain=1.0, offset=0.0)
+    y, keys, camera, plain = _in_transmission(lr, hr, tau, camera)
     shape = keys.shape[-2], keys.shape[-1]
     width = _width_of_changes(keys)
     sigma = torch.as_tensor(camera.sigma).to(keys).view(-1, 1, 1, 1)
@@ -301,6 +295,16 @@ def _conjugate_gradients(
 
 WIDTH = 0.01  # transmission that a key frame may be off before it is doubted
 DOUBT = 0.03  # weight of the enlarged coarse frame
+
+
+def _in_transmission(
+    lr: torch.Tensor, hr: torch.Tensor, tau: torch.Tensor, camera: Camera
+) -> tuple[torch.Tensor, torch.Tensor, CoarseCamera, CoarseCamera]:
+    """Coarse frame at the moment, key frames, their camera, and the one that sees transmission."""
+    check_inputs(lr, hr, tau, camera)
+    camera = _known(camera)
+    plain = replace(camera, gain=1.0, offset=0.0)
+    return camera.transmission(lr[:, 1]), hr[:, :, 0], camera, plain
 
 
 def _known(camera: Camera) -> CoarseCamera:
