@@ -6,6 +6,7 @@ steps, which tells the memory and the time of a step but is far too short for a 
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +23,7 @@ from helpers.inr.phantoms import microtubules
 from helpers.inr.render import render
 from helpers.metrics import psnr
 
-from .harness import Table
+from .harness import Table, threads
 
 PLANES, STEP, WINDOW = 41, 0.17, 256
 PHOTONS, BACKGROUND, READ_NOISE = 200.0, 4.0, 1.5
@@ -123,13 +124,13 @@ def rendered():
 def reconstructed():
     """The whole by `reconstruct`, its prior chosen by held-out pixels, on all cores."""
     op, views, _ = recorded(Scale("cpu", PUBLISHED_SIZE[1], 0, WHOLE.n_tubes, ()))
-    seconds, found = timed(
-        lambda: reconstruct(op, views, background=BACKGROUND, read_noise=READ_NOISE, device="cpu")
-    )
+    noise = {"background": BACKGROUND, "read_noise": READ_NOISE}
+    with threads(os.cpu_count()):
+        seconds, found = timed(lambda: reconstruct(op, views, device="cpu", **noise))
     volume = torch.from_numpy(found.volume)
     table = Table(
         f"cpu: reconstruct, {' x '.join(map(str, found.volume.shape))}, {len(views)} views, "
-        f"{torch.get_num_threads()} threads",
+        f"{os.cpu_count()} threads",
         ("", "measured", "wanted"),
     )
     table.rows += [
