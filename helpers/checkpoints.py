@@ -123,7 +123,8 @@ def _read(path: str | PathLike[str]) -> tuple[dict[str, Any], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            # copied to where a sum rounds as it did: in the file, numbers lie anywhere
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(
             f"{path} is truncated or not a safetensors file ({error}): copy or train it again"

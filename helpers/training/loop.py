@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -177,7 +177,8 @@ class Run:
         ``objective(step)`` gives the loss to go down, or a pair of it and what the history keeps in
         its place; ``after(step)`` follows the optimizer's step, ``callback(Step)`` that, and a true
         answer ends the run. Where a loss is not finite the step is not made; the last checkpoint is
-        from before.
+        from before. For an optimizer that evaluates several times in a step, such as L-BFGS, it
+        gives the function that evaluates.
         """
         from tqdm.auto import tqdm
 
@@ -204,6 +205,8 @@ class Run:
         return {"objective": np.array(self.history), "seconds": np.array(self.seconds)}
 
     def _down(self, step: int, loss: Any) -> float:
+        if callable(loss):
+            return self._search(step, loss)
         loss, kept = loss if isinstance(loss, tuple) else (loss, None)
         value = loss.item()
         kept = value if kept is None else kept
@@ -220,6 +223,13 @@ class Run:
             nn.utils.clip_grad_norm_(parameters, self.clip)
         self.optimizer.step()
         self.history.append(kept)
+        return value
+
+    def _search(self, step: int, evaluate: Callable[[], torch.Tensor]) -> float:
+        value = cast(Any, self.optimizer.step(evaluate)).item()
+        if not math.isfinite(value):
+            raise FloatingPointError(f"the loss of step {step} is {value}: {self.advice}")
+        self.history.append(value)
         return value
 
     def _save(self) -> None:

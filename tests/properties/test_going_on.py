@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from helpers.inr import fields
+from helpers.inr.diffraction import Ptychography, fit_transmission
 from helpers.inr.fit import Stage, fit
 from helpers.inr.fit.losses import gaussian, poisson, total_variation
 from helpers.inr.lightfield import LightField
@@ -72,6 +73,24 @@ def longer_fit(path):
     first, more = Stage(STEPS, 0.1, views=1), Stage(4, 0.01, views=2)
     field_fit(path, stages=[first])
     return field_fit(path, stages=[first, more]), field_fit(None, stages=[first, more])
+
+
+def transmission(path, callback=None, n=STEPS, light=1.0, na=0.12, **change):
+    """Bright fields in the first half of the iterations, dark ones too in the second."""
+    leds = 0.05 * np.mgrid[-1:2, -1:2].reshape(2, -1).T * np.array([1, 2.6])
+    images = light * (1 + 0.1 * np.random.default_rng(0).random((9, 16, 16)))
+    found = fit_transmission(
+        Ptychography(leds, (16, 16), wavelength=0.6, na=na, pixel_size=1.5),
+        images * np.where(np.hypot(*leds.T) < 0.12, 1, 0.1)[:, None, None],
+        n_iter=n,
+        checkpoint=path,
+        checkpoint_every=SAVED,
+        callback=callback,
+        device="cpu",
+        **change,
+    )
+    state = {"volume": torch.from_numpy(found.volume)} | found.model.parameters()
+    return found.history["objective"], state, found.interrupted
 
 
 def square(goal):
@@ -209,6 +228,7 @@ def denoiser(path, callback=None, n=STEPS, line=(1.0, 0.5), patch=12, **change):
 
 RUNS = {
     "fit": field_fit,
+    "transmission": transmission,
     "reptile": start_by_reptile,
     "shared_decoder": start_by_decoder,
     "fusion": fusion,
@@ -258,9 +278,10 @@ def test_a_killed_run_goes_on_bit_for_bit(run, tmp_path):
 
 @every
 def test_more_steps_go_on_where_the_past_is_the_same(run, tmp_path):
-    if run in (start_by_reptile, start_by_decoder):
+    if run in (transmission, start_by_reptile, start_by_decoder):
         run(tmp_path / "run")
-        with pytest.raises(ValueError, match="another schedule: (epsilon|learning rate) .*, not"):
+        changed = "(leds|epsilon|learning rate)"
+        with pytest.raises(ValueError, match=f"another schedule: {changed} .*, not"):
             run(tmp_path / "run", n=STEPS + 3)
         return
     if run is field_fit:
@@ -292,6 +313,9 @@ def test_more_steps_go_on_where_the_past_is_the_same(run, tmp_path):
             {"stages": [Stage(STEPS, 0.1, final_rate=1.0)]},
             "views 1, not None, at step 1",
         ),
+        (transmission, {"light": 1.1}, "data"),
+        (transmission, {"na": 0.13}, "model Ptychography #"),
+        (transmission, {"n": 2}, "3 steps made, not 2"),
         (start_by_reptile, {"goals": (1.0, 4.0)}, "tasks"),
         (start_by_reptile, {"epsilon": 0.5}, "epsilon 1.0, not 0.5, at step 1"),
         (start_by_reptile, {"generator": seeded(2)}, "seed 1, not 2"),

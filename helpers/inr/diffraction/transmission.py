@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,16 @@ import torch
 
 from ..._arrays import Array, Device, to_numpy, to_tensor
 from ...devices import pick_device
+from ...training.identity import fingerprint, told
+from ...training.loop import Run, Step
 from .._checks import check_data
 from ..fit._learn import check_learn
+from ._unknown import Evaluation, Unknown
 from .ptychography import Ptychography
 
 UNKNOWN = ("aberration", "pupil", "absorption", "gains", "background")
-STEPS = {"aberration": 0.1, "pupil": 0.1, "absorption": 0.1}  # radians: of unit curvature, about
-RIDGE = 0.1  # of a number in that unit; it decides what no image shows
+RIDGE = 0.1  # of a number in its unit; it decides what no image shows
+MOST_TRIALS = 100  # of a step in a line search: never reached
 
 
 @dataclass(frozen=True)
@@ -34,14 +38,17 @@ class TransmissionFit:
     model : Ptychography
         With the numbers that were found, of the LEDs that were given.
     history : dict of arrays
-        "objective" and "seconds" of each evaluation; the objective rises where the dark-field LEDs
-        come in.
+        "objective" at the start of each iteration, and "seconds" at its end; the objective rises
+        where the dark-field LEDs come in.
     n_iter : int
     converged : bool
-        Whether the last tenth of the evaluations lowered the objective by less than a hundredth.
+        Whether the last tenth of the iterations with all LEDs lowered the objective by less than a
+        hundredth.
     explained : (L,) array
         Share of the variance of each image's amplitude that the model explains.
     settings : dict
+    interrupted : bool
+        Ctrl-C ended it after an iteration.
     """
 
     transmission: np.ndarray
@@ -52,6 +59,7 @@ class TransmissionFit:
     converged: bool
     explained: np.ndarray = field(repr=False)
     settings: dict
+    interrupted: bool = False
 
 
 def fit_transmission(
@@ -60,6 +68,10 @@ def fit_transmission(
     *,
     learn: Sequence[str] = UNKNOWN,
     n_iter: int = 100,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int = 10,
+    callback: Callable[[Step], Any] | None = None,
+    progress: bool = False,
     device: Device = None,
 ) -> TransmissionFit:
     r"""Find the transmission of a thin object, and the numbers of the instrument in `learn`.
@@ -74,6 +86,15 @@ def fit_transmission(
         Names in ``model.parameters()``. () for an instrument that is known.
     n_iter : int
         Iterations at most; where there are dark-field LEDs, the first half without them.
+    checkpoint : str or Path, optional
+        File into which the fit is saved, and from which the same fit goes on, bit for bit. Same are
+        images, model and `learn`; of `n_iter`, that the iterations made had the same LEDs.
+    checkpoint_every : int
+        Iterations between two saves.
+    callback : callable, optional
+        ``callback(step)`` after each iteration, with a `helpers.training.Step`; True ends the fit.
+    progress : bool
+        Show a bar.
     device : str or torch.device, optional
 
     Returns
@@ -84,7 +105,9 @@ def fit_transmission(
     ------
     ValueError
         NaN, negative intensities, shapes that do not fit, images not in units of the bright field,
-        an unknown name in `learn`, or no iteration.
+        an unknown name in `learn`, no iteration, or a checkpoint of another fit.
+    FloatingPointError
+        The objective is no longer finite.
 
     Notes
     -----
@@ -96,7 +119,8 @@ def fit_transmission(
     is right, its step is that of alternating projections, and with the pupil in `learn` it is the
     joint form of embedded pupil recovery :cite:p:`ou2014`. Bright-field LEDs overlap in the middle
     of the spectrum and find object and pupil there; with all LEDs from the beginning, the dark
-    ones fit their noise to a wrong pupil first. `helpers.inr.fit.fit` finds the same under a
+    ones fit their noise to a wrong pupil first. Where they come in, L-BFGS forgets the curvature it
+    has seen; within a half it is saved with the rest. `helpers.inr.fit.fit` finds the same under a
     prior, or with a field.
 
     Derived in :doc:`/book/inr/10_measured_leds`.
@@ -120,80 +144,61 @@ def fit_transmission(
     y = to_tensor(intensity, device, torch.float32)
     check_data(model, y)
     _check_units(model, y)
-    amplitude, model = y.sqrt(), model.to(device)
-    start = {name: value.float() for name, value in model.parameters().items()}
-    unit = _units(model, y) | {"leds": 0.1 * model._step.float()}
-    free = {name: torch.zeros_like(start[name], requires_grad=True) for name in learn}
-    spectrum = torch.zeros((*model.in_shape[1:], 2), device=device, requires_grad=True)
-    weight = torch.zeros(model.in_shape[1:], device=device)
+    amplitude, every = y.sqrt(), np.arange(len(model.leds))
+    bright = every[to_numpy(model.bright)]
+    first = n_iter // 2 if 0 < len(bright) < len(every) else 0
+    unknown = Unknown(model.to(device), y, learn)
+    search = torch.optim.LBFGS(
+        unknown.parameters(), max_iter=1, max_eval=MOST_TRIALS, history_size=10,
+        line_search_fn="strong_wolfe", tolerance_change=0, tolerance_grad=0,
+    )  # fmt: skip
+    run = Run(
+        unknown,
+        search,
+        n_iter,
+        lambda step: 1.0,
+        look=lambda step: {"leds": "bright field" if step < first else "all"},
+        identity=lambda: {"data": fingerprint(y), "model": told(model), "learn": list(learn)},
+        parts={"unknown": unknown},
+        checkpoint=checkpoint,
+        save_every=checkpoint_every,
+        card={"data": f"{tuple(y.shape)} intensities", "seed": 0},
+        advice="check the units of the images",
+    )
 
-    def here(leds: np.ndarray) -> tuple[Ptychography, torch.Tensor]:
-        t = torch.fft.ifft2(torch.view_as_complex(spectrum) * weight)
-        part, values = model.select(leds), {}
-        for name, change in free.items():
-            step, known = unit[name] * change, start[name]
-            if name in model.of_each_view:
-                step, known = step[leds], known[leds]
-            values[name] = known + part.without_freedom(name, step)
-        return part.at(values), torch.stack([t.real, t.imag])
+    def misfit(leds: np.ndarray) -> torch.Tensor:
+        instrument, x = unknown(leds)
+        predicted = instrument(x).clamp(min=1e-8).sqrt()
+        value = (predicted - amplitude[leds]).square().sum()
+        for change in unknown.change.values():
+            value = value + RIDGE * change.square().sum()
+        return value
 
-    record: list[tuple[float, float]] = []
-    made, last, began = 0, 0, time.monotonic()
-    for leds, n in _stages(model, n_iter):
-        last = len(record)
-        seen = model.select(leds).seen().float()
-        # zero where no LED looks
-        size = seen.numel() ** 0.5
-        wanted = torch.where(seen > 0, seen.clamp(min=0.5).rsqrt(), 0) * size
-        with torch.no_grad():
-            spectrum *= torch.where(wanted > 0, weight / wanted.clamp(min=1e-12), 0)[..., None]
-        weight, shown = wanted, amplitude[leds]
-        search = torch.optim.LBFGS(
-            [spectrum, *free.values()], max_iter=n, max_eval=2 * n, history_size=10,
-            line_search_fn="strong_wolfe", tolerance_change=0, tolerance_grad=0,
-        )  # fmt: skip
+    alone, together = (Evaluation(unknown, partial(misfit, leds)) for leds in (bright, every))
 
-        def closure(search: Any = search, leds: Any = leds, shown: Any = shown) -> torch.Tensor:
-            search.zero_grad()
-            instrument, x = here(leds)
-            predicted = instrument(x).clamp(min=1e-8).sqrt()
-            value = (predicted - shown).square().sum()
-            for change in free.values():
-                value = value + RIDGE * change.square().sum()
-            value.backward()
-            record.append((value.item(), time.monotonic() - began))
-            return value
+    def objective(step: int) -> Evaluation:
+        if step in (0, first):  # other LEDs are another problem: what was learned of it is dropped
+            unknown.look_at(bright if step < first else every)
+            search.state.clear()
+        return alone if step < first else together
 
-        search.step(closure)
-        made += int(search.state[spectrum]["n_iter"])
+    run(objective, callback=callback, progress=progress, unit="iteration")
     with torch.no_grad():
-        instrument, x = here(leds)
+        instrument, x = unknown(every)
         predicted = instrument(x)
-    objective, seconds = np.array(record).T
-    if not np.isfinite(objective[-1]):
-        raise FloatingPointError("the objective is not finite: check the units of the images")
-    best = np.minimum.accumulate(objective[last:])
     volume = to_numpy(x)
+    best = np.minimum.accumulate(run.history[first:] or [np.inf])
     return TransmissionFit(
         transmission=instrument.transmission(volume),
         volume=volume,
         model=instrument,
-        history={"objective": objective, "seconds": seconds},
-        n_iter=made,
+        history=run.record,
+        n_iter=len(run.history),
         converged=len(best) > 1 and bool(best[-1 - max(1, len(best) // 10)] < 1.01 * best[-1]),
         explained=explained(predicted, y),
         settings={"learn": tuple(learn), "device": str(device)},
+        interrupted=run.interrupted,
     )
-
-
-def _stages(model: Ptychography, n_iter: int) -> list[tuple[np.ndarray, int]]:
-    """LEDs and iterations of each stage: the bright field alone, then all."""
-    every = np.arange(len(model.leds))
-    bright = every[to_numpy(model.bright)]
-    first = n_iter // 2
-    if not first or len(bright) in (0, len(every)):
-        return [(every, n_iter)]
-    return [(bright, first), (every, n_iter - first)]
 
 
 def explained(predicted: Array, measured: Array) -> np.ndarray:
@@ -219,17 +224,6 @@ def explained(predicted: Array, measured: Array) -> np.ndarray:
     a, b = (v - v.mean(1, keepdims=True) for v in (a, b))
     scale = (a * b).sum(1) / np.maximum((a * a).sum(1), 1e-12)
     return 1 - ((b - scale[:, None] * a) ** 2).sum(1) / np.maximum((b * b).sum(1), 1e-12)
-
-
-def _units(model: Ptychography, y: torch.Tensor) -> dict[str, float | torch.Tensor]:
-    """Changes of each number that change the misfit about as much as one of the spectrum's."""
-    same = 2 / model.finer**2
-    bright = y.flatten(1).sum(1).clamp(min=1e-6)
-    dark = y.clamp(min=1e-3).reciprocal().flatten(1).sum(1)
-    return STEPS | {
-        "gains": (2 * same / bright).sqrt(),
-        "background": (2 * same / dark).sqrt(),
-    }
 
 
 def _check_units(model: Ptychography, y: torch.Tensor) -> None:

@@ -17,7 +17,7 @@ from ...inr.diffraction.ptychography import Ptychography
 from ...inr.diffraction.transmission import UNKNOWN, explained, fit_transmission
 from ...io.files import save_h5, save_tif
 from .._declare import Count, Exactly, File, Positive
-from .._run import Outcome, Task
+from .._run import Outcome, Task, uninterrupted
 from ._leds import Array, Recording, record
 
 WEIGHTS = tuple(10 ** (k / 2 - 4) for k in range(7))  # from 1e-4 to 0.1
@@ -155,7 +155,7 @@ def diffraction(
     if method == "ptychography":
         learn = UNKNOWN if pupil else ("gains", "background")
         options = {"wavelength": wavelength, "na": na, "finer": finer, "edge": edge}
-        found = _ptychography(recording, hidden, rng, options, learn, n_iter, task.device)
+        found = _ptychography(recording, hidden, rng, options, learn, n_iter, task)
     else:
         pixel = recording.pixel_size
         optics = Microscope(wavelength, na, index, (z_step or 1.0, pixel, pixel))
@@ -188,7 +188,7 @@ def _ptychography(
     options: dict[str, Any],
     learn: tuple[str, ...],
     n_iter: int,
-    device: str | None,
+    task: Task,
 ) -> _Found:
     """Transmission of a thin object; see `fit_transmission`."""
     images, leds = recording.images, recording.leds
@@ -206,8 +206,15 @@ def _ptychography(
     images = images / level
     judges = _held_out(leds, hidden, rng)
     found = fit_transmission(
-        model.select(~judges), images[~judges], learn=learn, n_iter=n_iter, device=device
+        model.select(~judges),
+        images[~judges],
+        learn=learn,
+        n_iter=n_iter,
+        checkpoint=task.unfinished("fit.safetensors"),
+        progress=task.progress,
+        device=task.device,
     )
+    uninterrupted(found)
     numbers = {name: to_numpy(v) for name, v in found.model.parameters().items()}
     lens = {name: numbers[name] for name in ("aberration", "pupil", "absorption")}
     told: dict[str, Any] = {"leds": len(leds), "hidden": int(judges.sum())}

@@ -21,7 +21,7 @@ KILLED_IN = {  # the function in whose n-th call the process ends
     "field": ("helpers.jobs.inr._volumes.reconstruct", 2),
     "film": ("helpers.jobs.inr._volumes.fit_sequence", 2),
     "tomogram": ("helpers.jobs.inr._volumes.save_tif", 1),
-    "diffraction": ("helpers.jobs.inr._diffraction.save_tif", 1),
+    "diffraction": ("helpers.training.loop.checkpoints.save", 2),
     "xray-convert": ("PIL.Image.merge", 7),
     "xray-train": ("helpers.training.loop.checkpoints.save", 2),
     "xray-train-calibrator": ("helpers.training.loop.checkpoints.save", 2),
@@ -29,6 +29,8 @@ KILLED_IN = {  # the function in whose n-th call the process ends
     "xray-infer": ("helpers.xray.reconstruct._writer.OnDisk.put", 8),
 }
 
+GO_ON = "fuse", "localize", "deconvolve", "field", "film", "diffraction"
+GO_ON += "xray-convert", "xray-infer"
 BY_FILE = "fuse", "denoise"  # workers share the files; the chunks of a file with the others
 
 
@@ -85,7 +87,7 @@ def test_a_killed_job_goes_on_to_the_same_bits(case, whole, name, tmp_path, caps
     calls = counted(path, 0, None, monkeypatch)
     run(case(name), tmp_path / "killed", capsys)
     same(expected, tmp_path / "killed")
-    if name in ("fuse", "localize", "deconvolve", "field", "film", "xray-convert", "xray-infer"):
+    if name in GO_ON:
         assert len(calls) == n_calls - (n - 1), "what was done before the kill is not done again"
 
 

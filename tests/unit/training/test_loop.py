@@ -37,6 +37,28 @@ def test_the_steps_are_those_of_the_optimizer():
     assert len(made.seconds) == 6 and not made.interrupted and made.resumed == 0
 
 
+def test_an_optimizer_that_evaluates_several_times_gets_the_function(tmp_path):
+    number, _ = run()
+    search = torch.optim.LBFGS(number.parameters(), max_iter=1, line_search_fn="strong_wolfe")
+    options = {"identity": dict, "parts": {"net": number}, "save_every": 1, "card": CARD}
+    made = Run(number, search, 3, lambda step: 1.0, checkpoint=tmp_path / "run", **options)
+    goals = [2.0, 2.0, float("nan")]
+
+    def objective(step):
+        def evaluate():
+            search.zero_grad()
+            value = (number.weight - goals[step]).square().sum()
+            value.backward()
+            return value
+
+        return evaluate
+
+    with pytest.raises(FloatingPointError, match="the loss of step 2 is nan"):
+        made(objective)
+    assert made.history[0] == 1 and abs(made.history[1]) < 1e-8
+    assert len(checkpoints.load(tmp_path / "run")[0]["history"]) == 2
+
+
 def test_the_gradient_is_clipped():
     number, made = run(n=1, clip=0.5)
     made(lambda step: number.weight.square().sum())
