@@ -225,7 +225,7 @@ class Run:
         self.history.append(kept)
         return value
 
-    def _search(self, step: int, evaluate: Callable[[], torch.Tensor]) -> float:
+    def _search(self, step: int, evaluate: Callable[[], Any]) -> float:
         value = cast(Any, self.optimizer.step(evaluate)).item()
         if not math.isfinite(value):
             raise FloatingPointError(f"the loss of step {step} is {value}: {self.advice}")

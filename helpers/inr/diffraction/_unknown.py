@@ -1,4 +1,4 @@
-"""What a transmission fit looks for, in units that change the misfit alike."""
+"""Unknowns of a transmission fit, in units that change the misfit alike."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Unknown(nn.Module):
         seen = self.model.select(leds).seen().float()
         wanted = torch.where(seen > 0, seen.clamp(min=0.5).rsqrt(), 0) * seen.numel() ** 0.5
         ratio = torch.where(wanted > 0, self.weight / wanted.clamp(min=1e-12), 0)
-        self.spectrum *= ratio[..., None]
+        self.spectrum.mul_(ratio[..., None])
         self.weight.copy_(wanted)
 
     def forward(self, leds: np.ndarray) -> tuple[Ptychography, torch.Tensor]:
@@ -75,6 +75,8 @@ class Evaluation:
     def __init__(self, unknown: nn.Module, objective: Callable[[], torch.Tensor]) -> None:
         self.parameters, self.objective = list(unknown.parameters()), objective
         self.place: list[torch.Tensor] = []
+        self.slope: list[torch.Tensor | None] = []
+        self.value = torch.zeros(())
 
     def __call__(self) -> torch.Tensor:
         if self.place and all(map(torch.equal, self.place, self.parameters)):
