@@ -17,6 +17,8 @@ from pathlib import Path, PurePath
 import nbformat
 from jupyter_cache import get_cache
 from jupyter_cache.base import CacheBundleIn
+from jupyter_client.manager import AsyncKernelManager
+from kernels import copied
 from myst_nb.core.read import create_nb_reader
 from nbclient import NotebookClient
 from sphinx.util import logging
@@ -50,8 +52,13 @@ def is_run(path, config):
     return config.execution_mode == "cache" and not excluded
 
 
-def execute(path, notebook, config):
-    """Run the cells in the page's folder until one raises.
+def length_of_code(notebook):
+    """Characters in the cells of a notebook."""
+    return sum(len(cell.source) for cell in notebook.cells if cell.cell_type == "code")
+
+
+def execute(path, notebook, config, manager=AsyncKernelManager):
+    """Run the cells in the page's folder until one raises; `manager` starts the kernel.
 
     Returns
     -------
@@ -61,6 +68,8 @@ def execute(path, notebook, config):
     reached = []
     client = NotebookClient(
         notebook,
+        kernel_manager_class=manager,
+        extra_arguments=["--log-level=ERROR"],  # each kernel warns of a network: there is none
         timeout=config.execution_timeout,
         allow_errors=config.execution_allow_errors,
         record_timing=False,  # it would change the metadata, and with it the key of the cache
@@ -136,8 +145,10 @@ def run_pages(app, env, docnames):
             waiting[docname] = page
         else:
             runs[docname] = run
-    with ThreadPoolExecutor(workers()) as pool:
-        started = {pool.submit(execute, *page): docname for docname, page in waiting.items()}
+    # pages with much code, which take long, first: no core is left with one at the end
+    queue = sorted(waiting, key=lambda docname: -length_of_code(waiting[docname][1]))
+    with copied() as manager, ThreadPoolExecutor(workers()) as pool:
+        started = {pool.submit(execute, *waiting[name], manager): name for name in queue}
         for number, future in enumerate(as_completed(started), 1):
             docname = started[future]
             run = runs[docname] = future.result()
