@@ -164,8 +164,15 @@ def failed_before(app, env, added, changed, removed):
     return [page for page, run in getattr(env, "page_runs", {}).items() if run["failure"]]
 
 
+def write_side_by_side(app, env):
+    """Let Sphinx write as many pages at once; it reads them one by one, for `used_in`."""
+    if workers() > 1:
+        app.parallel = workers() + 1  # one of them only resolves references
+
+
 def setup(app):
     """Register with Sphinx."""
     app.connect("env-get-outdated", failed_before)
+    app.connect("env-updated", write_side_by_side)
     app.connect("env-before-read-docs", run_pages)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
