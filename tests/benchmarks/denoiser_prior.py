@@ -41,7 +41,7 @@ KINDS = {
 }
 NOISE = 0.1, 0.5  # standard deviation, from and to, in units of the root mean square of a volume
 VOLUMES, BATCH, SIDE = 48, 4, 24  # of each kind; of a step; pixels of the square that it sees
-STEPS, RATE = 1200, 4e-3
+STEPS, RATE = 900, 4e-3
 
 
 class Denoiser(nn.Module):
@@ -137,7 +137,7 @@ class Denoising:
     D(v) is held for `hold` calls, as in the fixed-point iteration of the authors.
     """
 
-    def __init__(self, net, mean, hold=4):
+    def __init__(self, net, mean, hold=6):
         self.net, self.mean, self.hold = net, mean, hold
         self.calls = 0
 

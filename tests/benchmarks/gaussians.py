@@ -52,19 +52,19 @@ class Gaussians(nn.Module):
         """Device of the parameters."""
         return self.shift.device
 
-    def covariance(self):
-        """C of each Gaussian, (N, 3, 3)."""
-        axes = rotations(self.turn) * (self.sizes * self.growth.exp())[:, None]
-        return axes @ axes.mT + VOXEL * torch.eye(3)
+    def shapes(self):
+        """Directions Q (N, 3, 3), and the variances along them (N, 3): eigenvalues of C."""
+        return rotations(self.turn), (self.sizes * self.growth.exp()) ** 2 + VOXEL
 
     def volume(self, shape, roi=None):
         """Photons (Z, Y, X) in the voxels of the grid that lengths are counted in."""
         if roi is not None:
             raise ValueError("these Gaussians are drawn whole: leave out roi")
-        c = self.covariance()
-        peaks = self.light * self.gain.exp() / ((2 * math.pi) ** 3 * torch.linalg.det(c)).sqrt()
-        reach = REACH * c.detach().diagonal(dim1=1, dim2=2).sqrt()
-        return Sum.apply(self.centres + self.shift, torch.linalg.inv(c), peaks, reach, tuple(shape))
+        axes, variances = self.shapes()
+        precision = (axes / variances[:, None]) @ axes.mT
+        peaks = self.light * self.gain.exp() / (2 * math.pi * variances).prod(1).sqrt()
+        reach = REACH * (axes**2 @ variances[..., None])[..., 0].detach().sqrt()
+        return Sum.apply(self.centres + self.shift, precision, peaks, reach, tuple(shape))
 
 
 def rotations(turn):

@@ -35,9 +35,9 @@ OBJECTS = {
 SHAPE, PHOTONS = (12, 48, 48), 100
 WEIGHTS = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 DENOISER_WEIGHTS = (3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
-FIRST, FURTHER = 120, 70  # steps of a fit: from scratch, and from that of the weight before
-N_GAUSSIANS, NUMBERS, MIDDLE = 1000, (100, 300, 1000, 3000), 1e-3
-COARSE, WHOLE, LOOKS = 200, 100, 5  # steps of the published network, and how often it is looked at
+FIRST, FURTHER = 120, 50  # steps of a fit: from scratch, and from that of the weight before
+N_GAUSSIANS, NUMBERS, MIDDLE = 1000, (100, 300, 1000), 1e-3
+COARSE, WHOLE, LOOKS = 160, 60, 4  # steps of the published network, and how often it is looked at
 CONTENDERS = ("Richardson-Lucy", "TV", "Hessian", "denoiser", "Gaussians", "field")
 
 
