@@ -26,6 +26,7 @@ BENCHMARKS = (
     "inr_forward",
     "inr_fields",
     "inr_quality",
+    "inr_published_network",
     "inr_sequences",
     "inr_tomography",
     "inr_published_scene",
