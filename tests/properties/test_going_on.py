@@ -280,7 +280,7 @@ def test_a_killed_run_goes_on_bit_for_bit(run, tmp_path):
 def test_more_steps_go_on_where_the_past_is_the_same(run, tmp_path):
     if run in (transmission, start_by_reptile, start_by_decoder):
         run(tmp_path / "run")
-        changed = "(leds|epsilon|learning rate)"
+        changed = "(defocus|epsilon|learning rate)"
         with pytest.raises(ValueError, match=f"another schedule: {changed} .*, not"):
             run(tmp_path / "run", n=STEPS + 3)
         return

@@ -1,8 +1,9 @@
-"""Unknowns of a transmission fit, in units that change the misfit alike."""
+"""Unknowns of a transmission fit, in units that change the misfit alike; the best seen so far."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +12,8 @@ from torch import nn
 from .ptychography import Ptychography
 
 STEPS = {"aberration": 0.1, "pupil": 0.1, "absorption": 0.1}  # radians: of unit curvature, about
+FLOOR = 0.01  # share of the pixels of a dark field that may be darker than its background
+LEAST = 0.05  # of the mean of such an image, to start from
 
 
 class Unknown(nn.Module):
@@ -33,6 +36,8 @@ class Unknown(nn.Module):
         self.model = model
         known, units = model.parameters(), _units(model, intensity)
         self.start = {name: known[name].float() for name in learn}
+        if "background" in learn:
+            self.start["background"] = _floor(model, intensity, self.start["background"])
         self.unit = {name: units[name] for name in learn}
         shape, device = model.in_shape[1:], intensity.device
         self.spectrum = nn.Parameter(torch.zeros((*shape, 2), device=device))
@@ -40,6 +45,14 @@ class Unknown(nn.Module):
             {name: nn.Parameter(torch.zeros_like(value)) for name, value in self.start.items()}
         )
         self.register_buffer("weight", torch.zeros(shape, device=device))
+
+    @torch.no_grad()
+    def begin(self, defocus: float = 0.0) -> None:
+        """An empty slide, and the instrument as it is known, but for some radians of defocus."""
+        for parameter in self.parameters():
+            parameter.zero_()
+        if defocus:
+            self.change["aberration"][0] = defocus / STEPS["aberration"]
 
     @torch.no_grad()
     def look_at(self, leds: np.ndarray) -> None:
@@ -63,17 +76,16 @@ class Unknown(nn.Module):
 
 
 class Evaluation:
-    """An objective and its slope, made once for a place: L-BFGS asks again where it has just been.
+    """A loss and its slope, made once for a place: L-BFGS asks again where it has just been.
 
     Parameters
     ----------
     unknown : torch.nn.Module
-    objective : callable
-        Gives the loss.
+    loss : callable
     """
 
-    def __init__(self, unknown: nn.Module, objective: Callable[[], torch.Tensor]) -> None:
-        self.parameters, self.objective = list(unknown.parameters()), objective
+    def __init__(self, unknown: nn.Module, loss: Callable[[], torch.Tensor]) -> None:
+        self.parameters, self.loss = list(unknown.parameters()), loss
         self.place: list[torch.Tensor] = []
         self.slope: list[torch.Tensor | None] = []
         self.value = torch.zeros(())
@@ -85,12 +97,47 @@ class Evaluation:
             return self.value
         for parameter in self.parameters:
             parameter.grad = None
-        value = self.objective()
+        value = self.loss()
         value.backward()
         self.place = [parameter.detach().clone() for parameter in self.parameters]
         self.slope = [parameter.grad for parameter in self.parameters]
         self.value = value.detach()
         return self.value
+
+
+class Least:
+    """State of a module where a number was smallest.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.numbers: list[float] = []
+        self.kept: dict[str, torch.Tensor] = {}
+
+    @property
+    def at(self) -> int:
+        """Which of the numbers was the smallest."""
+        return int(np.argmin(self.numbers))
+
+    def look(self, number: float) -> None:
+        """Keep the state if the number is the smallest so far."""
+        self.numbers.append(number)
+        if self.at == len(self.numbers) - 1:
+            self.kept = {k: v.detach().clone() for k, v in self.module.state_dict().items()}
+
+    def restore(self) -> None:
+        """Bring back the state that was kept."""
+        self.module.load_state_dict(self.kept)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"numbers": self.numbers, "kept": self.kept}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.numbers, self.kept = state["numbers"], state["kept"]
 
 
 def _units(model: Ptychography, y: torch.Tensor) -> Mapping[str, float | torch.Tensor]:
@@ -103,3 +150,15 @@ def _units(model: Ptychography, y: torch.Tensor) -> Mapping[str, float | torch.T
         "gains": (2 * same / bright).sqrt(),
         "background": (2 * same / dark).sqrt(),
     }
+
+
+def _floor(model: Ptychography, y: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    """Backgrounds, those of dark fields that are unknown at the level of their darkest pixels.
+
+    At zero the root in the misfit is infinitely steep, and a fit stays beside it.
+    """
+    pixels = y.flatten(1)
+    darkest = pixels.kthvalue(max(1, int(FLOOR * pixels.shape[1])), dim=1).values
+    darkest = torch.maximum(darkest, LEAST * pixels.mean(1))
+    unknown = (known == 0) & ~model.bright.to(known.device)
+    return torch.where(unknown, darkest, known)

@@ -17,11 +17,13 @@ from ...training.identity import fingerprint, told
 from ...training.loop import Run, Step
 from .._checks import check_data
 from ..fit._learn import check_learn
-from ._unknown import Evaluation, Unknown
+from ._unknown import Evaluation, Least, Unknown
 from .ptychography import Ptychography
 
 UNKNOWN = ("aberration", "pupil", "absorption", "gains", "background")
 RIDGE = 0.1  # of a number in its unit; it decides what no image shows
+DEFOCUS = (0.0, -0.5, 0.5)  # radians RMS from what is known, to start from
+SPAN = 10  # iterations over which the fall of the objective tells whether it has settled
 MOST_TRIALS = 100  # of a step in a line search: never reached
 
 
@@ -38,12 +40,12 @@ class TransmissionFit:
     model : Ptychography
         With the numbers that were found, of the LEDs that were given.
     history : dict of arrays
-        "objective" at the start of each iteration, and "seconds" at its end; the objective rises
-        where the dark-field LEDs come in.
+        "objective" at the start of each iteration, and "seconds" at its end; the objective falls
+        anew from each start, and from where the dark-field LEDs come in.
     n_iter : int
+        Iterations made.
     converged : bool
-        Whether the last tenth of the iterations with all LEDs lowered the objective by less than a
-        hundredth.
+        Whether the fit ended by `tol`.
     explained : (L,) array
         Share of the variance of each image's amplitude that the model explains.
     settings : dict
@@ -67,7 +69,8 @@ def fit_transmission(
     intensity: Array,
     *,
     learn: Sequence[str] = UNKNOWN,
-    n_iter: int = 100,
+    n_iter: int = 200,
+    tol: float = 0.01,
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 10,
     callback: Callable[[Step], Any] | None = None,
@@ -85,10 +88,15 @@ def fit_transmission(
     learn : sequence of str
         Names in ``model.parameters()``. () for an instrument that is known.
     n_iter : int
-        Iterations at most; where there are dark-field LEDs, the first half without them.
+        Iterations at most. Where there are dark-field LEDs, or the aberration is learned, the first
+        half looks at the bright field alone.
+    tol : float
+        The fit ends when the last ten iterations with all LEDs have lowered the objective by less
+        than this share of it. 0 for `n_iter` iterations.
     checkpoint : str or Path, optional
         File into which the fit is saved, and from which the same fit goes on, bit for bit. Same are
-        images, model and `learn`; of `n_iter`, that the iterations made had the same LEDs.
+        images, model and `learn`; of `n_iter`, that the iterations made had the same LEDs and
+        starts.
     checkpoint_every : int
         Iterations between two saves.
     callback : callable, optional
@@ -105,7 +113,8 @@ def fit_transmission(
     ------
     ValueError
         NaN, negative intensities, shapes that do not fit, images not in units of the bright field,
-        an unknown name in `learn`, no iteration, or a checkpoint of another fit.
+        an unknown name in `learn`, no iteration, a `tol` that is no share, or another fit's
+        checkpoint.
     FloatingPointError
         The objective is no longer finite.
 
@@ -117,11 +126,21 @@ def fit_transmission(
     often and the rim once. So the unknown is :math:`\hat t` times the root of how often it is
     seen, and every other number in a unit that changes the sum about as much. Where the amplitude
     is right, its step is that of alternating projections, and with the pupil in `learn` it is the
-    joint form of embedded pupil recovery :cite:p:`ou2014`. Bright-field LEDs overlap in the middle
-    of the spectrum and find object and pupil there; with all LEDs from the beginning, the dark
-    ones fit their noise to a wrong pupil first. Where they come in, L-BFGS forgets the curvature it
-    has seen; within a half it is saved with the rest. `helpers.inr.fit.fit` finds the same under a
-    prior, or with a field.
+    joint form of embedded pupil recovery :cite:p:`ou2014`.
+
+    Bright-field LEDs overlap in the middle of the spectrum and find object and pupil there; with
+    all LEDs from the beginning, the dark ones fit their noise to a wrong pupil first. A defocus of
+    the wrong sign is a local minimum. Where the aberration is learned, the iterations without dark
+    fields are therefore shared by three starts, one as known and two with half a radian RMS of
+    defocus more and less, and the one with the smallest misfit goes on. L-BFGS forgets the
+    curvature it has seen at each of these borders. The background of a dark field that is said to
+    be zero starts at its darkest pixels: at zero, the root is infinitely steep.
+
+    Each frequency is seen by several LEDs, so more iterations hardly fit more noise: the fit ends
+    when it has settled, which needs no data that are held out. Where hidden LEDs get worse with
+    more iterations the model is wrong: without a `margin` the field repeats at its border, or LEDs
+    are not at their place. `helpers.inr.fit.fit` finds the same under a prior, or with a
+    field.
 
     Derived in :doc:`/book/inr/10_measured_leds`.
 
@@ -138,6 +157,8 @@ def fit_transmission(
     """
     if n_iter < 1:
         raise ValueError(f"n_iter is {n_iter}: give one iteration or more")
+    if not 0 <= tol < 1:
+        raise ValueError(f"tol is {tol}: give a share of the objective, 0 or more, below 1")
     if isinstance(learn, str) or len(learn):
         check_learn(model, learn)
     device = pick_device(device)
@@ -146,8 +167,9 @@ def fit_transmission(
     _check_units(model, y)
     amplitude, every = y.sqrt(), np.arange(len(model.leds))
     bright = every[to_numpy(model.bright)]
-    first = n_iter // 2 if 0 < len(bright) < len(every) else 0
+    plan = _Plan(n_iter, "aberration" in learn, 0 < len(bright) < len(every))
     unknown = Unknown(model.to(device), y, learn)
+    starts = Least(unknown)
     search = torch.optim.LBFGS(
         unknown.parameters(), max_iter=1, max_eval=MOST_TRIALS, history_size=10,
         line_search_fn="strong_wolfe", tolerance_change=0, tolerance_grad=0,
@@ -157,9 +179,9 @@ def fit_transmission(
         search,
         n_iter,
         lambda step: 1.0,
-        look=lambda step: {"leds": "bright field" if step < first else "all"},
+        look=plan.look,
         identity=lambda: {"data": fingerprint(y), "model": told(model), "learn": list(learn)},
-        parts={"unknown": unknown},
+        parts={"unknown": unknown, "starts": starts},
         checkpoint=checkpoint,
         save_every=checkpoint_every,
         card={"data": f"{tuple(y.shape)} intensities", "seed": 0},
@@ -174,31 +196,70 @@ def fit_transmission(
             value = value + RIDGE * change.square().sum()
         return value
 
-    alone, together = (Evaluation(unknown, partial(misfit, leds)) for leds in (bright, every))
+    few = bright if len(bright) else every
+    alone, together = (Evaluation(unknown, partial(misfit, leds)) for leds in (few, every))
 
     def objective(step: int) -> Evaluation:
-        if step in (0, first):  # other LEDs are another problem: what was learned of it is dropped
-            unknown.look_at(bright if step < first else every)
+        if step in plan.borders:  # another problem: what L-BFGS has seen of the last is dropped
+            if step:
+                starts.look(alone().item())
+            if step < plan.first:
+                unknown.begin(plan.defocus(step))
+            elif step:
+                starts.restore()
+            unknown.look_at(few if step < plan.first else every)
             search.state.clear()
-        return alone if step < first else together
+        return alone if step < plan.first else together
 
-    run(objective, callback=callback, progress=progress, unit="iteration")
+    def settled() -> bool:
+        last = run.history[plan.first :]
+        return len(last) > SPAN and last[-1 - SPAN] - last[-1] < tol * last[-1]
+
+    def over(step: Step) -> bool:
+        return bool(callback and callback(step)) or settled()
+
+    if not settled():
+        run(objective, callback=over, progress=progress, unit="iteration")
     with torch.no_grad():
         instrument, x = unknown(every)
         predicted = instrument(x)
     volume = to_numpy(x)
-    best = np.minimum.accumulate(run.history[first:] or [np.inf])
     return TransmissionFit(
         transmission=instrument.transmission(volume),
         volume=volume,
         model=instrument,
         history=run.record,
         n_iter=len(run.history),
-        converged=len(best) > 1 and bool(best[-1 - max(1, len(best) // 10)] < 1.01 * best[-1]),
+        converged=settled(),
         explained=explained(predicted, y),
-        settings={"learn": tuple(learn), "device": str(device)},
+        settings={
+            "learn": tuple(learn),
+            "n_iter": n_iter,
+            "tol": tol,
+            "defocus": plan.starts[starts.at] if starts.numbers else 0.0,
+            "device": str(device),
+        },
         interrupted=run.interrupted,
     )
+
+
+class _Plan:
+    """Iterations with the bright field alone, from each start, and then with all LEDs."""
+
+    def __init__(self, n_iter: int, aberrated: bool, dark: bool) -> None:
+        self.starts = DEFOCUS if aberrated else (0.0,)
+        self.length = n_iter // 2 // len(self.starts) if aberrated or dark else 0
+        self.first = self.length * len(self.starts)
+        self.borders = {number * self.length for number in range(len(self.starts) + 1)}
+
+    def defocus(self, step: int) -> float:
+        return self.starts[step // self.length]
+
+    def look(self, step: int) -> dict[str, Any]:
+        """LEDs and start of a step, which a fit that goes on must share."""
+        if step < self.first:
+            return {"leds": "bright field", "defocus": self.defocus(step)}
+        return {"leds": "all"}
 
 
 def explained(predicted: Array, measured: Array) -> np.ndarray:

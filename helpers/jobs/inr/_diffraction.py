@@ -16,7 +16,7 @@ from ...inr.diffraction.led_array import Microscope
 from ...inr.diffraction.ptychography import Ptychography
 from ...inr.diffraction.transmission import UNKNOWN, explained, fit_transmission
 from ...io.files import save_h5, save_tif
-from .._declare import Count, Exactly, File, Positive
+from .._declare import AtLeast, Count, Exactly, File, Positive
 from .._run import Outcome, Task, uninterrupted
 from ._leds import Array, Recording, record
 
@@ -57,9 +57,11 @@ def diffraction(
     hidden: Share = 0.25,
     seed: int = 0,
     finer: Count = 3,
+    margin: Annotated[int, AtLeast(0)] = 8,
     edge: Share = 0.25,
     pupil: bool = True,
-    n_iter: Count = 100,
+    n_iter: Count = 200,
+    tol: Share = 0.01,
     depths: Annotated[list[float], between] | None = None,
     z_step: Positive | None = None,
     index: Positive = 1.33,
@@ -112,12 +114,16 @@ def diffraction(
         Of the choice of these LEDs.
     finer : int
         Of ptychography: object pixels along one of the camera.
+    margin : int
+        Of ptychography: camera pixels of the object around the images; some widths of the blur.
     edge : float
         Of ptychography: width of the aperture's soft rim, as a share of na.
     pupil : bool
         Of ptychography: find the aberrations of the lens with the object.
     n_iter : int
         Of ptychography: iterations at most.
+    tol : float
+        Of ptychography: it ends when ten iterations lower the misfit by less than this share.
     depths : list of float, optional
         Of tomography: first and last depth in µm from the focus, along the light.
     z_step : float, optional
@@ -154,8 +160,10 @@ def diffraction(
     rng = np.random.default_rng(seed)
     if method == "ptychography":
         learn = UNKNOWN if pupil else ("gains", "background")
-        options = {"wavelength": wavelength, "na": na, "finer": finer, "edge": edge}
-        found = _ptychography(recording, hidden, rng, options, learn, n_iter, task)
+        options = {"wavelength": wavelength, "na": na}
+        options |= {"finer": finer, "margin": margin, "edge": edge}
+        stop = {"n_iter": n_iter, "tol": tol}
+        found = _ptychography(recording, hidden, rng, options, learn, stop, task)
     else:
         pixel = recording.pixel_size
         optics = Microscope(wavelength, na, index, (z_step or 1.0, pixel, pixel))
@@ -187,7 +195,7 @@ def _ptychography(
     rng: np.random.Generator,
     options: dict[str, Any],
     learn: tuple[str, ...],
-    n_iter: int,
+    stop: dict[str, Any],
     task: Task,
 ) -> _Found:
     """Transmission of a thin object; see `fit_transmission`."""
@@ -209,7 +217,7 @@ def _ptychography(
         model.select(~judges),
         images[~judges],
         learn=learn,
-        n_iter=n_iter,
+        **stop,
         checkpoint=task.unfinished("fit.safetensors"),
         progress=task.progress,
         device=task.device,
@@ -218,7 +226,9 @@ def _ptychography(
     numbers = {name: to_numpy(v) for name, v in found.model.parameters().items()}
     lens = {name: numbers[name] for name in ("aberration", "pupil", "absorption")}
     told: dict[str, Any] = {"leds": len(leds), "hidden": int(judges.sum())}
-    told["converged"] = found.converged
+    told |= {"n_iter": found.n_iter, "converged": found.converged}
+    if "aberration" in learn:
+        told["start_defocus"] = found.settings["defocus"]
     for field, judged in (("bright", judges & bright), ("dark", judges & ~bright)):
         if judged.any():
             predicted = to_numpy(model.at(lens).select(judged)(found.volume))

@@ -343,7 +343,7 @@ def test_diffraction_equals_the_page(case, tmp_path, capsys):
     assert result["moved_na"] == [round(float(v), 4) for v in placed.offset / LENS["na"]]
     assert np.abs(placed.offset - [0, 0.02]).max() < 0.01 and result["turn"] == "as given"
     shape = images.shape[1:]
-    model = inr.diffraction.Ptychography(placed.leds, shape, finer=2, edge=0.25, **LENS)
+    model = inr.diffraction.Ptychography(placed.leds, shape, finer=2, margin=8, edge=0.25, **LENS)
     bright = model.bright.numpy()
     images /= float(np.median(images[bright]))
     hidden = np.zeros(49, bool)
@@ -360,6 +360,8 @@ def test_diffraction_equals_the_page(case, tmp_path, capsys):
     np.testing.assert_array_equal(rest["transmission"], expected.transmission)
     np.testing.assert_array_equal(rest["pupil"]["phase"], expected.model.phase)
     np.testing.assert_array_equal(rest["hidden"], hidden)
+    assert result["n_iter"] == expected.n_iter and result["converged"] == expected.converged
+    assert result["start_defocus"] == expected.settings["defocus"]
     lens = {k: expected.model.parameters()[k] for k in ("aberration", "pupil", "absorption")}
     predicted = model.at(lens)(expected.volume)
     for field, judged in (("bright", hidden & bright), ("dark", hidden & ~bright)):
