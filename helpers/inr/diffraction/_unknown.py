@@ -1,4 +1,4 @@
-"""Unknowns of a transmission fit, in units that change the misfit alike; the best seen so far."""
+"""Unknowns of a transmission fit, in units that change the misfit alike, and the best so far."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class Least:
 
     @property
     def at(self) -> int:
-        """Which of the numbers was the smallest."""
+        """Place of the smallest number."""
         return int(np.argmin(self.numbers))
 
     def look(self, number: float) -> None:

@@ -138,9 +138,9 @@ def fit_transmission(
 
     Each frequency is seen by several LEDs, so more iterations hardly fit more noise: the fit ends
     when it has settled, which needs no data that are held out. Where hidden LEDs get worse with
-    more iterations the model is wrong: without a `margin` the field repeats at its border, or LEDs
-    are not at their place. `helpers.inr.fit.fit` finds the same under a prior, or with a
-    field.
+    more iterations, look for an error of the model: without a `margin` the field repeats at its
+    border, or LEDs are not at their place. `helpers.inr.fit.fit` finds the same under a prior, or
+    with a field.
 
     Derived in :doc:`/book/inr/10_measured_leds`.
 
@@ -181,7 +181,7 @@ def fit_transmission(
         lambda step: 1.0,
         look=plan.look,
         identity=lambda: {"data": fingerprint(y), "model": told(model), "learn": list(learn)},
-        parts={"unknown": unknown, "starts": starts},
+        parts={"unknown": unknown, "starts": (starts.state_dict, starts.load_state_dict)},
         checkpoint=checkpoint,
         save_every=checkpoint_every,
         card={"data": f"{tuple(y.shape)} intensities", "seed": 0},

@@ -210,7 +210,8 @@ def _ptychography(
             f"median of {level:.3g}: check na, distance, places and offset, or use align"
         )
     # the fit keeps about so many complex fields of each LED for its gradient
-    _check_room(12 * 8 * images.size, "images", images.shape)
+    fields = len(leds) * np.prod([n + 2 * model.margin for n in images.shape[1:]])
+    _check_room(12 * 8 * int(fields), "images", images.shape)
     images = images / level
     judges = _held_out(leds, hidden, rng)
     found = fit_transmission(
