@@ -140,7 +140,7 @@ def register(
     .. math:: \sum_{yx} \bigl(I_{yx} - a\,R(y + u_y, x + v_y) - b\bigr)^2 / s_{yx}^2
 
     from coarse to fine, with :math:`s_{yx}^2` a constant and a share of the intensity, both found
-    from what is left. Rows have two priors: a drift that walks from row to row in steps of
+    from what is left, and at least their mean. Rows have two priors: a drift that walks from row to row in steps of
     :math:`\tau`, and jumps of :math:`\sigma_u, \sigma_v` that each row makes on its own. The
     three are chosen by the evidence of the linearised problem, so the image says how loose its
     rows are. On a lattice a shift is known up to a cell. Derived in
@@ -342,11 +342,15 @@ def _gauss_newton(
 
 
 def _variance(model: np.ndarray, rest: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Variance of each pixel: a constant and a share of the intensity, as detectors have it."""
+    """Variance of each pixel: a constant and a share of the intensity, at least the mean of all.
+
+    In the dark the counts say little noise, but the gradient there is that of the reference's own
+    noise, and would pass for structure that holds a row.
+    """
     columns = np.stack([np.ones(inside.sum()), np.maximum(model[inside], 0)], axis=1)
     (constant, share), _ = nnls(columns, rest[inside] ** 2)
     found = constant + share * np.maximum(model, 0)
-    return np.maximum(found, 1e-3 * np.mean(rest[inside] ** 2) + 1e-12 * float(model.var()))
+    return np.maximum(found, np.mean(rest[inside] ** 2) + 1e-12 * float(model.var()))
 
 
 def _likeliest(hessian: np.ndarray, target: np.ndarray, centre: np.ndarray) -> _Rows:
