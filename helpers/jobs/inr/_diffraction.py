@@ -58,7 +58,7 @@ def diffraction(
     seed: int = 0,
     finer: Count = 3,
     margin: Annotated[int, AtLeast(0)] = 8,
-    edge: Share = 0.25,
+    edge: Share = 0.0,
     pupil: bool = True,
     n_iter: Count = 200,
     tol: Share = 0.01,
@@ -117,7 +117,7 @@ def diffraction(
     margin : int
         Of ptychography: camera pixels of the object around the images; some widths of the blur.
     edge : float
-        Of ptychography: width of the aperture's soft rim, as a share of na.
+        Of ptychography: width of the aperture's soft rim, as a share of na; at least one frequency.
     pupil : bool
         Of ptychography: find the aberrations of the lens with the object.
     n_iter : int

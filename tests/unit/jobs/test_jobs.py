@@ -343,7 +343,7 @@ def test_diffraction_equals_the_page(case, tmp_path, capsys):
     assert result["moved_na"] == [round(float(v), 4) for v in placed.offset / LENS["na"]]
     assert np.abs(placed.offset - [0, 0.02]).max() < 0.01 and result["turn"] == "as given"
     shape = images.shape[1:]
-    model = inr.diffraction.Ptychography(placed.leds, shape, finer=2, margin=8, edge=0.25, **LENS)
+    model = inr.diffraction.Ptychography(placed.leds, shape, finer=2, margin=8, **LENS)
     bright = model.bright.numpy()
     images /= float(np.median(images[bright]))
     hidden = np.zeros(49, bool)
