@@ -140,10 +140,10 @@ def register(
     .. math:: \sum_{yx} \bigl(I_{yx} - a\,R(y + u_y, x + v_y) - b\bigr)^2 / s_{yx}^2
 
     from coarse to fine, with :math:`s_{yx}^2` a constant and a share of the intensity, both found
-    from what is left, and at least their mean. Rows have two priors: a drift that walks from row to row in steps of
-    :math:`\tau`, and jumps of :math:`\sigma_u, \sigma_v` that each row makes on its own. The
-    three are chosen by the evidence of the linearised problem, so the image says how loose its
-    rows are. On a lattice a shift is known up to a cell. Derived in
+    from what is left, and at least their mean. Rows have two priors: a drift that walks from row
+    to row in steps of :math:`\tau`, and jumps of :math:`\sigma_u, \sigma_v` that each row makes on
+    its own. The three are chosen by the evidence of the linearised problem, so the image says how
+    loose its rows are. On a lattice a shift is known up to a cell. Derived in
     :doc:`/book/fusion/08_your_file`.
 
     Examples
