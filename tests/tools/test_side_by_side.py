@@ -219,7 +219,8 @@ def test_it_runs_again_until_it_passes(broken):
 
 def test_one_at_a_time_and_a_dead_kernel(tmp_path):
     """One core runs the pages the same way; a page that kills its kernel is a failed page."""
-    (tmp_path / "right.runs").write_text("once")  # nobody waits for it
+    for name in ("left", "right"):
+        (tmp_path / f"{name}.runs").write_text("once")  # nobody waits for it
     deadly = "import os; os._exit(1)"
     done = build(tmp_path, workers=1, left=deadly)
     assert done.code == 1
