@@ -33,7 +33,7 @@ book: $(STAMP) ## build the book: every page runs, a warning is an error
 	@OMP_NUM_THREADS=1 $(AS) $(BIN)/jupyter-book build . -n -W --keep-going || { \
 	  echo; cat $(SITE)/reports/failed.txt 2>/dev/null; \
 	  echo "The book was built with errors: see above, and $(SITE)/index.html"; exit 1; }
-	HELPERS_REQUIRE_BOOK=1 $(BIN)/python -m pytest -q -n 2 tests/book/test_pages.py
+	HELPERS_REQUIRE_BOOK=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup tests/book/test_pages.py
 	@echo "The book is built: open $(SITE)/index.html"
 
 SIDE_BY_SIDE = $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
