@@ -58,8 +58,7 @@ def copied():
                 )
                 return await super()._async_pre_start_kernel(**kwargs)
 
-        yield Manager
-        loaded.stdin.close()
+        yield Manager  # then its input is closed, and it ends
 
 
 class Copy:

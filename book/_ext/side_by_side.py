@@ -17,7 +17,6 @@ from pathlib import Path, PurePath
 import nbformat
 from jupyter_cache import get_cache
 from jupyter_cache.base import CacheBundleIn
-from jupyter_client.manager import AsyncKernelManager
 from kernels import copied
 from myst_nb.core.read import create_nb_reader
 from nbclient import NotebookClient
@@ -57,7 +56,7 @@ def length_of_code(notebook):
     return sum(len(cell.source) for cell in notebook.cells if cell.cell_type == "code")
 
 
-def execute(path, notebook, config, manager=AsyncKernelManager):
+def execute(path, notebook, config, manager):
     """Run the cells in the page's folder until one raises; `manager` starts the kernel.
 
     Returns
@@ -145,6 +144,8 @@ def run_pages(app, env, docnames):
             waiting[docname] = page
         else:
             runs[docname] = run
+    if not waiting:
+        return
     # pages with much code, which take long, first: no core is left with one at the end
     queue = sorted(waiting, key=lambda docname: -length_of_code(waiting[docname][1]))
     with copied() as manager, ThreadPoolExecutor(workers()) as pool:
