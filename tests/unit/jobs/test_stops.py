@@ -1,6 +1,7 @@
 """A job that was killed, or stopped by Ctrl-C, goes on to the same bits; so do several workers."""
 
 import importlib
+import multiprocessing
 import os
 import signal
 import threading
@@ -71,19 +72,35 @@ def whole(case, tmp_path_factory):
     return give
 
 
+def run_until_killed(path, n, call):
+    """Run a job in this process, which is killed in the n-th call of a function."""
+    counted(path, n, lambda: os.kill(os.getpid(), signal.SIGKILL), pytest.MonkeyPatch())
+    main(call)
+
+
+@pytest.fixture(scope="module")
+def fresh():
+    """Give processes that have loaded this file and computed nothing.
+
+    A copy of this very process would not do: it lacks the threads that OpenMP has started here,
+    and waits for them.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context.Process
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("name", KILLED_IN)
-def test_a_killed_job_goes_on_to_the_same_bits(case, whole, name, tmp_path, capsys, monkeypatch):
+def test_a_killed_job_goes_on_to_the_same_bits(
+    case, whole, fresh, name, tmp_path, capsys, monkeypatch
+):
     expected, n_calls = whole(name)
     path, n = KILLED_IN[name]
-    with monkeypatch.context() as patch:
-        counted(path, n, lambda: os.kill(os.getpid(), signal.SIGKILL), patch)
-        child = os.fork()
-        if child == 0:
-            main(case(name).call(tmp_path / "killed"))
-            os._exit(0)
-        _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+    process = fresh(target=run_until_killed, args=(path, n, case(name).call(tmp_path / "killed")))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     calls = counted(path, 0, None, monkeypatch)
     run(case(name), tmp_path / "killed", capsys)
     same(expected, tmp_path / "killed")
