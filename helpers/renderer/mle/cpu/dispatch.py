@@ -56,7 +56,8 @@ def minimize(problem: Problem, theta: torch.Tensor, n_iter: int, tol: float) -> 
     n_images, n_free = theta.shape
     names = [name for name, _ in problem.free]
     codes = np.array([CODES.index(name) for name in names])
-    low, high = problem.low.double().numpy(), problem.high.double().numpy()
+    # every array in one piece: for another layout numba would compile the loop once more
+    low, high = (t.double().contiguous().numpy() for t in (problem.low, problem.high))
     start = np.zeros((n_images, len(CODES)))
     for name, value in problem.fixed.items():
         start[:, CODES.index(name)] = value.numpy()
@@ -67,10 +68,10 @@ def minimize(problem: Problem, theta: torch.Tensor, n_iter: int, tol: float) -> 
         ]
     astigmatism = np.zeros((0, 2))
     if isinstance(problem.renderer, Gaussian3D):
-        astigmatism = problem.renderer.calibration().double().numpy()
+        astigmatism = problem.renderer.calibration().double().contiguous().numpy()
     coefficients, z_step = np.zeros((0, 0, 0)), 1.0
     if isinstance(problem.renderer, Spline2D | Spline3D):
-        coefficients = problem.renderer.coefficients.detach().double().numpy()
+        coefficients = problem.renderer.coefficients.detach().double().contiguous().numpy()
         z_step = getattr(problem.renderer, "z_step", 1.0)
     variance = torch.zeros(1, *problem.images.shape[1:])
     if isinstance(problem.noise, SCMOS | PoissonGauss):

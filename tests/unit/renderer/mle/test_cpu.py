@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.noise import EMCCD, SCMOS, Poisson, PoissonGauss
+from helpers.renderer.mle import fit
 from helpers.renderer.mle.cpu import dispatch as compiled
-from helpers.renderer.mle.cpu import images, likelihood, separable
+from helpers.renderer.mle.cpu import images, levenberg, likelihood, separable
 from helpers.renderer.renderers import Gaussian2D, Gaussian3D
+from helpers.renderer.simulate import gaussian_spots
 
 VALUES = {
     "x": 0.4, "y": -0.7, "photons": 900.0, "background": 4.0, "sigma": 1.4, "sigma_x": 1.1,
@@ -79,3 +82,17 @@ def test_the_sum_over_frequencies_is_that_over_electrons(rate, variance):
 def test_impossible_counts_come_to_an_end():
     for count in (-1e5, 1e7):
         assert math.isfinite(likelihood._by_frequencies(0.1, math.log(0.1), count, 4.0)[0])
+
+
+def test_one_compiled_loop_serves_every_fit():
+    """Compiling takes ten seconds: arrays of another type or layout must not do it once more."""
+    spots = gaussian_spots(3, (9, 9), seed=1)
+    for dtype in (np.float32, np.float64):
+        found = spots.images.astype(dtype)
+        for noise in (Poisson(), SCMOS(np.full((9, 9), 2.0)), PoissonGauss(2.0), EMCCD(100.0)):
+            fit(found, Gaussian2D((9, 9)), noise, device="cpu")
+        fit(found[:, ::-1], Gaussian2D((9, 9), elliptical=True), Poisson(), device="cpu")
+        fit(found, Gaussian3D((9, 9)), Poisson(), device="cpu")
+        held = {name: 1.0 for name in ("x", "y", "background", "sigma")}
+        fit(found, Gaussian2D((9, 9)), Poisson(), fixed=held, device="cpu")
+    assert len(levenberg.minimize.signatures) == 1
