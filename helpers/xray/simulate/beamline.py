@@ -96,9 +96,8 @@ def fresnel(wave: torch.Tensor, distance: float, pixel: float, wavelength: float
     >>> torch.allclose(fresnel(flat, 3e5, 1.0, 5e-5), flat)
     True
     """
-    squared = _squared_frequency(wave.shape[-2:], pixel).to(wave.real)
-    turn = -math.pi * wavelength * distance * squared
-    return torch.fft.ifft2(torch.fft.fft2(wave) * torch.polar(torch.ones_like(turn), turn))
+    transfer = _transfer(wave.shape[-2:], distance, pixel, wavelength).to(wave)
+    return torch.fft.ifft2(torch.fft.fft2(wave) * transfer)
 
 
 class Beamline:
@@ -120,6 +119,8 @@ class Beamline:
         self.step = e.hr_pixel / FINER
         field = e.shape[0] * e.hr_pixel, e.shape[1] * e.hr_pixel
         self.canvas = Canvas(field, self.margin * e.hr_pixel, self.step)
+        transfer = _transfer(self.canvas.shape, e.distance * 1e6, self.step, e.wavelength)
+        self.transfer = transfer.to(torch.complex64)
         f = _squared_frequency(self.canvas.shape, self.step, half=True)
         hr, lr = (math.hypot(e.source_blur, psf) * e.hr_pixel for psf in (e.hr_psf, e.lr_psf))
         self.hr_blur = torch.exp(-2 * (math.pi * hr) ** 2 * f).float()
@@ -130,7 +131,7 @@ class Beamline:
         e = self.experiment
         wave = exit_wave(torch.from_numpy(thickness), e.mu, e.delta, e.wavelength)
         if e.distance:
-            wave = fresnel(wave, e.distance * 1e6, self.step, e.wavelength)
+            wave = torch.fft.ifft2(torch.fft.fft2(wave) * self.transfer)
         return wave.real**2 + wave.imag**2
 
     def both(self, thickness: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -171,8 +172,15 @@ def _overhang(experiment: Any) -> int:
 
 
 def _bin(image: torch.Tensor, n: int) -> Any:
-    h, w = image.shape
-    return image.reshape(h // n, n, w // n, n).mean((1, 3))
+    return torch.nn.functional.avg_pool2d(image[None], n)[0]
+
+
+def _transfer(
+    shape: tuple[int, ...], distance: float, pixel: float, wavelength: float
+) -> torch.Tensor:
+    """What :func:`fresnel` multiplies each frequency by."""
+    turn = -math.pi * wavelength * distance * _squared_frequency(shape, pixel)
+    return torch.polar(torch.ones_like(turn), turn)
 
 
 def _squared_frequency(shape: tuple[int, ...], pixel: float, half: bool = False) -> torch.Tensor:
