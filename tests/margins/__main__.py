@@ -7,8 +7,9 @@
 Each page runs five times, in fresh processes, every time with other seeds (`tests.margins.seeds`)
 and as another processor (`tests.processors`); so do test files, up to eight in a process. A file
 that is steady (`tests.margins.store.steady`) after two runs, as published on the native processor
-and with other seeds on the baseline one, is done. What rests on chance goes into
-`tests/chapters/margins.json`; `tests/meta/test_margins.py` reads it.
+and with other seeds on the baseline one, is done. A page with measured data
+runs five times with them, where `HELPERS_DATA_DIR` has them, and five times on simulated twins.
+What rests on chance goes into `tests/chapters/margins.json`; `tests/meta/test_margins.py` reads it.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ def parser():
     """The command line."""
     found = argparse.ArgumentParser(prog="python -m tests.margins", description=__doc__)
     found.formatter_class = argparse.RawDescriptionHelpFormatter
-    found.add_argument("paths", nargs="*", help="pages, test files, or folders of them")
+    found.add_argument(
+        "paths", nargs="*", help="pages, 'PAGE on twins', test files, or folders of them"
+    )
     found.add_argument("--seeds", type=int, default=store.SEEDS, help="runs of each file")
     found.add_argument("--jobs", type=int, default=1, help="processes side by side")
     found.add_argument("--only-failing", action="store_true", help="print too small margins only")
@@ -61,7 +64,9 @@ def chosen(paths):
     """The measurable files among paths and below folders."""
     known = store.measurable()
     names = [Path(path).resolve().relative_to(store.ROOT).as_posix() for path in paths]
-    found = [k for k in known if any(k == name or k.startswith(f"{name}/") for name in names)]
+    found = [
+        k for k in known if any(n in (k, store.file(k)) or k.startswith(f"{n}/") for n in names)
+    ]
     if not found:
         sys.exit(f"no file with an assertion that has a threshold in {', '.join(paths)}")
     return found
@@ -69,8 +74,8 @@ def chosen(paths):
 
 def grouped(paths):
     """Pages one by one, test files of a folder some at a time."""
-    groups = [[path] for path in paths if path.endswith(".md")]
-    tests = [path for path in paths if not path.endswith(".md")]
+    tests = [path for path in paths if path.endswith(".py")]
+    groups = [[path] for path in paths if path not in tests]
     for folder in sorted({Path(path).parent for path in tests}):
         inside = [path for path in tests if Path(path).parent == folder]
         groups += [inside[k : k + TOGETHER] for k in range(0, len(inside), TOGETHER)]
@@ -99,8 +104,11 @@ def one_run(group, number, processor, root=store.ROOT):
         filter(None, (str(store.ROOT), environment.get("PYTHONPATH")))
     )
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "run.json"
-        command = [sys.executable, "-m", "tests.margins", *group, "--run", str(number), str(out)]
+        if group[0].endswith(store.TWIN):
+            environment.pop("HELPERS_DATA_DIR", None)
+            environment |= {"HELPERS_OFFLINE": "1", "HELPERS_CACHE_DIR": str(Path(folder, "none"))}
+        out, files = Path(folder) / "run.json", list(map(store.file, group))
+        command = [sys.executable, "-m", "tests.margins", *files, "--run", str(number), str(out)]
         try:
             ended = subprocess.run(
                 command, cwd=root, env=environment, timeout=LIMIT, capture_output=True, text=True
@@ -111,7 +119,7 @@ def one_run(group, number, processor, root=store.ROOT):
         if out.exists():
             found = json.loads(out.read_text(encoding="utf-8"))
         else:
-            errors = {f"{path}::run": died[:100] for path in group}
+            errors = {f"{path}::run": died[:100] for path in files}
             found = {"records": [], "errors": errors, "drawn": []}
     found["records"] = {(place, text): each for place, text, each in found["records"]}
     return {"processor": processor, **found}

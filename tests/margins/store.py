@@ -15,6 +15,7 @@ STORE = "tests/chapters/margins.json"
 SEEDS = 5
 Z = 3.0  # standard deviations between an assertion's mean and its threshold
 STEADY_RUNS = ["native", "baseline"]  # of a file without chance, see `steady`
+TWIN = " on twins"  # after the name of a page with measured data: its runs without them
 STEADY = 1e-6  # spread, in parts of the margin, below which an assertion does not rest on chance
 
 
@@ -22,14 +23,28 @@ STEADY = 1e-6  # spread, in parts of the margin, below which an assertion does n
 
 
 def measurable(root=ROOT):
-    """Pages and test files with an assertion that has a distance to a threshold: path -> digest."""
+    """Pages and test files with an assertion that has a distance to a threshold: name -> digest.
+
+    A page that loads measured data is there twice: readers without them meet simulated twins.
+    """
     tests = (root / "tests").rglob("test_*.py")
     kept = [path for path in tests if path.parts[len(root.parts) + 1] in ("unit", "properties")]
     texts = {path: asserted(path) for path in [*kept, *pages(root)]}
     names = {
         path.relative_to(root).as_posix(): digest(each) for path, each in texts.items() if each
     }
+    names |= {f"{name}{TWIN}": names[name] for name in names if loads_data(root / name)}
     return dict(sorted(names.items()))
+
+
+def loads_data(path):
+    """Whether a file is a page that shows measured data where they are."""
+    return path.suffix == ".md" and "datasets.load" in path.read_text(encoding="utf-8")
+
+
+def file(name):
+    """The file that a name of the record is about, below the root."""
+    return name.removesuffix(TWIN)
 
 
 def pages(root):
@@ -54,13 +69,13 @@ def asserted(path):
 # --- from runs to entries ----------------------------------------------------------------------
 
 
-def summary(path, runs, root=ROOT):
+def summary(name, runs, root=ROOT):
     """What is kept of a file: its digest, its runs, and each assertion that rests on chance.
 
     Parameters
     ----------
-    path : str
-        The file, below the root.
+    name : str
+        The file, below the root, or a page on twins.
     runs : list of dict
         ``processor``, ``records`` and ``errors`` of each run, in order of their seeds.
 
@@ -70,46 +85,47 @@ def summary(path, runs, root=ROOT):
         ``digest``, ``processors`` (one a run) and ``entries``, the smallest margin first.
     """
     return {
-        "digest": digest(asserted(root / path)),
+        "digest": digest(asserted(root / file(name))),
         "processors": [run["processor"] for run in runs],
-        "entries": moved(path, runs),
+        "entries": moved(name, runs),
     }
 
 
-def moved(path, runs):
+def moved(name, runs):
     """The entries of what rests on chance, or failed, in these runs of a file."""
-    worst = {}
+    path, worst = file(name), {}
     records = {key for run in runs for key in run["records"] if key[0].startswith(f"{path}::")}
     for place, text in sorted(records):
         entry = one(text, [run["records"].get((place, text)) for run in runs])
         if entry:
-            key = name(place), text
+            key = part(place), text
             entry = {"in": key[0]} | entry
             worst[key] = min(worst.get(key, entry), entry, key=badness)
     for k, run in enumerate(runs):
         for place, line in run["errors"].items():
             if place.startswith(f"{path}::"):
-                entry = {"in": name(place), "raised": line, "failed": []}
-                entry = worst.setdefault((name(place), None), entry)
+                entry = {"in": part(place), "raised": line, "failed": []}
+                entry = worst.setdefault((part(place), None), entry)
                 entry["failed"] = sorted({*entry["failed"], k})
     return sorted(worst.values(), key=lambda e: (*badness(e), json.dumps(e)))
 
 
-def steady(path, runs):
+def steady(name, runs):
     """Whether runs with two kinds of seeds on two processors leave nothing to chance in a file.
 
     Nothing failed, the same assertions were met, no distance to a threshold has moved, and none is
     a whole number where a seed was asked for: a count may be the same for two seeds by chance.
     """
+    path = file(name)
     met = [{key for key in run["records"] if key[0].startswith(f"{path}::")} for run in runs]
-    if len(runs) < 2 or met[0] != met[1] or moved(path, runs):
+    if len(runs) < 2 or met[0] != met[1] or moved(name, runs):
         return False
     asked = any(not place or place.startswith(f"{path}::") for place in runs[1]["drawn"])
     slacks = [runs[1]["records"][key]["slack"] for key in met[1]]
     return not (asked and any(s is not None and s.is_integer() for s in slacks))
 
 
-def name(place):
+def part(place):
     """The test or the cell of a place, without a test's parameters."""
     return place.split("::", 1)[1].split("[")[0]
 
@@ -178,18 +194,18 @@ def write(kept, root=ROOT):
 
 
 def stale(root=ROOT):
-    """Files that must be measured: path -> why."""
+    """What must be measured: name -> why."""
     kept, why = read(root), {}
-    for path, now in measurable(root).items():
-        each = kept["files"].get(path)
+    for name, now in measurable(root).items():
+        each = kept["files"].get(name)
         if each is None:
-            why[path] = "was never measured"
+            why[name] = "was never measured"
         elif each["digest"] != now:
-            why[path] = "has other assertions than when it was measured"
+            why[name] = "has other assertions than when it was measured"
         elif not each["entries"] and each["processors"] == STEADY_RUNS:
             continue
         elif len(each["processors"]) < SEEDS or len(set(each["processors"])) < 3:
-            why[path] = (
+            why[name] = (
                 f"was measured in {len(each['processors'])} runs, of {SEEDS} on 3 processors"
             )
     return why

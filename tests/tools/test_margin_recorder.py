@@ -168,6 +168,30 @@ def test_fragile_and_robust_assertions_of_a_page_are_told_apart(tmp_path):
     assert "other assertions" in store.stale(tmp_path)["book/page.md"]
 
 
+def test_a_page_with_measured_data_is_measured_without_them_too(tmp_path, monkeypatch):
+    """Its assertions may hold on the data, and turn with the seed of the simulated twin."""
+    monkeypatch.setenv("HELPERS_DATA_DIR", str(tmp_path))
+    (tmp_path / "book").mkdir()
+    (tmp_path / store.STORE).parent.mkdir(parents=True)
+    source = """
+import os, numpy as np
+have = "HELPERS_DATA_DIR" in os.environ and "HELPERS_OFFLINE" not in os.environ
+x = np.random.default_rng(0).normal()  # stands for what datasets.load gives
+assert x < (99 if have else 2)
+"""
+    head = PAGE[: PAGE.index("```{code-cell}")]
+    page = f"{head}```{{code-cell}} ipython3{source}```\n"
+    (tmp_path / "book" / "page.md").write_text(page, encoding="utf-8")
+    names = ["book/page.md", "book/page.md on twins"]
+    assert list(store.measurable(tmp_path)) == list(store.stale(tmp_path)) == names
+    smallest = []
+    for name in names:
+        runs = [one_run([name], k, "native", tmp_path) for k in range(3)]
+        assert not any(run["errors"] for run in runs)
+        smallest.append(store.summary(name, runs, tmp_path)["entries"][0]["z"])
+    assert smallest[1] < store.Z < smallest[0]
+
+
 @pytest.mark.parametrize(
     "slacks, drawn, steady",
     [
