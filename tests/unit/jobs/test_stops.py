@@ -8,6 +8,7 @@ import threading
 import time
 
 import pytest
+import torch
 
 from helpers.__main__ import main
 from helpers.scale import workers
@@ -55,6 +56,15 @@ def counted(path, n, end, monkeypatch):
     return calls
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """As workers have it: several threads add up in another order, to other last bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def whole(case, tmp_path_factory):
     """Give what a job writes without a stop, and how often it called what is counted."""
@@ -74,6 +84,7 @@ def whole(case, tmp_path_factory):
 
 def run_until_killed(path, n, call):
     """Run a job in this process, which is killed in the n-th call of a function."""
+    torch.set_num_threads(1)
     counted(path, n, lambda: os.kill(os.getpid(), signal.SIGKILL), pytest.MonkeyPatch())
     main(call)
 
