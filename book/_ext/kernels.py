@@ -21,6 +21,8 @@ from importlib import import_module
 LOADED = (
     "ipykernel.kernelapp", "ipywidgets", "matplotlib.figure", "matplotlib.backends.backend_agg",
     "myst_nb", "scipy.ndimage", "torch", "helpers.plots", "helpers.sliders", "helpers.datasets",
+    "helpers.fusion.solver", "helpers.inr.phantoms", "helpers.renderer.mle",
+    "helpers.xray.reconstruct",
 )  # fmt: skip
 
 
