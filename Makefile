@@ -8,7 +8,10 @@ PAGES ?= tests/chapters book
 TORCH ?=
 # As which processor (tests/processors.py): make test PROCESSOR=baseline
 PROCESSOR ?=
-AS = $(if $(PROCESSOR),env $$($(BIN)/python -m tests.portable --env $(PROCESSOR)))
+# Threads of a process, where two run side by side: make test THREADS=2
+THREADS ?= 1
+AS = env OMP_NUM_THREADS=$(THREADS) OMP_WAIT_POLICY=PASSIVE \
+  $(if $(PROCESSOR),$$($(BIN)/python -m tests.portable --env $(PROCESSOR)))
 
 .PHONY: help setup book test test-pages quick portable test-tools test-book test-offline lint lab pdf check bench clean
 
@@ -27,10 +30,10 @@ $(STAMP): pyproject.toml constraints.txt
 	  set-default-viewer markdown myst
 	touch $(STAMP)
 
-# One thread: on a busy machine torch's threads wait for each other, and a page takes five times as long.
+# One thread: on a busy machine torch's threads wait for each other, and a page takes much longer.
 # A page that fails is marked on the site, which is whole all the same; the last lines name it.
 book: $(STAMP) ## build the book: every page runs, a warning is an error
-	@OMP_NUM_THREADS=1 $(AS) $(BIN)/jupyter-book build . -n -W --keep-going || { \
+	@$(AS) $(BIN)/jupyter-book build . -n -W --keep-going || { \
 	  echo; cat $(SITE)/reports/failed.txt 2>/dev/null; \
 	  echo "The book was built with errors: see above, and $(SITE)/index.html"; exit 1; }
 	HELPERS_REQUIRE_BOOK=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup tests/book/test_pages.py
@@ -38,22 +41,22 @@ book: $(STAMP) ## build the book: every page runs, a warning is an error
 
 SIDE_BY_SIDE = $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 test: $(STAMP) ## test the package: its examples, its numbers, its files, its rules
-	OMP_NUM_THREADS=1 $(AS) $(SIDE_BY_SIDE) $(addprefix --ignore=tests/,book chapters tools) helpers tests
+	$(AS) $(SIDE_BY_SIDE) $(addprefix --ignore=tests/,book chapters tools) helpers tests
 
 test-pages: $(STAMP) ## run the pages cell by cell, unbuilt (PAGES=book/start runs a part)
-	OMP_NUM_THREADS=1 $(AS) $(SIDE_BY_SIDE) $(PAGES)
+	$(AS) $(SIDE_BY_SIDE) $(PAGES)
 
 quick: $(STAMP) ## check style, layers and one test of each file, in a minute
 	$(BIN)/ruff check -q .
 	$(BIN)/ruff format --check -q .
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --quick \
+	$(AS) $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --quick \
 	  tests/unit tests/meta/test_layers.py tests/meta/test_doors.py
 
 portable: $(STAMP) ## run all as other processors would, with 1 and 2 threads (ARGS="--help" says more)
 	$(BIN)/python -m tests.portable $(ARGS)
 
 test-tools: $(STAMP) ## test what tests and builds: the wheel, the recipes, the collector of pages, the margins
-	OMP_NUM_THREADS=1 $(SIDE_BY_SIDE) tests/tools
+	$(AS) $(SIDE_BY_SIDE) tests/tools
 
 # A reader has neither the data nor, perhaps, a network: then these pages run on simulated twins.
 test-offline: $(STAMP) ## run the pages that show measured data without them

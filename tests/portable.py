@@ -44,6 +44,7 @@ def run(processor, threads, paths):
         command += ["--no-loadscope-reorder", "--ignore=tests/book", "--ignore=tests/tools", *paths]
         print(f"\n{processor}, {threads} thread(s): {' '.join(command[2:])}", flush=True)
         variables = {"OMP_NUM_THREADS": str(threads), "NUMBA_NUM_THREADS": str(threads)}
+        variables["OMP_WAIT_POLICY"] = "PASSIVE"  # threads that spin slow down what they wait for
         subprocess.run(command, cwd=ROOT, env=os.environ | switches(processor) | variables)
         if not report.exists():
             raise SystemExit(f"pytest gave no report for {' '.join(paths)}: see above")
