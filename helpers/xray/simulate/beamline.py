@@ -178,7 +178,7 @@ def _bin(image: torch.Tensor, n: int) -> Any:
 def _transfer(
     shape: tuple[int, ...], distance: float, pixel: float, wavelength: float
 ) -> torch.Tensor:
-    """What :func:`fresnel` multiplies each frequency by."""
+    """Factors of :func:`fresnel`, one for each frequency."""
     turn = -math.pi * wavelength * distance * _squared_frequency(shape, pixel)
     return torch.polar(torch.ones_like(turn), turn)
 
