@@ -7,9 +7,9 @@
 Each page runs five times, in fresh processes, every time with other seeds (`tests.margins.seeds`)
 and as another processor (`tests.processors`); so do test files, up to eight in a process. A file
 that is steady (`tests.margins.store.steady`) after two runs, as published on the native processor
-and with other seeds on the baseline one, is done. A page with measured data
-runs five times with them, where `HELPERS_DATA_DIR` has them, and five times on simulated twins.
-What rests on chance goes into `tests/chapters/margins.json`; `tests/meta/test_margins.py` reads it.
+and with other seeds on the baseline one, is done. A page with measured data runs five times with
+them, where `HELPERS_DATA_DIR` has them, and five times on simulated twins. What rests on chance
+goes into `tests/chapters/margins.json`; `tests/meta/test_margins.py` reads it.
 """
 
 from __future__ import annotations
